@@ -1,0 +1,1 @@
+"""Networks of the StreamingT2V family, one folder per architecture."""
