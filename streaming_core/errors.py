@@ -59,5 +59,5 @@ class RunMismatchError(RunFolderError):
     """The run folder belongs to another schema version, kind or size."""
 
 
-class Cancelled(Exception):  # noqa: N818 - a request, not an error
+class Cancelled(Exception):
     """The work was cancelled on request; raised by a `check_cancel` of callers that have no exception of their own."""
