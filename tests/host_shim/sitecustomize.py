@@ -25,8 +25,9 @@ def greedy_nms(boxes, scores, iou_threshold):
     """Indices of the boxes kept by greedy non-maximum suppression; boxes `[n, 4]` as x0 y0 x1 y1, scores `[n]`."""
     import torch
 
-    corners = torch.maximum(boxes[:, None, :2], boxes[None, :, :2]), torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    shared = (corners[1] - corners[0]).clamp(min=0).prod(-1)
+    upper_left = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    lower_right = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    shared = (lower_right - upper_left).clamp(min=0).prod(-1)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     overlaps = shared / (areas[:, None] + areas[None, :] - shared) > iou_threshold
     alive, kept = torch.ones_like(scores, dtype=torch.bool), []
