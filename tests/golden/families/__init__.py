@@ -1,1 +1,0 @@
-"""One module per family of recorded results; importing it registers its replays."""
