@@ -1,0 +1,169 @@
+"""Sound for written videos: from a file or a waveform, cut or padded to the length of the film, never whole in memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+import numpy as np
+import torch
+
+from ..errors import SettingsError, VideoReadError
+
+_LAYOUTS = {1: "mono", 2: "stereo", 4: "quad", 6: "5.1", 8: "7.1"}
+_SPECIAL_RATES = {"libopus": (48000,)}
+
+
+@dataclass(frozen=True, eq=False)
+class AudioTrack:
+    """Sound to go with a film; a cheap handle. Make it with `from_file` or `from_waveform`.
+
+    Attributes:
+        sample_rate: samples per second of the source.
+        layout: name of the channel layout ("mono", "stereo", "5.1" ...).
+    """
+
+    sample_rate: int
+    layout: str
+    path: str | None = None
+    start: Fraction = Fraction(0)
+    waveform: torch.Tensor | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_waveform(cls, waveform: torch.Tensor, sample_rate: int) -> AudioTrack:
+        """Sound from a tensor `[C, T]` or `[1, C, T]` in -1..1, as in the host's AUDIO.
+
+        Raises:
+            SettingsError: another shape, a batch of several, or a number of channels without a common layout.
+        """
+        if waveform.ndim == 3 and waveform.shape[0] == 1:
+            waveform = waveform[0]
+        if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS:
+            raise SettingsError(
+                f"sound must be one waveform [channels, samples] with 1, 2, 4, 6 or 8 channels, got shape {tuple(waveform.shape)}"
+            )
+        if sample_rate < 1:
+            raise SettingsError(f"sound needs a positive sample rate, got {sample_rate}")
+        return cls(int(sample_rate), _LAYOUTS[waveform.shape[0]], waveform=waveform)
+
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], start_seconds: float | Fraction = 0) -> AudioTrack:
+        """Sound of a media file from `start_seconds` on, counted from its first video frame (or its first sample).
+
+        Raises:
+            VideoReadError: not readable, or without sound.
+        """
+        try:
+            with av.open(os.fspath(path)) as container:
+                if not container.streams.audio:
+                    raise VideoReadError(f"{path} has no sound to carry over")
+                context = container.streams.audio[0].codec_context
+                return cls(context.sample_rate, context.layout.name, os.fspath(path), Fraction(start_seconds))
+        except (av.FFmpegError, OSError) as error:
+            raise VideoReadError(f"the sound of {path} cannot be read: {error}") from error
+
+    def rate_for(self, encoder: str) -> int:
+        """The sample rate an encoder gets: the source's own if it can, else 48000."""
+        allowed = _SPECIAL_RATES.get(encoder) or av.Codec(encoder, "w").audio_rates
+        return self.sample_rate if not allowed or self.sample_rate in allowed else 48000
+
+    def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
+        """The samples at `sample_rate` as planar float32 blocks `[C, n]`; ends where the source ends."""
+        resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=sample_rate)
+        frames = self._file_frames() if self.path is not None else self._waveform_frames()
+        for frame in frames:
+            for piece in resampler.resample(frame):
+                yield piece.to_ndarray()
+        for piece in resampler.resample(None):
+            yield piece.to_ndarray()
+
+    def _waveform_frames(self) -> Iterator[av.AudioFrame]:
+        position = 0
+        for block in self.waveform.split(self.sample_rate, dim=1):
+            samples = np.ascontiguousarray(block.to(torch.float32).clamp(-1, 1).cpu().numpy())
+            yield self._frame(samples, position)
+            position += samples.shape[1]
+
+    def _frame(self, samples: np.ndarray, position: int) -> av.AudioFrame:
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self.layout)
+        frame.sample_rate, frame.pts, frame.time_base = self.sample_rate, position, Fraction(1, self.sample_rate)
+        return frame
+
+    def _file_frames(self) -> Iterator[av.AudioFrame]:
+        """Frames from the start on; silence before a late first sample, samples before the start cut off."""
+        try:
+            with av.open(self.path) as container:
+                audio = container.streams.audio[0]
+                origin = _start_of(container.streams.video[0] if container.streams.video else audio)
+                begin = origin + self.start
+                if self.start > 0:
+                    container.seek(int(begin / audio.time_base), stream=audio)
+                to_planar = av.AudioResampler(format="fltp", layout=self.layout, rate=self.sample_rate)
+                position = 0
+                late: int | None = None
+                for frame in container.decode(audio):
+                    if late is None and frame.pts is not None:
+                        late = round((frame.pts * frame.time_base - begin) * self.sample_rate)
+                        if late > 0:
+                            yield self._frame(np.zeros((len(audio.codec_context.layout.channels), late), np.float32), 0)
+                            position = late
+                    for piece in to_planar.resample(frame):
+                        samples = piece.to_ndarray()
+                        if late is not None and late < 0:
+                            cut = min(-late, samples.shape[1])
+                            samples, late = samples[:, cut:], late + cut
+                        if samples.shape[1]:
+                            yield self._frame(np.ascontiguousarray(samples), position)
+                            position += samples.shape[1]
+        except (av.FFmpegError, OSError) as error:
+            raise VideoReadError(f"the sound of {self.path} cannot be read: {error}") from error
+
+
+def _start_of(stream: av.stream.Stream) -> Fraction:
+    return Fraction(0) if stream.start_time is None else stream.start_time * stream.time_base
+
+
+class AudioFeed:
+    """Feeds a track to an encoder just as far as the film has come, so that both end together to the sample."""
+
+    def __init__(self, track: AudioTrack, container: av.container.OutputContainer, encoder: str) -> None:
+        self.rate = track.rate_for(encoder)
+        self.stream = container.add_stream(encoder, rate=self.rate, layout=track.layout)
+        self._container = container
+        self._layout = track.layout
+        self._blocks = track.blocks(self.rate)
+        self._rest = np.zeros((len(av.AudioLayout(track.layout).channels), 0), np.float32)
+        self._position = 0
+
+    def advance(self, seconds: Fraction) -> None:
+        """Encode samples until the track is `seconds` long; silence once the source has ended."""
+        wanted = round(seconds * self.rate) - self._position
+        if wanted <= 0:
+            return
+        samples = np.zeros((self._rest.shape[0], wanted), np.float32)
+        filled = 0
+        while filled < wanted:
+            if self._rest.shape[1] == 0:
+                block = next(self._blocks, None)
+                if block is None:
+                    break
+                self._rest = block
+            taken = self._rest[:, : wanted - filled]
+            samples[:, filled : filled + taken.shape[1]] = taken
+            self._rest = self._rest[:, taken.shape[1] :]
+            filled += taken.shape[1]
+        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
+        frame.sample_rate, frame.pts, frame.time_base = self.rate, self._position, Fraction(1, self.rate)
+        self._position += wanted
+        self._container.mux(self.stream.encode(frame))
+
+    def finish(self) -> None:
+        """Take the last packets out of the encoder."""
+        self._container.mux(self.stream.encode(None))
+
+    def close(self) -> None:
+        """Let go of the source file."""
+        self._blocks.close()

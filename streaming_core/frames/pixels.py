@@ -1,0 +1,97 @@
+"""Between float frames and the picture formats of video codecs."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+import torch
+
+from ..errors import FrameError
+from .stream import to_rgb
+
+# Codes of ITU-T H.273 as FFmpeg numbers them.
+BT709 = 1
+LIMITED_RANGE, FULL_RANGE = 1, 2
+# How swscale's matrices are called by PyAV, from the code in the stream.
+# Untagged pictures are read as BT.601, which is what FFmpeg and the host do with them.
+_MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m"}
+# Some PyAV versions skip the matrix when both sides of a conversion name the same one. The side that is RGB has no
+# matrix, so it is given one that no video uses.
+_NO_MATRIX = "fcc"
+
+
+def quantize(frames: torch.Tensor, bits: int = 8) -> np.ndarray:
+    """Frames `[F, H, W, C]` in 0..1 as `[F, H, W, 3]` uint8, or uint16 over its full range for `bits` above 8; rounded.
+
+    Raises:
+        FrameError: a value is not a number; such a film would turn black or noisy without a word.
+    """
+    rgb = to_rgb(frames)
+    if torch.isnan(rgb.sum()):
+        bad = [number for number, frame in enumerate(rgb) if torch.isnan(frame).any()]
+        raise FrameError(
+            f"{len(bad)} of {len(rgb)} frames hold values that are not numbers (first: frame {bad[0]} of this slice); "
+            "the model overflowed, run it in float32 or bfloat16"
+        )
+    if bits <= 8:
+        return (rgb * 255).round().to(torch.uint8).cpu().numpy()
+    return (rgb * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def format_bits(pixel_format: str) -> int:
+    """Bits per component of a pixel format."""
+    return max(component.bits for component in av.VideoFormat(pixel_format).components)
+
+
+def size_steps(pixel_format: str) -> tuple[int, int]:
+    """Multiples that height and width must be of: 2 where the chroma of `pixel_format` is halved, else 1."""
+    fmt = av.VideoFormat(pixel_format)
+    if fmt.is_rgb:
+        return 1, 1
+    return (2 if fmt.chroma_height(16) == 8 else 1), (2 if fmt.chroma_width(16) == 8 else 1)
+
+
+def pad_to(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A picture `[H, W, 3]`, its last row and column repeated up to `height` x `width`."""
+    missing = (height - picture.shape[0], width - picture.shape[1])
+    if missing == (0, 0):
+        return picture
+    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+
+
+def to_video_frame(picture: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    """A picture `[H, W, 3]`, uint8 or uint16, as a frame of `pixel_format`, BT.709 in limited range where it is YUV."""
+    source = av.VideoFrame.from_ndarray(
+        np.ascontiguousarray(picture), format="rgb24" if picture.dtype == np.uint8 else "rgb48le"
+    )
+    if av.VideoFormat(pixel_format).is_rgb:
+        return source.reformat(format=pixel_format)
+    frame = source.reformat(format=pixel_format, src_colorspace=_NO_MATRIX, dst_colorspace="itu709")
+    frame.colorspace = BT709
+    frame.color_range = LIMITED_RANGE
+    return frame
+
+
+def from_video_frame(frame: av.VideoFrame, quarter_turns: int = 0) -> torch.Tensor:
+    """A decoded frame as float32 `[H, W, 3]` in 0..1, turned counter-clockwise by quarters.
+
+    The matrix and range stored with the frame are used; formats with more than 8 bits keep them; alpha is dropped.
+    """
+    fmt = frame.format
+    deep = max(component.bits for component in fmt.components) > 8
+    target = "rgb48le" if deep else "rgb24"
+    if fmt.is_rgb:
+        rgb = frame.reformat(format=target)
+    else:
+        full = frame.color_range == FULL_RANGE or fmt.name.startswith("yuvj")
+        rgb = frame.reformat(
+            format=target,
+            src_colorspace=_MATRICES.get(int(frame.colorspace), "itu601"),
+            dst_colorspace=_NO_MATRIX,
+            src_color_range=FULL_RANGE if full else LIMITED_RANGE,
+            dst_color_range=FULL_RANGE,
+        )
+    picture = np.rot90(rgb.to_ndarray(), quarter_turns)
+    if deep:
+        return torch.from_numpy(picture.astype(np.float32)) / 65535
+    return torch.from_numpy(np.ascontiguousarray(picture)).to(torch.float32) / 255

@@ -1,0 +1,251 @@
+"""The FRAME_STREAM protocol: handles to frames that need not be in memory.
+
+A stream knows its length, size and rate, and reads any range of frames as a float32 tensor `[F, H, W, 3]` in 0..1.
+Handles are immutable and cheap; reading has no effect that another reader could see.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Rational
+
+import torch
+
+from ..errors import FrameError, FrameMismatchError, FrameRangeError, SettingsError
+
+DEFAULT_SLICE = 16
+
+
+def as_rate(fps: float | Rational | str) -> Fraction:
+    """A frame rate as an exact fraction.
+
+    Fractions and integers stay as they are; floats become the nearest fraction with a denominator up to 1001, so that
+    23.976023976 is 24000/1001 and 29.97 is 2997/100; strings may be "24", "23.976" or "24000/1001".
+
+    Raises:
+        SettingsError: not a number, or outside 1/1000 .. 1000 frames per second.
+    """
+    try:
+        rate = Fraction(fps)
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError):
+        raise SettingsError(f"frame rate {fps!r} is not a number; give frames per second such as 24 or 24000/1001") from None
+    if isinstance(fps, float):
+        rate = rate.limit_denominator(1001)
+    if not Fraction(1, 1000) <= rate <= 1000:
+        raise SettingsError(f"frame rate {fps} is outside 0.001 .. 1000 frames per second")
+    return rate
+
+
+def size_text(height: int, width: int) -> str:
+    """A picture size as people write it, width first."""
+    return f"{width}x{height}"
+
+
+def to_rgb(images: torch.Tensor, background: float | None = None) -> torch.Tensor:
+    """Frames `[F, H, W, C]` or `[F, H, W]` of any type as float32 `[F, H, W, 3]` in 0..1, always a new tensor.
+
+    One channel (or none) is grey and is repeated; of two (grey, alpha) and four (colour, alpha) the alpha is dropped
+    and the colours stay as stored, or it is laid over a grey `background` of 0..1 when one is given. Of more than four
+    channels the first three are taken. Integers are scaled by the largest value of uint8; floats are clamped.
+
+    Raises:
+        FrameError: another number of dimensions, or a type that holds no pictures.
+    """
+    if images.ndim == 3:
+        images = images.unsqueeze(-1)
+    if images.ndim != 4:
+        raise FrameError(f"frames must be [F, H, W, C], got shape {tuple(images.shape)}")
+    if images.dtype == torch.uint8:
+        images = images.to(torch.float32) / 255
+    elif images.is_floating_point():
+        images = images.to(torch.float32).clamp(0, 1)
+    else:
+        raise FrameError(f"frames must be float in 0..1 or uint8 in 0..255, got {images.dtype}")
+    channels = images.shape[-1]
+    if channels == 3:
+        return images
+    colours = images[..., :1].expand(*images.shape[:-1], 3) if channels <= 2 else images[..., :3]
+    if background is not None and channels in (2, 4):
+        alpha = images[..., -1:]
+        return colours * alpha + background * (1 - alpha)
+    return colours.contiguous()
+
+
+class FrameStream(ABC):
+    """Frames that are read in slices.
+
+    Attributes:
+        height, width: pixels.
+        fps: exact frames per second.
+
+    Subclasses are frozen dataclasses with these attributes, `__len__` and `_read`.
+    """
+
+    height: int
+    width: int
+    fps: Fraction
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of frames."""
+
+    @abstractmethod
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        """Frames start..stop, `0 <= start < stop <= len`, as a new float32 tensor `[F, H, W, 3]` in 0..1."""
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Frames `start` up to, not including, `stop` as float32 `[F, H, W, 3]` in 0..1; the caller may write into them.
+
+        Raises:
+            FrameRangeError: unless `0 <= start <= stop <= len(stream)`.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise FrameRangeError(f"frames {start} to {stop} were asked for, the stream has frames 0 to {len(self)}")
+        if start == stop:
+            return torch.zeros(0, self.height, self.width, 3)
+        return self._read(start, stop)
+
+    def slices(self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+        """Consecutive slices of at most `size` frames from `start` to `stop` (default: the end)."""
+        if size < 1:
+            raise SettingsError(f"slices need at least one frame, got {size}")
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, size):
+            yield self.read(first, min(first + size, stop))
+
+    @property
+    def seconds(self) -> Fraction:
+        """Length in seconds, exact."""
+        return len(self) / self.fps
+
+    def trimmed(self, start: int, stop: int | None = None) -> FrameStream:
+        """Frames `start` to `stop` as a stream of their own; see `TrimmedFrames`."""
+        return TrimmedFrames(self, start, len(self) if stop is None else stop)
+
+
+@dataclass(frozen=True, eq=False)
+class TensorFrames(FrameStream):
+    """An IMAGE tensor as a stream.
+
+    Args:
+        images: `[F, H, W, C]` or `[F, H, W]`, float of any width in 0..1 or uint8. Not copied: slices are converted when read.
+        fps: frames per second.
+        background: what alpha is laid over (grey, 0..1); None drops alpha and keeps the colours as stored, as the host does.
+    """
+
+    images: torch.Tensor = field(repr=False)
+    fps: Fraction
+    background: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.images.ndim not in (3, 4) or 0 in self.images.shape:
+            raise FrameError(f"frames must be [F, H, W, C] with nothing empty, got shape {tuple(self.images.shape)}")
+        to_rgb(self.images[:1, :1, :1])  # refuse a wrong type now, not at the first read
+        object.__setattr__(self, "fps", as_rate(self.fps))
+
+    @property
+    def height(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def width(self) -> int:
+        return self.images.shape[2]
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        return to_rgb(self.images[start:stop], self.background)
+
+
+@dataclass(frozen=True)
+class TrimmedFrames(FrameStream):
+    """Frames `start` to `stop` (not included) of another stream; at least one frame."""
+
+    source: FrameStream
+    start: int
+    stop: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.stop <= len(self.source):
+            raise FrameRangeError(
+                f"cannot trim to frames {self.start} to {self.stop}: the stream has frames 0 to {len(self.source)}, "
+                "and at least one must be left"
+            )
+        if isinstance(self.source, TrimmedFrames):  # flatten, so that chains of trims cost nothing
+            inner = self.source
+            object.__setattr__(self, "source", inner.source)
+            object.__setattr__(self, "start", inner.start + self.start)
+            object.__setattr__(self, "stop", inner.start + self.stop)
+
+    @property
+    def height(self) -> int:
+        return self.source.height
+
+    @property
+    def width(self) -> int:
+        return self.source.width
+
+    @property
+    def fps(self) -> Fraction:
+        return self.source.fps
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        return self.source.read(self.start + start, self.start + stop)
+
+
+@dataclass(frozen=True)
+class JoinedFrames(FrameStream):
+    """Streams one after the other; all of one size and one rate.
+
+    Raises:
+        FrameMismatchError: sizes or rates differ; the message names both.
+        FrameError: no stream at all.
+    """
+
+    parts: tuple[FrameStream, ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise FrameError("nothing to join: give at least one stream")
+        first = self.parts[0]
+        for number, part in enumerate(self.parts[1:], start=2):
+            if (part.height, part.width, part.fps) != (first.height, first.width, first.fps):
+                raise FrameMismatchError(
+                    f"cannot join: stream 1 is {size_text(first.height, first.width)} at {first.fps} fps, stream {number} is "
+                    f"{size_text(part.height, part.width)} at {part.fps} fps; resize or change the rate of one first"
+                )
+        flat: list[FrameStream] = []
+        for part in self.parts:
+            flat.extend(part.parts if isinstance(part, JoinedFrames) else (part,))
+        object.__setattr__(self, "parts", tuple(flat))
+
+    @property
+    def height(self) -> int:
+        return self.parts[0].height
+
+    @property
+    def width(self) -> int:
+        return self.parts[0].width
+
+    @property
+    def fps(self) -> Fraction:
+        return self.parts[0].fps
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        pieces, offset = [], 0
+        for part in self.parts:
+            first, last = max(start - offset, 0), min(stop - offset, len(part))
+            if first < last:
+                pieces.append(part.read(first, last))
+            offset += len(part)
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

@@ -1,0 +1,404 @@
+"""Video files, written frame by frame in constant memory, complete or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Rational
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+import torch
+
+from ..atomic import atomic_write
+from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWriteError
+from .audio import AudioFeed, AudioTrack
+from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
+from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
+
+log = logging.getLogger(__name__)
+
+_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi"}
+_AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus", "avi": "pcm_s16le"}
+
+
+@dataclass(frozen=True)
+class VideoCodec:
+    """How a codec is written: encoders in order of preference, default quality, picture formats and file types."""
+
+    encoders: tuple[str, ...]
+    pixel_formats: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    crf: int | None = None
+    max_crf: int = 0
+    preset: str | None = None
+
+
+CODECS: dict[str, VideoCodec] = {
+    "h264": VideoCodec(
+        ("libx264",), ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv", ".avi"), 18, 51, "medium"
+    ),
+    "h265": VideoCodec(("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium"),
+    "av1": VideoCodec(("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8"),
+    "ffv1": VideoCodec(("ffv1",), ("bgr0", "yuv420p", "yuv444p", "gbrp16le"), (".mkv", ".avi")),
+}
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What was written. `height` and `width` are those in the file, padding included."""
+
+    path: Path
+    num_frames: int
+    height: int
+    width: int
+    fps: Fraction
+
+    @property
+    def seconds(self) -> Fraction:
+        """Exact length."""
+        return self.num_frames / self.fps
+
+
+class _CheckedFile:
+    """The file as the muxer sees it; remembers a failed write, which the muxer's last flush would swallow."""
+
+    def __init__(self, raw: BinaryIO) -> None:
+        self._raw = raw
+        self.error: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._raw.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+
+class VideoWriter:
+    """Writes frames to a video file while they are being made.
+
+        with VideoWriter("out.mp4", fps=24) as writer:
+            for frames in chunks:
+                writer.write(frames)
+        print(writer.info)
+
+    The file has a temporary name until the block ends without an exception; then it is synced and renamed. After any
+    exception, Cancel included, neither name exists (a file of an earlier run stays as it was). Encoding happens in a
+    thread of its own behind a queue of `queue_frames` pictures, so that it overlaps with the making of the next ones;
+    an error in there is raised by the next `write` or at the end of the block.
+
+    Sizes: where the pixel format halves its chroma (yuv420p: both, yuv422p: width), odd sizes are padded to even ones
+    by repeating the last row and column. YUV is written as BT.709, limited range, and tagged so.
+
+    Args:
+        path: final name; the suffix chooses the container (.mp4, .mov, .mkv, .webm, .avi).
+        fps: frames per second, kept exactly (see `as_rate`).
+        codec: "h264", "h265", "av1" or "ffv1" (lossless; in .mkv or .avi).
+        crf: constant quality, 0 (best) to 51, or 63 for av1; default 18, 20, 24. Not together with `bitrate`.
+        bitrate: bits per second instead of constant quality.
+        pixel_format: default yuv420p; ffv1: bgr0, which keeps 8-bit RGB exactly.
+        preset: speed preset of the encoder.
+        audio: sound; it ends with the film, cut or padded with silence.
+        metadata: texts for the container; other values are stored as JSON.
+        check_cancel: called for every slice; raises whatever means Cancel.
+
+    Raises:
+        SettingsError: codec, container, quality or pixel format do not go together.
+        FrameMismatchError: frames of another size than the first.
+        FrameError: frames that are no pictures, or hold NaN.
+        VideoWriteError: the disk is full, the folder not writable, the encoder fails, or no frame was written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        fps: float | Rational,
+        *,
+        codec: str = "h264",
+        crf: float | None = None,
+        bitrate: int | None = None,
+        pixel_format: str | None = None,
+        preset: str | None = None,
+        audio: AudioTrack | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        check_cancel: Callable[[], None] | None = None,
+        queue_frames: int = 8,
+    ) -> None:
+        self.path = Path(path)
+        self.fps = as_rate(fps)
+        self.info: VideoInfo | None = None
+        self.num_frames = 0
+        self._encoder, self._pixel_format = _choose(codec, self.path.suffix.lower(), pixel_format)
+        self._options = _encoder_options(codec, self._encoder, crf, bitrate, preset)
+        self._bitrate = bitrate
+        self._tag = "hvc1" if codec == "h265" and self.path.suffix.lower() in (".mp4", ".mov") else None
+        self._format = _FORMATS[self.path.suffix.lower()]
+        self._audio = audio
+        self._metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
+        self._check_cancel = check_cancel or (lambda: None)
+        self._bits = format_bits(self._pixel_format)
+        self._size: tuple[int, int] | None = None
+        self._queue: queue.Queue[np.ndarray | None] = queue.Queue(maxsize=max(1, queue_frames))
+        self._aborted = threading.Event()
+        self._error: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._stack: contextlib.ExitStack | None = None
+
+    def __enter__(self) -> VideoWriter:
+        if self._stack is not None:
+            raise VideoWriteError(f"the writer of {self.path} was used already; make a new one")
+        self._stack = contextlib.ExitStack()
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._stack.enter_context(atomic_write(self.path))
+            self._file = self._stack.enter_context(open(temporary, "wb"))
+        except OSError as error:
+            self._stack.close()
+            raise VideoWriteError(f"{self.path} cannot be written: {error.strerror or error}") from error
+        self._thread = threading.Thread(target=self._encode_all, name=f"encode {self.path.name}", daemon=True)
+        self._thread.start()
+        return self
+
+    def write(self, frames: torch.Tensor) -> None:
+        """Append frames `[F, H, W, C]` or `[F, H, W]`, float 0..1 or uint8; all of the size of the first."""
+        if self._thread is None:
+            raise VideoWriteError(f"the writer of {self.path} is not open; use it in a with block")
+        for part in frames.split(4):
+            self._check_cancel()
+            pictures = quantize(part, self._bits)
+            size = pictures.shape[1:3]
+            if self._size is None:
+                if 0 in size:
+                    raise FrameMismatchError(f"frames of {size_text(*size)} have no pixels")
+                self._size = size
+            elif size != self._size:
+                raise FrameMismatchError(
+                    f"frame {self.num_frames} is {size_text(*size)}, the film began with {size_text(*self._size)}; "
+                    "resize it first"
+                )
+            for picture in pictures:
+                self._put(picture)
+                self.num_frames += 1
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        stack, self._stack = self._stack, contextlib.ExitStack()
+        thread, self._thread = self._thread, None
+        with stack:
+            try:
+                if kind is None:
+                    if self.num_frames == 0:
+                        raise VideoWriteError(f"{self.path.name} would have no frames; nothing was written")
+                    self._put(None)
+            finally:
+                if kind is not None or self.num_frames == 0:
+                    self._aborted.set()
+                thread.join()
+            if kind is not None:
+                stack.__exit__(kind, error, trace)  # the temporary file goes, the final name is not touched
+                return False
+            self._raise_failure()
+            self._finish(stack)
+        return False
+
+    def _finish(self, stack: contextlib.ExitStack) -> None:
+        """Close, sync and rename; only then is the film there."""
+        try:
+            stack.close()
+        except OSError as error:
+            raise VideoWriteError(f"{self.path} cannot be completed: {error.strerror or error}") from error
+        height, width = _padded(self._size, self._pixel_format)
+        self.info = VideoInfo(self.path, self.num_frames, height, width, self.fps)
+
+    def _put(self, picture: np.ndarray | None) -> None:
+        while True:
+            self._raise_failure()
+            try:
+                return self._queue.put(picture, timeout=0.1)
+            except queue.Full:
+                self._check_cancel()
+
+    def _raise_failure(self) -> None:
+        error = self._error
+        if error is None:
+            return
+        if isinstance(error, StreamingError):
+            raise error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise VideoWriteError(f"writing {self.path.name} failed after {self.num_frames} frames: {reason}") from error
+
+    # What follows runs in the encoding thread.
+
+    def _pictures(self) -> Iterable[np.ndarray]:
+        while not self._aborted.is_set():
+            try:
+                picture = self._queue.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if picture is None:
+                return
+            yield picture
+
+    def _encode_all(self) -> None:
+        try:
+            sink = _CheckedFile(self._file)
+            movflags = {"movflags": "use_metadata_tags"} if self._format in ("mp4", "mov") else {}
+            container = av.open(sink, "w", format=self._format, options=movflags)
+            try:
+                self._encode(container)
+            finally:
+                with contextlib.suppress(av.FFmpegError, OSError) if self._aborted.is_set() else contextlib.nullcontext():
+                    container.close()
+            if sink.error is not None:
+                raise sink.error
+        except BaseException as error:  # noqa: BLE001 - handed to the writing thread, which raises it
+            if not self._aborted.is_set():
+                log.debug("encoding of %s failed", self.path, exc_info=True)
+            self._error = error
+
+    def _encode(self, container: av.container.OutputContainer) -> None:
+        container.metadata.update(self._metadata)
+        video: av.VideoStream | None = None
+        sound: AudioFeed | None = None
+        try:
+            for number, picture in enumerate(self._pictures()):
+                if video is None:
+                    height, width = _padded(picture.shape[:2], self._pixel_format)
+                    video = self._add_video(container, height, width)
+                    if self._audio is not None:
+                        sound = AudioFeed(self._audio, container, _AUDIO_ENCODERS[self._format])
+                frame = to_video_frame(pad_to(picture, height, width), self._pixel_format)
+                frame.pts, frame.time_base = number, 1 / self.fps
+                self._mux(container, video, frame)
+                if sound is not None:
+                    sound.advance((number + 1) / self.fps)
+            if video is not None and not self._aborted.is_set():
+                self._mux(container, video, None)
+                if sound is not None:
+                    sound.finish()
+        finally:
+            if sound is not None:
+                sound.close()
+
+    def _add_video(self, container: av.container.OutputContainer, height: int, width: int) -> av.VideoStream:
+        stream = container.add_stream(self._encoder, rate=self.fps, options=self._options)
+        stream.height, stream.width, stream.pix_fmt = height, width, self._pixel_format
+        context = stream.codec_context
+        context.time_base = 1 / self.fps
+        if self._bitrate is not None:
+            context.bit_rate = int(self._bitrate)
+        if self._tag is not None:
+            context.codec_tag = self._tag
+        if not av.VideoFormat(self._pixel_format).is_rgb:
+            context.color_primaries = context.color_trc = context.colorspace = BT709
+            context.color_range = LIMITED_RANGE
+        return stream
+
+    def _mux(self, container: av.container.OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None) -> None:
+        for packet in stream.encode(frame):
+            if not packet.duration:  # else a film of one frame has no length
+                packet.duration = round(1 / (self.fps * packet.time_base))
+            container.mux(packet)
+
+
+def write_video(
+    frames: FrameStream | Iterable[torch.Tensor],
+    path: str | os.PathLike[str],
+    fps: float | Rational | None = None,
+    *,
+    slice_frames: int = DEFAULT_SLICE,
+    progress: Callable[[int, int | None], None] | None = None,
+    check_cancel: Callable[[], None] | None = None,
+    **options: Any,
+) -> VideoInfo:
+    """Write a stream, or any iterator of tensors `[F, H, W, C]`, to a video file in constant memory.
+
+    Args:
+        frames: what to write; a stream is read in slices of `slice_frames`.
+        path, options: as for `VideoWriter`.
+        fps: default the stream's own rate; required for an iterator.
+        progress: called with (frames done, frames in all or None) after every slice.
+        check_cancel: called before every slice and while waiting; raises whatever means Cancel.
+
+    Raises:
+        As `VideoWriter`. Nothing is left behind, neither under `path` nor under a temporary name.
+    """
+    total: int | None = None
+    if isinstance(frames, FrameStream):
+        fps = frames.fps if fps is None else fps
+        total = len(frames)
+        frames = frames.slices(slice_frames)
+    elif fps is None:
+        raise SettingsError("a frame rate is needed to write frames that come without one")
+    with VideoWriter(path, fps, check_cancel=check_cancel, **options) as writer:
+        iterator = iter(frames)
+        while True:
+            if check_cancel is not None:
+                check_cancel()
+            part = next(iterator, None)
+            if part is None:
+                break
+            writer.write(part)
+            if progress is not None:
+                progress(writer.num_frames, total)
+    return writer.info
+
+
+def _padded(size: tuple[int, int], pixel_format: str) -> tuple[int, int]:
+    rows, columns = size_steps(pixel_format)
+    return -(-size[0] // rows) * rows, -(-size[1] // columns) * columns
+
+
+def _choose(codec: str, suffix: str, pixel_format: str | None) -> tuple[str, str]:
+    """The encoder of this PyAV and the pixel format, or the reason why not."""
+    if codec not in CODECS:
+        raise SettingsError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+    choice = CODECS[codec]
+    if suffix not in choice.suffixes:
+        raise SettingsError(f"{codec} cannot be written to a {suffix or 'file without suffix'}; use {', '.join(choice.suffixes)}")
+    pixel_format = pixel_format or choice.pixel_formats[0]
+    if pixel_format not in choice.pixel_formats:
+        raise SettingsError(f"{codec} is not written as {pixel_format}; choose one of {', '.join(choice.pixel_formats)}")
+    encoder = next((name for name in choice.encoders if name in av.codecs_available), None)
+    if encoder is None:
+        raise VideoWriteError(
+            f"PyAV {av.__version__} was built without an encoder for {codec} ({', '.join(choice.encoders)}); choose another codec"
+        )
+    return encoder, pixel_format
+
+
+def _encoder_options(codec: str, encoder: str, crf: float | None, bitrate: int | None, preset: str | None) -> dict[str, str]:
+    choice = CODECS[codec]
+    if choice.crf is None:
+        if crf is not None or bitrate is not None:
+            raise SettingsError(f"{codec} is lossless: it takes neither crf nor bitrate")
+        return {"level": "3", "slices": "4", "slicecrc": "1"}
+    if crf is not None and bitrate is not None:
+        raise SettingsError(f"crf {crf} and bitrate {bitrate} exclude each other; give one of them")
+    if bitrate is not None and bitrate < 1000:
+        raise SettingsError(f"a bitrate of {bitrate} bits per second is too low; give at least 1000")
+    crf = choice.crf if crf is None else crf
+    if not 0 <= crf <= choice.max_crf:
+        raise SettingsError(f"crf {crf} is outside 0 (best) .. {choice.max_crf} (smallest) of {codec}")
+    preset = preset or choice.preset
+    options = {"cpu-used": preset} if encoder == "libaom-av1" else {"preset": preset}
+    if bitrate is None:
+        options["crf"] = f"{crf:g}" if encoder in ("libx264", "libx265") else str(round(crf))
+    if encoder == "libx265":
+        options["x265-params"] = "log-level=error"
+    return options
