@@ -1,0 +1,159 @@
+"""CAM on the host's SVD model: a wrapper around the UNet and a patch in front of its decoder blocks.
+
+The encoder half of the UNet runs unmodified; each skip is replaced by its merged version just before a decoder block
+joins it, and the running activation is merged before the first one (reference: streamingsvd, sections 6 and 14).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import comfy.model_management as mm
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+from einops import rearrange
+from torch import Tensor
+
+from ...streaming_core.errors import FrameMismatchError, SettingsError
+from ...streaming_core.models.streamingsvd.blocks import Compute
+from ...streaming_core.models.streamingsvd.config import CamConfig
+from ...streaming_core.models.streamingsvd.network import CamFeatures, CamNetwork
+
+KEY = "streamingt2v_cam"
+
+
+@dataclass(frozen=True)
+class StreamingCam:
+    """A STREAMING_CAM: the CAM network under the host's patcher."""
+
+    patcher: object
+
+    @property
+    def network(self) -> CamNetwork:
+        return self.patcher.model
+
+    @property
+    def config(self) -> CamConfig:
+        return self.network.config
+
+
+@dataclass(frozen=True)
+class CamCall:
+    """What one UNet call hands from the wrapper to the patches."""
+
+    features: CamFeatures
+    frames: int
+    compute: Compute
+
+
+class CamGuide:
+    """The control of one chunk. Holds nothing that changes, so model clones may share it."""
+
+    def __init__(self, cam: StreamingCam, control_embedding: Tensor):
+        self.cam = cam
+        self.control_embedding = control_embedding
+
+    def __deepcopy__(self, memo) -> CamGuide:
+        # Hosts before 0.33 deep-copy model options at every clone.
+        return self
+
+    @property
+    def control_frames(self) -> int:
+        return self.control_embedding.shape[0]
+
+    def around_unet(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        """DIFFUSION_MODEL wrapper: features for whatever part of the batch this call holds, then the call itself."""
+        mm.throw_exception_if_processing_interrupted()
+        frames = kwargs.get("num_video_frames")
+        if frames is None or y is None:
+            raise SettingsError("CAM Conditioning needs an SVD video model, and this model gives no number of frames")
+        self._check(x, frames)
+        compute = Compute(
+            attention=partial(
+                optimized_attention, attn_precision=torch.float32, transformer_options=transformer_options
+            ),
+            feed_forward_slices=self._feed_forward_slices(x, frames),
+        )
+
+        def head(tensor: Tensor) -> Tensor:
+            """The control frames of every clip in the batch."""
+            clips = rearrange(tensor, "(b t) ... -> b t ...", t=frames)
+            return rearrange(clips[:, : self.control_frames], "b k ... -> (b k) ...")
+
+        features = self.cam.network.controlnet(
+            head(x),
+            head(timesteps),
+            head(context),
+            head(y),
+            self.control_embedding.to(device=x.device, dtype=x.dtype),
+            self.control_frames,
+            compute,
+        )
+        # The frame count of the decoder calls is the clip's own again.
+        call = CamCall(features, frames, replace(compute, feed_forward_slices=1))
+        return executor(x, timesteps, context, y, control, {**transformer_options, KEY: call}, **kwargs)
+
+    def merge(self, h: Tensor, skip: Tensor, transformer_options: dict) -> tuple[Tensor, Tensor]:
+        """Output-block patch: merge the skip that the decoder is about to join."""
+        call: CamCall = transformer_options[KEY]
+        network, block = self.cam.network, transformer_options["block"][1]
+        if block == 0:
+            h = network.merge_middle(h, call.features, call.frames, call.compute)
+        index = len(call.features.skips) - 1 - block
+        return h, network.merge_skip(index, skip, call.features, call.frames, call.compute)
+
+    def _check(self, x: Tensor, frames: int) -> None:
+        if self.control_frames >= frames:
+            raise SettingsError(
+                f"{self.control_frames} control frames leave nothing new in a chunk of {frames} frames; "
+                "use fewer control frames or a longer chunk"
+            )
+        if self.control_embedding.shape[-2:] != x.shape[-2:]:
+            have, want = ((8 * t.shape[-1], 8 * t.shape[-2]) for t in (self.control_embedding, x))
+            raise FrameMismatchError(
+                f"control frames are {have[0]}x{have[1]} but the latent is for {want[0]}x{want[1]}; resize them to match"
+            )
+
+    def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
+        """As many slices as keep the largest feed-forward within half of the free memory."""
+        rows = x.shape[0] // frames * self.control_frames * x.shape[-1] * x.shape[-2]
+        wanted = rows * 8 * self.cam.config.unet.model_channels * x.element_size()
+        return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
+
+
+def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
+    """Run the pixel encoder once: `[k, H, W, 3]` in [0, 1] to the embedding, on the host's intermediate device."""
+    pixels = rearrange(control_frames[..., :3], "k h w c -> k c h w") * 2 - 1
+    # Three maps of the widest early layer dominate: 32 channels at full resolution, and its normalised copies.
+    memory = 4 * pixels.shape[0] * pixels[0, 0].numel() * 4 * max(cam.config.pixel_channels[:2])
+    mm.load_models_gpu([cam.patcher], memory_required=memory)
+    pixels = pixels.to(device=cam.patcher.load_device, dtype=cam.network.compute_dtype)
+    with torch.inference_mode():
+        return cam.network.encode_pixels(pixels).to(mm.intermediate_device())
+
+
+def with_cam(model, cam: StreamingCam, control_frames: Tensor):
+    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
+    VAE, times the UNet's halvings).
+    """
+    multiple_px = cam.config.unet.multiple_px
+    if control_frames.shape[1] % multiple_px or control_frames.shape[2] % multiple_px:
+        raise FrameMismatchError(
+            f"control frames are {control_frames.shape[2]}x{control_frames.shape[1]}, "
+            f"but SVD works in multiples of {multiple_px} pixels; resize or crop them first"
+        )
+    guide = CamGuide(cam, encode_control_frames(cam, control_frames))
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, guide.around_unet)
+    patches = clone.model_options["transformer_options"].get("patches", {})
+    if any(isinstance(getattr(patch, "__self__", None), CamGuide) for patch in patches.get("output_block_patch", [])):
+        raise SettingsError("this model already continues control frames; connect the model from before CAM Conditioning")
+    clone.set_model_output_block_patch(guide.merge)
+    clone.set_additional_models(KEY, [cam.patcher])
+    return clone

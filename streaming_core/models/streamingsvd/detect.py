@@ -1,0 +1,171 @@
+"""From keys and shapes of a StreamingSVD file to its configuration (reference: streamingsvd, section 3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ...errors import CheckpointError
+from ..registry import Architecture, KnownUnused, Shapes
+from .config import CamConfig, ClipVisionConfig, Level, StreamingSVDConfig, VaeConfig, VideoUNetConfig
+
+UNET_PREFIX = "model.diffusion_model."
+MERGER_PREFIX = UNET_PREFIX + "cross_attention_merger_"
+CAM_PREFIX = "controlnet."
+CLIP_VISION_PREFIX = "conditioner.embedders.0.open_clip.model.visual."
+IMAGE_ENCODER_PREFIX = "conditioner.embedders.3.encoder."
+FIRST_STAGE_PREFIX = "first_stage_model."
+
+ARCHITECTURE = Architecture(
+    name="StreamingSVD",
+    required={
+        CAM_PREFIX: "the CAM encoder",
+        MERGER_PREFIX: "the CAM mergers",
+        UNET_PREFIX + "input_blocks.0.": "the video UNet",
+        CLIP_VISION_PREFIX: "the CLIP image tower",
+        IMAGE_ENCODER_PREFIX + "encoder.": "the image-conditioning VAE",
+        FIRST_STAGE_PREFIX + "decoder.": "the VAE with temporal decoder",
+    },
+    looks_like=(
+        (
+            (UNET_PREFIX + "input_blocks.1.1.time_stack.", CLIP_VISION_PREFIX),
+            "plain SVD or SVD-XT, which ComfyUI's Image Only Checkpoint Loader reads",
+        ),
+        ((UNET_PREFIX + "input_blocks.",), "a Stable Diffusion checkpoint"),
+        (("resampler.", "image_encoder.", "unet."), "a StreamingModelscope checkpoint"),
+        (("down_blocks.",), "a diffusers UNet"),
+    ),
+    known_unused=(
+        KnownUnused("image_encoder_apm", "left over from training; StreamingSVD has no APM"),
+        KnownUnused(FIRST_STAGE_PREFIX + "encoder.", "images are encoded by the image-conditioning VAE"),
+        KnownUnused(IMAGE_ENCODER_PREFIX + "decoder.", "frames are decoded by the temporal decoder"),
+        KnownUnused(IMAGE_ENCODER_PREFIX + "post_quant_conv.", "frames are decoded by the temporal decoder"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.transformer.", "text tower, never run"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.positional_embedding", "text tower, never run"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.text_projection", "text tower, never run"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.logit_scale", "text tower, never run"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.token_embedding.", "text tower, never run"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.ln_final.", "text tower, never run"),
+        KnownUnused("conditioner.embedders.0.open_clip.model.attn_mask", "text tower, never run"),
+    ),
+)
+
+
+def _dimension(shapes: Shapes, key: str, axis: int) -> int:
+    if key not in shapes:
+        raise CheckpointError(f"cannot read the configuration: key {key} is missing; use a complete file")
+    return int(shapes[key][axis])
+
+
+def _count(keys: Iterable[str], pattern: str) -> int:
+    """Number of consecutive indices from 0 that `pattern` (with one group) matches at the start of some key."""
+    found = {int(match.group(1)) for match in map(re.compile(pattern).match, keys) if match}
+    count = 0
+    while count in found:
+        count += 1
+    return count
+
+
+def detect_video_unet(shapes: Shapes, prefix: str = UNET_PREFIX, head_width: int = 64) -> VideoUNetConfig:
+    """Configuration of a video UNet, or of the CAM encoder (which has no decoder: 4 output channels are assumed).
+
+    Head width is not visible in shapes: SVD has 64 everywhere, so only tests pass another value.
+    """
+    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
+    model_channels = _dimension(shapes, f"{prefix}input_blocks.0.0.weight", 0)
+    levels: list[Level] = []
+    channels, depths = model_channels, []
+    for index in range(1, _count(keys, r"input_blocks\.(\d+)\.")):
+        stem = f"input_blocks.{index}"
+        if f"{prefix}{stem}.0.op.weight" in shapes:
+            levels.append(Level(channels, tuple(depths), downsample=True))
+            depths = []
+        else:
+            channels = _dimension(shapes, f"{prefix}{stem}.0.in_layers.2.weight", 0)
+            depths.append(_count(keys, rf"input_blocks\.{index}\.1\.transformer_blocks\.(\d+)\."))
+    levels.append(Level(channels, tuple(depths), downsample=False))
+    context_keys = [key for key in shapes if key.startswith(prefix) and key.endswith(".attn2.to_k.weight")]
+    if not context_keys:
+        raise CheckpointError(f"cannot read the context width: no {prefix}*.attn2.to_k.weight; use a complete file")
+    out_key = f"{prefix}out.2.weight"
+    return VideoUNetConfig(
+        in_channels=_dimension(shapes, f"{prefix}input_blocks.0.0.weight", 1),
+        out_channels=int(shapes[out_key][0]) if out_key in shapes else 4,
+        model_channels=model_channels,
+        levels=tuple(levels),
+        middle_depth=_count(keys, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
+        context_width=int(shapes[context_keys[0]][1]),
+        vector_width=_dimension(shapes, f"{prefix}label_emb.0.0.weight", 1),
+        head_width=head_width,
+    )
+
+
+def detect_pixel_channels(shapes: Shapes, prefix: str = CAM_PREFIX + "controlnet_cond_embedding.") -> tuple[int, ...]:
+    """Channels of the pixel encoder between its strides; the official encoder has 32, 96, 256, 512."""
+    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
+    strided = range(1, _count(keys, r"blocks\.(\d+)\."), 2)
+    first = _dimension(shapes, f"{prefix}conv_in.weight", 0)
+    return (first, *(_dimension(shapes, f"{prefix}blocks.{index}.weight", 0) for index in strided))
+
+
+def detect_cam(
+    shapes: Shapes, prefix: str = CAM_PREFIX, head_width: int = 64, merger_head_width: int = 64
+) -> CamConfig:
+    """Configuration of the CAM network from its encoder's keys."""
+    return CamConfig(
+        unet=detect_video_unet(shapes, prefix, head_width),
+        pixel_channels=detect_pixel_channels(shapes, prefix + "controlnet_cond_embedding."),
+        merger_head_width=merger_head_width,
+    )
+
+
+def detect_vae(shapes: Shapes, prefix: str) -> VaeConfig:
+    """Configuration of a KL autoencoder from its decoder's keys; 8x compression has four levels."""
+    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
+    level_count = _count(keys, r"decoder\.up\.(\d+)\.")
+    base = _dimension(shapes, f"{prefix}decoder.norm_out.weight", 0)
+    widths = [_dimension(shapes, f"{prefix}decoder.up.{level}.block.0.norm2.weight", 0) for level in range(level_count)]
+    # The first level's width is base * multiplier; multipliers start at 1 in every Stable Diffusion autoencoder.
+    return VaeConfig(
+        base_channels=base,
+        channel_multipliers=tuple(width // base for width in widths),
+        num_res_blocks=_count(keys, r"decoder\.up\.0\.block\.(\d+)\.") - 1,
+        latent_channels=_dimension(shapes, f"{prefix}decoder.conv_in.weight", 1),
+        temporal=f"{prefix}decoder.mid.block_1.mix_factor" in shapes,
+    )
+
+
+_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
+"""Head widths of the OpenCLIP towers whose heads are not 64 wide: ViT-H, ViT-g, ViT-bigG."""
+
+
+def detect_clip_vision(shapes: Shapes, prefix: str = CLIP_VISION_PREFIX) -> ClipVisionConfig:
+    """Configuration of an OpenCLIP image tower; ViT-H-14 is 1280 wide, 32 layers, 16 heads."""
+    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
+    width, patch = (_dimension(shapes, f"{prefix}conv1.weight", axis) for axis in (0, 2))
+    tokens = _dimension(shapes, f"{prefix}positional_embedding", 0)
+    return ClipVisionConfig(
+        width=width,
+        layers=_count(keys, r"transformer\.resblocks\.(\d+)\."),
+        heads=max(1, width // _HEAD_WIDTHS.get(width, 64)),
+        mlp_width=_dimension(shapes, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 0),
+        patch_px=patch,
+        image_px=patch * round((tokens - 1) ** 0.5),
+        projection_width=_dimension(shapes, f"{prefix}proj", 1),
+    )
+
+
+def detect_streamingsvd(
+    shapes: Shapes, source: str = "the file", head_width: int = 64, merger_head_width: int = 64
+) -> StreamingSVDConfig:
+    """Configuration of a whole StreamingSVD file.
+
+    Raises `WrongCheckpointError`, which says what is missing and what the file looks like instead.
+    """
+    ARCHITECTURE.check(shapes, source)
+    return StreamingSVDConfig(
+        cam=detect_cam(shapes, head_width=head_width, merger_head_width=merger_head_width),
+        image_encoder=detect_vae(shapes, IMAGE_ENCODER_PREFIX),
+        first_stage=detect_vae(shapes, FIRST_STAGE_PREFIX),
+        clip_vision=detect_clip_vision(shapes),
+    )

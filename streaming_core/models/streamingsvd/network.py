@@ -1,0 +1,216 @@
+"""The CAM network of StreamingSVD: pixel encoder, encoder branch, mergers (reference: streamingsvd, sections 5 and 6).
+
+CAM (conditional attention module) is the short-term memory of StreamingT2V: a copy of the video UNet's encoder looks at
+the first frames of the clip together with the pixels of the last finished frames, and every skip of the UNet then
+attends to its features over time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..attention import attend_in_slices
+from .blocks import Compute, Downsample, MultiHeadAttention, SpatioTemporalTransformer, VideoResBlock, sinusoid
+from .config import CamConfig, VideoUNetConfig
+
+
+@dataclass
+class CamFeatures:
+    """What the encoder branch hands to the mergers: one feature per input block, and the middle one.
+
+    Each is `[batch * control_frames, C, h, w]`. Consumers set entries to None once merged, so memory is freed early.
+    """
+
+    skips: list[Tensor | None]
+    middle: Tensor | None
+
+
+class PixelEncoder(nn.Module):
+    """Control frames `[n, 3, H, W]` in [-1, 1] to `[n, out_channels, H/8, W/8]`."""
+
+    def __init__(self, channels: tuple[int, ...], out_channels: int, operations=nn, dtype=None, device=None):
+        super().__init__()
+        options = {"padding": 1, "dtype": dtype, "device": device}
+        self.conv_in = operations.Conv2d(3, channels[0], 3, **options)
+        blocks, norms = [], []
+        for narrow, wide in pairwise(channels):
+            blocks += [
+                operations.Conv2d(narrow, narrow, 3, **options),
+                operations.Conv2d(narrow, wide, 3, stride=2, **options),
+            ]
+            norms += [operations.LayerNorm(c, eps=1e-5, dtype=dtype, device=device) for c in (narrow, wide)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norms = nn.ModuleList(norms)
+        self.conv_out = operations.Conv2d(channels[-1], out_channels, 3, **options)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        x = F.silu(self.conv_in(frames))
+        for conv, norm in zip(self.blocks, self.norms, strict=True):
+            per_pixel = norm(rearrange(conv(x), "n c h w -> n h w c"))
+            x = F.silu(rearrange(per_pixel, "n h w c -> n c h w"))
+        return self.conv_out(x)
+
+
+class Block(nn.Sequential):
+    """Layers of one UNet block, each called with what it takes."""
+
+    def forward(self, x: Tensor, embedding: Tensor, context: Tensor, frames: int, compute: Compute) -> Tensor:
+        for layer in self:
+            if isinstance(layer, VideoResBlock):
+                x = layer(x, embedding, frames)
+            elif isinstance(layer, SpatioTemporalTransformer):
+                x = layer(x, context, frames, compute)
+            else:
+                x = layer(x)
+        return x
+
+
+class CamEncoder(nn.Module):
+    """The encoder half and middle of the video UNet, plus the pixel encoder (official prefix `controlnet.`).
+
+    Raw features leave the module: there are no zero convolutions.
+    """
+
+    def __init__(self, config: CamConfig, operations=nn, dtype=None, device=None):
+        super().__init__()
+        options = {"dtype": dtype, "device": device}
+        ours = {"operations": operations, **options}
+        unet = config.unet
+        self.model_channels = unet.model_channels
+        embedding_width = 4 * unet.model_channels
+
+        def embedder(width):
+            return nn.Sequential(
+                operations.Linear(width, embedding_width, **options),
+                nn.SiLU(),
+                operations.Linear(embedding_width, embedding_width, **options),
+            )
+
+        def transformer(channels, depth):
+            return SpatioTemporalTransformer(channels, unet.head_width, depth, unet.context_width, **ours)
+
+        self.time_embed = embedder(unet.model_channels)
+        self.label_emb = nn.Sequential(embedder(unet.vector_width))
+        channels = unet.model_channels
+        blocks = [Block(operations.Conv2d(unet.in_channels, channels, 3, padding=1, **options))]
+        for level in unet.levels:
+            for depth in level.transformer_depths:
+                layers = [VideoResBlock(channels, embedding_width, level.channels, **ours)]
+                channels = level.channels
+                if depth:
+                    layers.append(transformer(channels, depth))
+                blocks.append(Block(*layers))
+            if level.downsample:
+                blocks.append(Block(Downsample(channels, **ours)))
+        self.input_blocks = nn.ModuleList(blocks)
+        middle = [VideoResBlock(channels, embedding_width, channels, **ours)]
+        if unet.middle_depth:
+            middle.append(transformer(channels, unet.middle_depth))
+        self.middle_block = Block(*middle, VideoResBlock(channels, embedding_width, channels, **ours))
+        self.controlnet_cond_embedding = PixelEncoder(config.pixel_channels, unet.model_channels, **ours)
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        vector: Tensor,
+        control_embedding: Tensor,
+        frames: int,
+        compute: Compute | None = None,
+    ) -> CamFeatures:
+        """Features of the control frames.
+
+        `x` `[b * frames, in_channels, h, w]`: noisy latent times c_in joined with the image latent; `timesteps`
+        `[b * frames]` c_noise; `context` `[b * frames, tokens, context_width]`; `vector` `[b * frames, vector_width]`;
+        `control_embedding` `[b * frames or frames, model_channels, h, w]` from the pixel encoder.
+        """
+        compute = compute or Compute()
+        embedding = self.time_embed(sinusoid(timesteps, self.model_channels).to(x.dtype)) + self.label_emb(vector)
+        skips: list[Tensor | None] = []
+        h = x
+        for index, block in enumerate(self.input_blocks):
+            h = block(h, embedding, context, frames, compute)
+            if index == 0:
+                clips = rearrange(h, "(b t) c h w -> b t c h w", t=frames)
+                control = rearrange(control_embedding, "(b t) c h w -> b t c h w", t=frames)
+                h = rearrange(clips + control, "b t c h w -> (b t) c h w")
+            skips.append(h)
+        return CamFeatures(skips, self.middle_block(h, embedding, context, frames, compute))
+
+
+class TemporalMerger(nn.Module):
+    """One merger: every pixel of a UNet feature attends over time to the CAM feature at the same pixel."""
+
+    def __init__(self, channels: int, head_width: int, operations=nn, dtype=None, device=None):
+        super().__init__()
+        options = {"dtype": dtype, "device": device}
+        self.norm = operations.GroupNorm(32, channels, eps=1e-6, **options)
+        self.proj_in = operations.Linear(channels, channels, **options)
+        self.attention = MultiHeadAttention(channels, head_width, operations=operations, **options)
+        self.proj_out = operations.Linear(channels, channels, **options)
+
+    def forward(self, sample: Tensor, features: Tensor, frames: int, compute: Compute) -> Tensor:
+        clips = rearrange(sample, "(b t) c h w -> b c t h w", t=frames)
+        batch, height, width = clips.shape[0], *clips.shape[-2:]
+        # Statistics run over frames and space together; keys and values stay un-normalised. Both are official.
+        queries = self.proj_in(rearrange(self.norm(clips), "b c t h w -> (b h w) t c"))
+        memory = rearrange(features, "(b k) c h w -> (b h w) k c", b=batch)
+        attn = self.attention
+        q, k, v = attn.to_q(queries), attn.to_k(memory), attn.to_v(memory)
+        merged = self.proj_out(attn.to_out(attend_in_slices(q, k, v, attn.heads, compute.attention)))
+        return sample + rearrange(merged, "(b h w) t c -> (b t) c h w", b=batch, h=height, w=width)
+
+
+class CamMerger(nn.Module):
+    """`sample` `[b * frames, C, h, w]` with `features` `[b * control_frames, C, h, w]` merged in; shape of `sample`."""
+
+    def __init__(self, channels: int, head_width: int, operations=nn, dtype=None, device=None):
+        super().__init__()
+        self.temporal_transformer = TemporalMerger(channels, head_width, operations, dtype, device)
+
+    def forward(self, sample: Tensor, features: Tensor, frames: int, compute: Compute | None = None) -> Tensor:
+        return self.temporal_transformer(sample, features, frames, compute or Compute())
+
+
+class CamNetwork(nn.Module):
+    """Everything StreamingSVD adds to SVD, under its official names (the mergers' UNet prefix removed)."""
+
+    def __init__(self, config: CamConfig, operations=nn, dtype=None, device=None):
+        super().__init__()
+        ours = {"operations": operations, "dtype": dtype, "device": device}
+        self.config = config
+        self.controlnet = CamEncoder(config, **ours)
+        self.cross_attention_merger_input_blocks = nn.ModuleList(
+            CamMerger(channels, config.merger_head_width, **ours) for channels in skip_channels(config.unet)
+        )
+        self.cross_attention_merger_mid_block = CamMerger(
+            config.unet.levels[-1].channels, config.merger_head_width, **ours
+        )
+
+    def encode_pixels(self, control_frames: Tensor) -> Tensor:
+        """Control frames `[k, 3, H, W]` in [-1, 1] to their embedding `[k, model_channels, H/8, W/8]`."""
+        return self.controlnet.controlnet_cond_embedding(control_frames)
+
+    def merge_skip(self, index: int, skip: Tensor, features: CamFeatures, frames: int, compute: Compute) -> Tensor:
+        """Merge skip `index` (the output of input block `index`) and free its feature."""
+        feature, features.skips[index] = features.skips[index], None
+        return self.cross_attention_merger_input_blocks[index](skip, feature, frames, compute)
+
+    def merge_middle(self, h: Tensor, features: CamFeatures, frames: int, compute: Compute) -> Tensor:
+        """Merge the running activation behind the middle block and free its feature."""
+        feature, features.middle = features.middle, None
+        return self.cross_attention_merger_mid_block(h, feature, frames, compute)
+
+
+def skip_channels(unet: VideoUNetConfig) -> list[int]:
+    """Channels of every input block's output, in order."""
+    channels = [unet.model_channels]
+    for level in unet.levels:
+        channels += [level.channels] * (len(level.transformer_depths) + level.downsample)
+    return channels

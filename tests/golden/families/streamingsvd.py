@@ -1,0 +1,217 @@
+"""Replays of StreamingSVD's recorded results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from streaming_core.conditioning import clip_pixels, guide, linear_guidance
+from streaming_core.models.registry import load_strict, shapes_of, take
+from streaming_core.models.streamingsvd.blocks import Compute
+from streaming_core.models.streamingsvd.config import CamConfig
+from streaming_core.models.streamingsvd.detect import (
+    CAM_PREFIX,
+    MERGER_PREFIX,
+    UNET_PREFIX,
+    detect_cam,
+    detect_pixel_channels,
+    detect_video_unet,
+)
+from streaming_core.models.streamingsvd.network import CamEncoder, CamFeatures, CamMerger, CamNetwork, PixelEncoder
+from streaming_core.schedules import (
+    align_your_steps_sigmas,
+    initial_noise_scale,
+    karras_sigmas,
+    v_prediction_scalings,
+)
+
+from ...host.inprocess import import_host, import_pack
+from ..cases import Case
+from ..replay import Comparison, companion, replay
+
+FAMILY = "streamingsvd"
+companion(FAMILY, "autoregressive_vae")
+
+
+@replay(FAMILY, "cam_merger", atol=1e-5)
+def cam_merger(case: Case) -> Iterator[Comparison]:
+    merger = CamMerger(case.config["channels"], case.config["head_dim"])
+    load_strict(merger, case.weights(), "the CAM merger")
+    sample = merger(case.input("sample"), case.input("conditioning"), case.config["num_frames"])
+    yield Comparison("sample", sample, case.output("sample"))
+
+
+@replay(FAMILY, "cam_cond_embedding", atol=1e-5)
+def cam_cond_embedding(case: Case) -> Iterator[Comparison]:
+    weights = case.weights()
+    encoder = PixelEncoder(detect_pixel_channels(shapes_of(weights), ""), weights["conv_out.weight"].shape[0])
+    load_strict(encoder, weights, "the pixel encoder")
+    yield Comparison("embedding", encoder(case.input("frames")), case.output("embedding"))
+
+
+@replay(FAMILY, "cam_encoder", atol=2e-4)
+def cam_encoder(case: Case) -> Iterator[Comparison]:
+    weights = case.weights()
+    shapes = shapes_of(weights)
+    config = CamConfig(
+        unet=detect_video_unet(shapes, "", case.config["unet"]["num_head_channels"]),
+        pixel_channels=detect_pixel_channels(shapes, "controlnet_cond_embedding."),
+        merger_head_width=case.config["cam_head_dim"],
+    )
+    encoder = CamEncoder(config)
+    load_strict(encoder, weights, "the CAM encoder")
+    embedding = encoder.controlnet_cond_embedding(case.input("controlnet_cond"))
+    yield Comparison("cond_embedding", embedding, case.output("cond_embedding"))
+    inputs = [case.input(name) for name in ("x", "timesteps", "context", "y")]
+    for slices in (1, 2):
+        compute = Compute(feed_forward_slices=slices)
+        features = encoder(*inputs, embedding, case.config["num_conditional_frames"], compute)
+        recorded = case.group("out.hs.")
+        yield Comparison("number of features", len(features.skips), len(recorded))
+        for index, feature in enumerate(features.skips):
+            yield Comparison(f"hs.{index}", feature, recorded[str(index)])
+        yield Comparison("mid", features.middle, case.output("mid"))
+
+
+@replay(FAMILY, "clip_preprocess", atol=2e-3)
+def clip_preprocess(case: Case) -> Iterator[Comparison]:
+    config = case.config
+    images = case.input("image_uint8").float() / 127.5 - 1
+    size = case.output("pixel_values").shape[-1]
+    pixels = clip_pixels(images, size, config["mean"], config["std"])
+    yield Comparison("pixel_values", pixels, case.output("pixel_values"))
+
+
+@replay(FAMILY, "preconditioning", atol=1e-5)
+def preconditioning(case: Case) -> Iterator[Comparison]:
+    for steps in case.config["sigma_lists"]:
+        # The table spans 0.002 to 700: an absolute bound alone would say nothing about its low end.
+        yield Comparison(f"sigmas.{steps}", align_your_steps_sigmas(steps), case.output(f"sigmas.{steps}"), rtol=1e-7)
+    for name, value in v_prediction_scalings(case.input("sigma"))._asdict().items():
+        yield Comparison(name, value, case.output(name))
+
+    guider = case.config["guider"]
+    scale = linear_guidance(guider["min_scale"], guider["max_scale"], guider["num_frames"])
+    yield Comparison("guidance_scale", scale[None], case.output("guidance_scale"))
+    yield Comparison("guider", guide(*case.input("guider_x").chunk(2), scale), case.output("guider"))
+
+    def denoised(network, x, sigma):
+        c = [value.view(-1, *[1] * (x.ndim - 1)) for value in v_prediction_scalings(sigma)]
+        return c[1] * network(c[2] * x, c[3]) + c[0] * x
+
+    got = denoised(lambda a, t: a.tanh() + 0.1 * t, case.input("denoiser_x"), case.input("denoiser_sigma"))
+    yield Comparison("denoiser", got, case.output("denoiser"))
+
+    sampler = case.config["sampler"]
+    scale = linear_guidance(sampler["min_scale"], sampler["max_scale"], sampler["num_frames"])
+    bias = case.input("sampler_cond").mean(dim=(1, 2)).view(-1, 1, 1, 1)
+
+    def guided(x, sigma):
+        halves = [denoised(lambda a, t, b=b: 0.9 * a.tanh() + 0.05 * t + b, x, sigma) for b in (0 * bias, bias)]
+        return guide(*halves, scale)
+
+    sigmas = align_your_steps_sigmas(sampler["steps"]).float()
+    start = case.input("sampler_noise") * initial_noise_scale(float(sigmas[0]))
+    import_host()
+    from comfy.k_diffusion.sampling import sample_euler
+
+    yield Comparison("sampler", sample_euler(guided, start, sigmas, disable=True), case.output("sampler"), atol=1e-3)
+
+    first = karras_sigmas(len(case.output("first_chunk_timesteps")))
+    yield Comparison("first_chunk_sigmas", first, case.output("first_chunk_sigmas"), rtol=1e-6)
+    yield Comparison(
+        "first_chunk_timesteps", v_prediction_scalings(first[:-1]).c_noise, case.output("first_chunk_timesteps")
+    )
+    scale = initial_noise_scale(float(first[0]))
+    yield Comparison("first_chunk_init_noise_sigma", scale, case.output("first_chunk_init_noise_sigma"), rtol=1e-6)
+    recorded = case.output("first_chunk_guidance")
+    yield Comparison("first_chunk_guidance", linear_guidance(1.0, 3.0, len(recorded)), recorded)
+
+
+def host_rooms():
+    """The pack's host rooms (build, cam), on a host in this process."""
+    import_host()
+    import_pack()
+    from comfyui_streamingt2v.nodes.host import build, cam
+
+    return build, cam
+
+
+def host_model(weights, head_width):
+    """The host's MODEL from weights with official prefixes, and its configuration."""
+    build, _ = host_rooms()
+    config = detect_video_unet(shapes_of(weights), UNET_PREFIX, head_width)
+    merger = MERGER_PREFIX.removeprefix(UNET_PREFIX)
+    own = {key: tensor for key, tensor in take(weights, UNET_PREFIX).items() if not key.startswith(merger)}
+    return build.build_video_unet(own, config), config
+
+
+def host_cam(weights, case: Case):
+    """STREAMING_CAM from weights with official prefixes."""
+    build, cam = host_rooms()
+    head_width, merger_head_width = case.config["unet"]["num_head_channels"], case.config["cam_head_dim"]
+    config = detect_cam(shapes_of(weights), CAM_PREFIX, head_width, merger_head_width)
+    merger = MERGER_PREFIX.removeprefix(UNET_PREFIX)
+    own = {key: tensor for key, tensor in weights.items() if key.startswith(CAM_PREFIX)}
+    own.update({k: tensor for k, tensor in take(weights, UNET_PREFIX).items() if k.startswith(merger)})
+    return cam.StreamingCam(build.build_cam(own, config))
+
+
+@replay(FAMILY, "video_unet", atol=5e-5)
+def video_unet(case: Case) -> Iterator[Comparison]:
+    _, cam = host_rooms()
+    weights = {UNET_PREFIX + key: tensor for key, tensor in case.weights().items()}
+    model, config = host_model(weights, case.config["unet"]["num_head_channels"])
+    pixel_channels = tuple(case.config["cond_embedding_channels"])
+    network = CamNetwork(CamConfig(config, pixel_channels, case.config["cam_head_dim"]))
+    for name in ("cross_attention_merger_input_blocks", "cross_attention_merger_mid_block"):
+        load_strict(getattr(network, name), take(case.weights(), name + "."), name)
+
+    frames = case.config["num_frames"]
+    unet = model.model.diffusion_model
+    inputs = [case.input(name) for name in ("x", "timesteps", "context", "y")]
+    plain = unet(*inputs, transformer_options={}, num_video_frames=frames)
+    yield Comparison("sample_without_cam", plain, case.output("sample_without_cam"))
+
+    recorded = case.group("in.hs_control_input.")
+    features = CamFeatures([recorded[str(index)] for index in range(len(recorded))], case.input("hs_control_mid"))
+    guide = cam.CamGuide(cam.StreamingCam(_Patched(network)), features.middle)
+    options = {"patches": {"output_block_patch": [guide.merge]}, cam.KEY: cam.CamCall(features, frames, Compute())}
+    merged = unet(*inputs, transformer_options=options, num_video_frames=frames)
+    yield Comparison("sample", merged, case.output("sample"))
+    yield Comparison("features left unmerged", sum(f is not None for f in [*features.skips, features.middle]), 0)
+
+
+class _Patched:
+    """As much of a patcher as holds a network."""
+
+    def __init__(self, model):
+        self.model = model
+
+
+@replay(FAMILY, "streaming_wrapper", atol=1e-4)
+def streaming_wrapper(case: Case) -> Iterator[Comparison]:
+    """One guided call through the host's UNet under its patcher, halves together in both orders and one by one."""
+    _, cam = host_rooms()
+    from comfy.model_management import load_models_gpu
+
+    weights = case.weights()
+    model, _ = host_model(weights, case.config["unet"]["num_head_channels"])
+    frames = case.config["num_frames"]
+    control_frames = case.input("ctrl_frames")[0].movedim(1, -1) / 2 + 0.5
+    model = cam.with_cam(model, host_cam(weights, case), control_frames)
+    load_models_gpu([model, *model.get_additional_models()])
+    clips = case.input("x").shape[0] // frames
+    orders = {"batched": list(range(clips)), "reversed": list(range(clips))[::-1]}
+    orders.update({f"half {half} alone": [half] for half in range(clips)})
+    for name, order in orders.items():
+        rows = torch.cat([torch.arange(half * frames, (half + 1) * frames) for half in order])
+        x, t, concat, crossattn, vector = (
+            case.input(key)[rows] for key in ("x", "t", "concat", "crossattn", "vector")
+        )
+        options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
+        sample = model.model.diffusion_model(
+            torch.cat([x, concat], dim=1), t, crossattn, vector, transformer_options=options, num_video_frames=frames
+        )
+        yield Comparison(f"sample, {name}", sample, case.output("sample")[rows])
