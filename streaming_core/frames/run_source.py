@@ -1,0 +1,172 @@
+"""The film of a run folder as a stream: stored frames are read, latents are decoded on demand in fixed groups."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol
+
+import torch
+
+from ..chunk_file import ChunkFile
+from ..errors import FrameError, SettingsError
+from .stream import FrameStream, size_text, to_rgb
+
+
+@dataclass(frozen=True)
+class DecodeGroup:
+    """Latents `start` to `stop` are decoded in one call; of the frames that come out, `keep` after the first `skip` count."""
+
+    start: int
+    stop: int
+    skip: int
+    keep: int
+
+
+def consecutive_groups(num_latents: int, size: int = 8) -> tuple[DecodeGroup, ...]:
+    """Groups of `size` latents one after the other, the last one shorter; one frame per latent.
+
+    For 25 latents and size 8 this is the official grouping (8, 8, 8, 1).
+    """
+    if size < 1:
+        raise SettingsError(f"decode groups need at least one latent, got {size}")
+    starts = range(0, num_latents, size)
+    return tuple(DecodeGroup(first, min(first + size, num_latents), 0, min(size, num_latents - first)) for first in starts)
+
+
+class LatentDecoder(Protocol):
+    """What turns the latents of a chunk into frames. Groups depend on the number of latents only, never on free memory."""
+
+    def groups(self, num_latents: int) -> Sequence[DecodeGroup]:
+        """The groups that together give all frames of a chunk, in order."""
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Frames `[F, H, W, 3]` in 0..1 of the latents of one group."""
+
+
+@dataclass(frozen=True)
+class GroupDecoder:
+    """A `LatentDecoder` from two functions.
+
+    Args:
+        function: latents of one group -> frames `[F, H, W, 3]` in 0..1.
+        layout: number of latents -> groups; default `consecutive_groups`.
+    """
+
+    function: Callable[[torch.Tensor], torch.Tensor]
+    layout: Callable[[int], Sequence[DecodeGroup]] = consecutive_groups
+
+    def groups(self, num_latents: int) -> Sequence[DecodeGroup]:
+        return self.layout(num_latents)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.function(latents)
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """One chunk's part of the film: `num_frames` frames after the first `skip_frames` of what the file holds."""
+
+    file: ChunkFile
+    num_frames: int
+    skip_frames: int
+    has_frames: bool
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolderFrames(FrameStream):
+    """Frames of consecutive chunk files, at most `num_frames` of them.
+
+    Made by `RunFolder.frames_stream`. A snapshot: chunks that are drawn anew later need a new stream.
+
+    Args:
+        chunks: in the order of the film.
+        decoder: needed when a chunk holds latents instead of frames.
+        frame_dim: dimension of stored latents that counts frames (0 for `[F, C, h, w]`, 2 for `[1, C, F, h, w]`).
+
+    Raises:
+        RunDamagedError: from `read`, when a file is missing, cut off or altered.
+    """
+
+    chunks: tuple[StoredChunk, ...]
+    height: int
+    width: int
+    fps: Fraction
+    num_frames: int
+    decoder: LatentDecoder | None = None
+    frame_dim: int = 0
+    _starts: tuple[int, ...] = field(init=False, repr=False)
+    _last_group: dict[tuple[int, int], torch.Tensor] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        starts, total = [], 0
+        for chunk in self.chunks:
+            starts.append(total)
+            total += chunk.num_frames
+        if not 1 <= self.num_frames <= total:
+            raise FrameError(f"{self.num_frames} frames were asked for, the finished chunks hold {total}")
+        if self.decoder is None and not all(chunk.has_frames for chunk in self.chunks):
+            raise FrameError("this run stores latents; connect the VAE that decodes them")
+        object.__setattr__(self, "_starts", tuple(starts))
+        object.__setattr__(self, "_last_group", {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_group": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        pieces = []
+        number = bisect_right(self._starts, start) - 1
+        while start < stop:
+            chunk, offset = self.chunks[number], self._starts[number]
+            last = min(stop, offset + chunk.num_frames)
+            if start < last:
+                first = start - offset + chunk.skip_frames
+                pieces.append(self._read_chunk(number, first, first + last - start))
+                start = last
+            number += 1
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _read_chunk(self, number: int, start: int, stop: int) -> torch.Tensor:
+        """Frames of one chunk, counted from the first one that its file holds."""
+        chunk = self.chunks[number]
+        if chunk.has_frames:
+            return to_rgb(chunk.file.read_range("frames", start, stop))
+        latents = chunk.file.read("latents")
+        pieces, offset = [], 0
+        for index, group in enumerate(self.decoder.groups(latents.shape[self.frame_dim])):
+            first, last = max(start - offset, 0), min(stop - offset, group.keep)
+            if first < last:
+                pieces.append(self._decoded(number, index, group, latents)[first:last])
+            offset += group.keep
+        if offset < stop:
+            raise FrameError(f"the latents of chunk {number} decode to {offset} frames, {stop} were promised")
+        return torch.cat(pieces)  # also the copy that protects the kept group
+
+    def _decoded(self, number: int, index: int, group: DecodeGroup, latents: torch.Tensor) -> torch.Tensor:
+        kept = self._last_group.get((number, index))
+        if kept is not None:
+            return kept
+        frames = to_rgb(self.decoder.decode(latents.narrow(self.frame_dim, group.start, group.stop - group.start)))
+        if frames.shape[1:3] != (self.height, self.width):
+            raise FrameError(
+                f"the latents decode to {size_text(*frames.shape[1:3])}, the run is {size_text(self.height, self.width)}; "
+                "this VAE does not belong to the run"
+            )
+        decoded = frames.shape[0]
+        frames = frames[group.skip : group.skip + group.keep]
+        if frames.shape[0] != group.keep:
+            raise FrameError(
+                f"latents {group.start} to {group.stop} decode to {decoded} frames, {group.skip + group.keep} were expected; "
+                "this VAE does not belong to the run"
+            )
+        self._last_group.clear()  # one group at a time: memory stays that of one decoder call
+        self._last_group[(number, index)] = frames
+        return frames
