@@ -1,0 +1,40 @@
+"""APM, the long-term memory: anchor frames become tokens behind the text (reference: streamingmodelscope, section 4.2).
+
+The mixers that bring those tokens into the UNet are part of it: `unet.mix_context`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from .config import ImageProjectorConfig
+
+
+class ImageProjector(nn.Module):
+    """Image embeddings of a video's anchor frames to image tokens (official prefix `resampler.`)."""
+
+    def __init__(self, config: ImageProjectorConfig, operations=nn, dtype=None, device=None):
+        super().__init__()
+        options = {"dtype": dtype, "device": device}
+        self.tokens = config.tokens
+        self.context_embedding = nn.ModuleList(
+            [
+                operations.Linear(config.width, config.inner_width, **options),
+                nn.SiLU(),
+                operations.Linear(config.inner_width, config.tokens * config.width, **options),
+            ]
+        )
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """`[videos, anchors, width]` to `[videos, tokens, width]`; several anchors are averaged before, as official."""
+        first, _, second = self.context_embedding
+        flat = second(F.silu(first(embeddings.mean(dim=1))))
+        return rearrange(flat, "b (t c) -> b t c", t=self.tokens)
+
+
+def join_context(text: Tensor, image_tokens: Tensor) -> Tensor:
+    """`[b, text tokens, width]` and `[b, image tokens, width]` to the context of the mixers, text first."""
+    return torch.cat([text, image_tokens.to(text)], dim=1)

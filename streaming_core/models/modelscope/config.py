@@ -1,0 +1,96 @@
+"""Configuration of the StreamingModelscope networks; read off keys and shapes by `detect.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..streamingsvd.config import ClipVisionConfig, VaeConfig
+
+
+@dataclass(frozen=True)
+class MixerConfig:
+    """APM mixers of a UNet: every spatial cross-attention mixes `context_tokens` down to `text_tokens`."""
+
+    text_tokens: int
+    context_tokens: int
+    kernel: int
+
+    @property
+    def image_tokens(self) -> int:
+        return self.context_tokens - self.text_tokens
+
+
+@dataclass(frozen=True)
+class UNet3DConfig:
+    """The 3-D UNet (reference: streamingmodelscope, section 4.1). Release: 4 in, 4 out, 320, 640, 1280, 1280.
+
+    `attention`: whether each level has transformers. `input_attention_width`: inner width of `transformer_in`.
+    `vid2vid`: strides pad two rows and upsampling drops two, as in MS-Vid2Vid (section 6.2). `mixers` is None for a
+    UNet without APM.
+    """
+
+    in_channels: int
+    out_channels: int
+    channels: tuple[int, ...]
+    attention: tuple[bool, ...]
+    layers_per_block: int
+    context_width: int
+    input_attention_width: int
+    head_width: int = 64
+    vid2vid: bool = False
+    mixers: MixerConfig | None = None
+
+    @property
+    def factor(self) -> int:
+        """Latent height and width are halved once per level but the last."""
+        return 2 ** (len(self.channels) - 1)
+
+    @property
+    def skip_channels(self) -> tuple[int, ...]:
+        """Channels of the skips, in the order in which the down path makes them."""
+        skips = [self.channels[0]]
+        for level, channels in enumerate(self.channels):
+            downsampler = level < len(self.channels) - 1
+            skips += [channels] * (self.layers_per_block + downsampler)
+        return tuple(skips)
+
+
+@dataclass(frozen=True)
+class ModelscopeCamConfig:
+    """The CAM branch and its mergers. Pixel encoder of the release: 32, 96, 256, 512."""
+
+    unet: UNet3DConfig
+    pixel_channels: tuple[int, ...]
+    merger_head_width: int = 64
+
+
+@dataclass(frozen=True)
+class ImageProjectorConfig:
+    """The token network of APM: an image embedding to `tokens` tokens of the same width."""
+
+    width: int
+    inner_width: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig:
+    """A CLIP text tower in the transformers layout; the release has 23 layers of 1024, the SD 2.1 encoder."""
+
+    vocabulary: int
+    width: int
+    layers: int
+    mlp_width: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class StreamingModelscopeConfig:
+    """All networks of one `streaming_t2v.ckpt`."""
+
+    unet: UNet3DConfig
+    cam: ModelscopeCamConfig
+    image_projector: ImageProjectorConfig
+    vae: VaeConfig
+    text_encoder: TextEncoderConfig
+    clip_vision: ClipVisionConfig

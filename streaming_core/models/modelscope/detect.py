@@ -1,0 +1,192 @@
+"""From keys and shapes of ModelScope-family files to configuration (reference: streamingmodelscope, section 3)."""
+
+from __future__ import annotations
+
+from ...errors import CheckpointError
+from ..registry import Architecture, KnownUnused, Shapes
+from ..streamingsvd.config import ClipVisionConfig, VaeConfig
+from ..streamingsvd.detect import detect_clip_vision
+from .config import (
+    ImageProjectorConfig,
+    MixerConfig,
+    ModelscopeCamConfig,
+    StreamingModelscopeConfig,
+    TextEncoderConfig,
+    UNet3DConfig,
+)
+
+UNET_PREFIX = "base_model."
+CAM_PREFIX = "unet."
+APM_PREFIX = "resampler."
+CLIP_VISION_PREFIX = "image_encoder.model.visual."
+TEXT_PREFIX = "text_encoder."
+VAE_PREFIX = "vae."
+MERGER_STEM = "cross_attention_merger_"
+
+_SVD_LOOKS = (("controlnet.", "model.diffusion_model.", "conditioner."), "a StreamingSVD checkpoint")
+_BASE_LOOKS = (("transformer_in.", "down_blocks.0.temp_convs."), "a ModelScope text-to-video UNet without CAM and APM")
+_VID2VID_LOOKS = (("input_blocks.0.1.", "time_embed.", "out.0."), "an MS-Vid2Vid UNet, which Load Enhancer reads")
+_SVD_XT_LOOKS = (
+    ("model.diffusion_model.input_blocks.1.1.time_stack.",),
+    "plain SVD, which ComfyUI's Image Only Checkpoint Loader reads",
+)
+_SD_LOOKS = (("model.diffusion_model.input_blocks.",), "a Stable Diffusion checkpoint")
+
+ARCHITECTURE = Architecture(
+    name="StreamingModelscope",
+    required={
+        UNET_PREFIX + "transformer_in.": "the video UNet",
+        UNET_PREFIX + MERGER_STEM: "the CAM mergers",
+        CAM_PREFIX + "controlnet_cond_embedding.": "the CAM branch",
+        APM_PREFIX: "the APM token network",
+        CLIP_VISION_PREFIX: "the CLIP image tower",
+        TEXT_PREFIX: "the text encoder",
+        VAE_PREFIX + "decoder.": "the VAE",
+    },
+    looks_like=(_SVD_LOOKS, _BASE_LOOKS, _VID2VID_LOOKS, _SVD_XT_LOOKS, _SD_LOOKS),
+    known_unused=tuple(
+        KnownUnused("image_encoder.model." + name, "text side of the image encoder's CLIP, never run")
+        for name in ("positional_embedding", "text_projection", "logit_scale", "token_embedding.", "ln_final.")
+    )
+    + (KnownUnused(TEXT_PREFIX + "text_model.embeddings.position_ids", "a constant that old files carry"),),
+)
+
+BASE_ARCHITECTURE = Architecture(
+    name="ModelScope text-to-video UNet",
+    required={
+        "conv_in.": "the entry of a diffusers UNet",
+        "transformer_in.": "the temporal entry",
+        "down_blocks.0.temp_convs.": "temporal convolutions",
+        "up_blocks.": "the up path",
+    },
+    looks_like=(
+        (
+            (UNET_PREFIX, CAM_PREFIX, APM_PREFIX),
+            "a whole StreamingModelscope checkpoint, which Load StreamingModelscope reads",
+        ),
+        _SVD_LOOKS,
+        _VID2VID_LOOKS,
+        _SVD_XT_LOOKS,
+        _SD_LOOKS,
+        (("down_blocks.",), "another diffusers UNet"),
+    ),
+)
+
+
+def _dimension(shapes: Shapes, key: str, axis: int) -> int:
+    if key not in shapes:
+        raise CheckpointError(f"cannot read the configuration: key {key} is missing; use a complete file")
+    return int(shapes[key][axis])
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    """How many of 0, 1, 2 ... in a row start some key when put into `pattern`."""
+    index = 0
+    while any(key.startswith(pattern.format(index)) for key in shapes):
+        index += 1
+    return index
+
+
+def detect_unet(shapes: Shapes, prefix: str = "", head_width: int = 64, vid2vid: bool = False) -> UNet3DConfig:
+    """Configuration of a 3-D UNet in the diffusers layout, or of the down path of one.
+
+    Head width is not visible in shapes: the family has 64 everywhere, so only tests pass another value.
+    """
+    shapes = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
+    levels = _count(shapes, "down_blocks.{}.")
+    attention = tuple(_count(shapes, f"down_blocks.{level}.attentions.{{}}.") > 0 for level in range(levels))
+    if True not in attention:
+        raise CheckpointError(
+            f"cannot read the context width: no {prefix}down_blocks.*.attentions; use a complete file"
+        )
+    layers = {_count(shapes, f"down_blocks.{level}.resnets.{{}}.") for level in range(levels)}
+    if len(layers) != 1:
+        raise CheckpointError(f"{prefix}down_blocks have {sorted(layers)} layers each; all levels must have the same")
+    cross = f"down_blocks.{attention.index(True)}.attentions.0.transformer_blocks.0.attn2."
+    mixers = None
+    if cross + "conv.weight" in shapes:
+        text_tokens, context_tokens, kernel = shapes[cross + "conv.weight"]
+        mixers = MixerConfig(int(text_tokens), int(context_tokens), int(kernel))
+    width = _dimension(shapes, "conv_in.weight", 0)
+    return UNet3DConfig(
+        in_channels=_dimension(shapes, "conv_in.weight", 1),
+        out_channels=int(shapes.get("conv_out.weight", shapes["conv_in.weight"][1:])[0]),
+        channels=tuple(_dimension(shapes, f"down_blocks.{i}.resnets.0.conv2.weight", 0) for i in range(levels)),
+        attention=attention,
+        layers_per_block=layers.pop(),
+        context_width=_dimension(shapes, cross + "to_k.weight", 1),
+        input_attention_width=int(shapes.get("transformer_in.proj_in.weight", (8 * head_width, width))[0]),
+        head_width=head_width,
+        vid2vid=vid2vid,
+        mixers=mixers,
+    )
+
+
+def detect_cam(
+    shapes: Shapes, prefix: str = CAM_PREFIX, head_width: int = 64, merger_head_width: int = 64
+) -> ModelscopeCamConfig:
+    """Configuration of the CAM branch; the mergers follow its channels."""
+    stem = prefix + "controlnet_cond_embedding."
+    strided = range(1, _count(shapes, stem + "blocks.{}."), 2)
+    first = _dimension(shapes, stem + "conv_in.weight", 0)
+    return ModelscopeCamConfig(
+        unet=detect_unet(shapes, prefix, head_width),
+        pixel_channels=(first, *(_dimension(shapes, f"{stem}blocks.{index}.weight", 0) for index in strided)),
+        merger_head_width=merger_head_width,
+    )
+
+
+def detect_image_projector(shapes: Shapes, prefix: str = APM_PREFIX) -> ImageProjectorConfig:
+    """Configuration of the APM token network; the release makes 16 tokens of 1024."""
+    inner, width = (_dimension(shapes, prefix + "context_embedding.0.weight", axis) for axis in (0, 1))
+    out = _dimension(shapes, prefix + "context_embedding.2.weight", 0)
+    if out % width:
+        raise CheckpointError(
+            f"{prefix}context_embedding.2 gives {out} values, not a multiple of the token width {width}"
+        )
+    return ImageProjectorConfig(width=width, inner_width=inner, tokens=out // width)
+
+
+def detect_text_encoder(shapes: Shapes, prefix: str = TEXT_PREFIX) -> TextEncoderConfig:
+    """Configuration of a CLIP text tower in the transformers layout."""
+    stem = prefix + "text_model."
+    return TextEncoderConfig(
+        vocabulary=_dimension(shapes, stem + "embeddings.token_embedding.weight", 0),
+        width=_dimension(shapes, stem + "embeddings.token_embedding.weight", 1),
+        layers=_count(shapes, stem + "encoder.layers.{}."),
+        mlp_width=_dimension(shapes, stem + "encoder.layers.0.mlp.fc1.weight", 0),
+        max_tokens=_dimension(shapes, stem + "embeddings.position_embedding.weight", 0),
+    )
+
+
+def detect_diffusers_vae(shapes: Shapes, prefix: str = VAE_PREFIX) -> VaeConfig:
+    """Configuration of a KL autoencoder in the diffusers layout."""
+    levels = _count(shapes, prefix + "encoder.down_blocks.{}.")
+    widths = [_dimension(shapes, f"{prefix}encoder.down_blocks.{i}.resnets.0.conv2.weight", 0) for i in range(levels)]
+    base = _dimension(shapes, prefix + "encoder.conv_in.weight", 0)
+    return VaeConfig(
+        base_channels=base,
+        channel_multipliers=tuple(width // base for width in widths),
+        num_res_blocks=_count(shapes, prefix + "encoder.down_blocks.0.resnets.{}."),
+        latent_channels=_dimension(shapes, prefix + "decoder.conv_in.weight", 1),
+        temporal=False,
+    )
+
+
+def detect_streamingmodelscope(
+    shapes: Shapes, source: str = "the file", head_width: int = 64, merger_head_width: int = 64
+) -> StreamingModelscopeConfig:
+    """Configuration of a whole `streaming_t2v.ckpt`.
+
+    Raises `WrongCheckpointError`, which says what is missing and what the file looks like instead.
+    """
+    ARCHITECTURE.check(shapes, source)
+    vision: ClipVisionConfig = detect_clip_vision(shapes, CLIP_VISION_PREFIX)
+    return StreamingModelscopeConfig(
+        unet=detect_unet(shapes, UNET_PREFIX, head_width),
+        cam=detect_cam(shapes, CAM_PREFIX, head_width, merger_head_width),
+        image_projector=detect_image_projector(shapes),
+        vae=detect_diffusers_vae(shapes),
+        text_encoder=detect_text_encoder(shapes),
+        clip_vision=vision,
+    )

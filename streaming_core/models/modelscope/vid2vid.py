@@ -1,0 +1,137 @@
+"""MS-Vid2Vid's UNet under the names of the ModelScope UNet (reference: streamingmodelscope, sections 6.2 and 10).
+
+The refiner has the same layers in the original ModelScope naming; renamed, and with its own padding rules
+(`UNet3DConfig.vid2vid`), the same network runs it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ..registry import Architecture
+
+ARCHITECTURE = Architecture(
+    name="MS-Vid2Vid",
+    required={
+        "time_embed.": "the timestep embedding",
+        "input_blocks.0.1.proj_in.": "the temporal entry",
+        "middle_block.2.": "the middle",
+        "out.2.": "the exit",
+    },
+    looks_like=(
+        (("transformer_in.", "down_blocks.0.temp_convs."), "a ModelScope text-to-video UNet in the diffusers layout"),
+        (("down_blocks.", "image_latents_proj_in."), "an I2VGen-XL UNet"),
+        (("controlnet.", "model.diffusion_model.", "conditioner."), "a StreamingSVD checkpoint"),
+        (("model.diffusion_model.input_blocks.",), "a Stable Diffusion checkpoint"),
+    ),
+)
+
+_TOP = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "input_blocks.0.1": "transformer_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.temp_attentions.0",
+    "middle_block.3": "mid_block.resnets.1",
+}
+
+_RESNET = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+
+
+def _entries(keys: set[str], side: str) -> dict[int, set[str]]:
+    """The parts of every entry of `input_blocks` or `output_blocks`: index -> names of its first level."""
+    found: dict[int, set[str]] = {}
+    for key in keys:
+        match = re.match(rf"{side}\.(\d+)\.(\w+)\.", key)
+        if match:
+            found.setdefault(int(match[1]), set()).add(match[2])
+    return found
+
+
+def _is_resnet(keys: set[str], stem: str) -> bool:
+    return f"{stem}.in_layers.0.weight" in keys
+
+
+def _stems(keys: set[str]) -> dict[str, str]:
+    """Old stem -> new stem of every layer."""
+    stems = dict(_TOP)
+    level, layer = 0, 0
+    for index in sorted(_entries(keys, "input_blocks"))[1:]:
+        old = f"input_blocks.{index}"
+        if f"{old}.op.weight" in keys:
+            stems[f"{old}.op"] = f"down_blocks.{level}.downsamplers.0.conv"
+            level, layer = level + 1, 0
+            continue
+        for part, kind in enumerate(("resnets", "attentions", "temp_attentions")):
+            stems[f"{old}.{part}"] = f"down_blocks.{level}.{kind}.{layer}"
+        layer += 1
+    level, layer = 0, 0
+    for index, parts in sorted(_entries(keys, "output_blocks").items()):
+        old = f"output_blocks.{index}"
+        upsampler = None
+        for part in sorted(parts, key=int):
+            if f"{old}.{part}.conv.weight" in keys:
+                upsampler = part
+        kinds = ("resnets", "attentions", "temp_attentions")
+        for part, kind in zip(sorted(parts - {upsampler}, key=int), kinds, strict=False):
+            stems[f"{old}.{part}"] = f"up_blocks.{level}.{kind}.{layer}"
+        layer += 1
+        if upsampler is not None:
+            stems[f"{old}.{upsampler}"] = f"up_blocks.{level}.upsamplers.0"
+            level, layer = level + 1, 0
+    return stems
+
+
+def renamed_keys(keys: set[str]) -> dict[str, str]:
+    """Every key of an MS-Vid2Vid UNet -> its name in the diffusers layout.
+
+    Raises `CheckpointError` for a key that fits no rule.
+    """
+    stems = _stems(keys)
+    ordered = sorted(stems, key=len, reverse=True)
+    result = {}
+    for key in keys:
+        stem = next((stem for stem in ordered if key.startswith(stem + ".")), None)
+        if stem is None:
+            raise CheckpointError(f"key {key} belongs to no layer of MS-Vid2Vid; use the official UNet file")
+        rest = key[len(stem) + 1 :]
+        new = stems[stem]
+        if _is_resnet(keys, stem):
+            if rest.startswith("temopral_conv."):
+                new, rest = new.replace(".resnets.", ".temp_convs."), rest.removeprefix("temopral_conv.")
+            else:
+                old = next((name for name in _RESNET if rest.startswith(name + ".")), None)
+                if old is None:
+                    raise CheckpointError(
+                        f"key {key} belongs to no part of a residual block; use the official UNet file"
+                    )
+                rest = _RESNET[old] + rest[len(old) :]
+        result[key] = f"{new}.{rest}"
+    return result
+
+
+def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An MS-Vid2Vid UNet's tensors in the diffusers layout: new names, and 1x1 Conv1d projections as linear ones."""
+    names = renamed_keys(set(tensors))
+    return {names[key]: _as_linear(names[key], tensor) for key, tensor in tensors.items()}
+
+
+def _as_linear(name: str, tensor: Tensor) -> Tensor:
+    temporal = name.startswith("transformer_in.") or ".temp_attentions." in name
+    projection = name.endswith((".proj_in.weight", ".proj_out.weight"))
+    return tensor.squeeze(-1) if temporal and projection and tensor.ndim == 3 else tensor
