@@ -1,0 +1,83 @@
+"""Stagnation: whether the film keeps moving, or comes to rest chunk after chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .layout import Layout
+
+STILL_GREY_LEVELS = 1.5
+BLOCK_PX = 16
+STAGNANT_SHARE = 0.2
+STAGNANT_PAIRS = 12
+
+
+def still_pairs(left: Tensor, right: Tensor) -> Tensor:
+    """Which pairs show nothing but coding noise: no block of 16x16 pixels differs by 1.5 grey levels on average.
+
+    Blocks, because a small thing that moves before a still background changes few pixels, but those by much.
+
+    Args:
+        left, right: `[P, 3, H, W]` on the scale 0..255.
+
+    Returns:
+        `[P]`, bool.
+    """
+    difference = (right - left).abs().mean(1, keepdim=True)
+    blocks = F.avg_pool2d(difference, min(BLOCK_PX, *difference.shape[-2:]), ceil_mode=True)
+    return blocks.amax((1, 2, 3)) < STILL_GREY_LEVELS
+
+
+@dataclass(frozen=True)
+class Stagnation:
+    """Motion of a film over time.
+
+    Attributes:
+        motion: mean flow length of each pair, in per cent of the picture's diagonal per frame.
+        chunk_motion: mean of `motion` over the pairs inside each chunk.
+        kept: motion of the last chunk / motion of the first; None when the first stands still.
+        still_pairs: pairs without visible change, longest_still: the longest run of them.
+        stagnant_from: the frame from which on no pair moves a fifth as much as the first chunk does, to the end of the
+            film and for at least 12 pairs; None where there is no such rest.
+        is_still: nothing moves in the whole film.
+    """
+
+    motion: tuple[float, ...]
+    chunk_motion: tuple[float, ...]
+    kept: float | None
+    still_pairs: int
+    longest_still: int
+    stagnant_from: int | None
+    is_still: bool
+
+
+def longest_run(flags: list[bool]) -> int:
+    longest = run = 0
+    for flag in flags:
+        run = run + 1 if flag else 0
+        longest = max(longest, run)
+    return longest
+
+
+def measure_stagnation(motion: list[float], still: list[bool], layout: Layout) -> Stagnation:
+    """Stagnation from the motion of all pairs (per cent of the diagonal) and the pairs that are still."""
+    # A still pair has no motion, whatever flow the estimator found in its noise.
+    motion = [0.0 if stands else length for length, stands in zip(motion, still, strict=True)]
+    # A jump at a join is a seam, not motion: only pairs inside a chunk count for it.
+    inside = [motion[chunk.start : chunk.stop - 1] for chunk in layout.chunks]
+    per_chunk = [sum(pairs) / len(pairs) if pairs else 0.0 for pairs in inside]
+    first = per_chunk[0]
+    lively = [pair for pair, length in enumerate(motion) if first and length >= STAGNANT_SHARE * first]
+    rest = len(motion) - (lively[-1] + 1) if lively else 0
+    return Stagnation(
+        motion=tuple(motion),
+        chunk_motion=tuple(per_chunk),
+        kept=per_chunk[-1] / first if first else None,
+        still_pairs=sum(still),
+        longest_still=longest_run(still),
+        stagnant_from=lively[-1] + 1 if rest >= STAGNANT_PAIRS else None,
+        is_still=all(still),
+    )
