@@ -171,7 +171,8 @@ def setup(with_host: bool = True) -> None:
     if with_host and not pinned and not has_host():
         raise SetupError(f"COMFYUI_PATH names {host_path()}, which holds no main.py: it is not a ComfyUI checkout.")
     with one_at_a_time():
-        venv, pip = venv_path(), [venv_python(venv_path()), "-m", "pip", "install", "--quiet"]
+        venv = venv_path()
+        pip = [venv_python(venv), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         make_venv(venv)
         if not is_set_up(with_host=False):
             say(f"installing requirements-dev.txt into {venv.name}")
