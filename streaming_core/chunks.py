@@ -53,7 +53,7 @@ class ChunkPlan:
             raise SettingsError(f"a film needs at least 1 frame, got num_frames = {self.num_frames}")
         if not 1 <= self.overlap_frames < self.chunk_frames:
             raise SettingsError(
-                f"overlap_frames must be from 1 to chunk_frames - 1 = {self.chunk_frames - 1}, got {self.overlap_frames}"
+                f"overlap_frames must be 1 to {self.chunk_frames - 1} (chunk_frames - 1), got {self.overlap_frames}"
             )
         if self.first_frames < 1:
             raise SettingsError("the first clip is empty; it needs at least 1 frame")

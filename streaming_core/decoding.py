@@ -30,7 +30,7 @@ class DecodeGroup:
 
 
 def official_groups(num_frames: int, first: int, group_frames: int = GROUP_FRAMES) -> list[DecodeGroup]:
-    """Consecutive groups without overlap over all frames; frames before `first` are decoded only where a group needs them.
+    """Consecutive groups without overlap over all frames, less those that end before `first`.
 
     25 frames give 8, 8, 8, 1: the last frame is decoded as a clip of its own, as in the official program.
     """
@@ -42,7 +42,7 @@ def official_groups(num_frames: int, first: int, group_frames: int = GROUP_FRAME
 def overlapping_groups(
     num_frames: int, first: int, group_frames: int = GROUP_FRAMES, context_frames: int = CONTEXT_FRAMES
 ) -> list[DecodeGroup]:
-    """Groups of `group_frames` that keep their centre: each kept frame has `context_frames` neighbours where they exist.
+    """Groups of `group_frames` that keep their centre: a kept frame has `context_frames` neighbours where there are.
 
     Only groups that frames from `first` on need are made; the last moves back to be whole.
     """
@@ -72,7 +72,9 @@ GROUPINGS: dict[str, Callable[[int, int], list[DecodeGroup]]] = {
 }
 
 
-def decode_from(latents: Tensor, first: int, grouping: Grouping, decode: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+def decode_from(
+    latents: Tensor, first: int, grouping: Grouping, decode: Callable[[Tensor], Tensor]
+) -> Iterator[Tensor]:
     """Decoded frames `first..` of `latents` `[F, C, h, w]`, group by group.
 
     `decode` takes `[n, C, h, w]` as one clip and returns `[n, ...]`.

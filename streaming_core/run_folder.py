@@ -11,6 +11,7 @@ manifest never names a chunk that is not there whole, and a killed writer leaves
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -207,6 +208,20 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
+    def discard(self) -> None:
+        """Remove a run that has no finished chunk and give the lock back.
+
+        Raises:
+            RunFolderError: the run holds finished chunks.
+        """
+        if self.chunks:
+            raise RunFolderError(f"run {self.manifest.name!r} holds {len(self.chunks)} finished chunks and is kept")
+        remove_parts(self.path)
+        (self.path / MANIFEST).unlink(missing_ok=True)
+        self.close()
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def __enter__(self) -> RunFolder:
         return self
 
@@ -296,7 +311,8 @@ class RunFolder:
             self._save(self.manifest.with_chunk(record))
         except OSError as error:
             raise RunFolderError(
-                f"chunk {index} could not be stored in {self.path}: {error.strerror or error}; the chunks before it are kept"
+                f"chunk {index} could not be stored in {self.path}: {error.strerror or error}; "
+                "the chunks before it are kept"
             ) from error
         if old is not None:
             self._forget(old)
@@ -336,9 +352,13 @@ class RunFolder:
         for index, wanted in enumerate(hashes):
             record = self.record(index)
             if record is None:
-                return ResumePlan(index, total, f"{index} of {total} chunks are finished" if index else "nothing is finished yet")
+                return ResumePlan(
+                    index, total, f"{index} of {total} chunks are finished" if index else "nothing is finished yet"
+                )
             if record.settings_hash != wanted:
-                return ResumePlan(index, total, f"{index} of {total} chunks are reused; the settings of chunk {index} changed")
+                return ResumePlan(
+                    index, total, f"{index} of {total} chunks are reused; the settings of chunk {index} changed"
+                )
             try:
                 self.chunk_file(index).check()
             except RunDamagedError as error:
@@ -415,13 +435,17 @@ class RunFolder:
                 f"{size_text(self.manifest.height, self.manifest.width)}"
             )
         if torch.isnan(rgb.sum()):
-            raise FrameError("frames hold values that are not numbers; the model overflowed, run it in float32 or bfloat16")
+            raise FrameError(
+                "frames hold values that are not numbers; the model overflowed, run it in float32 or bfloat16"
+            )
         return (rgb * 255).round().to(torch.uint8) if store_as == "uint8" else rgb.to(torch.float16)
 
     def _expect(self, kind: str, height: int, width: int) -> None:
         have = self.manifest
         if have.kind != kind:
-            raise RunMismatchError(f"run {have.name!r} was made by {have.kind!r}, not {kind!r}; choose another run name")
+            raise RunMismatchError(
+                f"run {have.name!r} was made by {have.kind!r}, not {kind!r}; choose another run name"
+            )
         if (have.height, have.width) != (height, width):
             raise RunMismatchError(
                 f"run {have.name!r} is {size_text(have.height, have.width)}, {size_text(height, width)} was asked for; "

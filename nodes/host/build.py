@@ -108,7 +108,7 @@ def build_video_unet(tensors: Mapping[str, Tensor], config: VideoUNetConfig):
 
 
 class SplitAutoencoder(AutoencodingEngine):
-    """SVD's two autoencoders as one: images in through the image-conditioning encoder, frames out by the other's decoder.
+    """SVD's two autoencoders as one: images in through the conditioning encoder, frames out by the temporal decoder.
 
     `encode` returns the posterior mean, not scaled (reference: streamingsvd, section 7).
     """
@@ -124,9 +124,9 @@ class SplitAutoencoder(AutoencodingEngine):
             regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
             encoder_config={
                 "target": "comfy.ldm.modules.diffusionmodules.model.Encoder",
-                "params": _autoencoder_params(encoder),
+                "params": autoencoder_params(encoder),
             },
-            decoder_config={"target": decoder_target, "params": {**_autoencoder_params(decoder), **temporal}},
+            decoder_config={"target": decoder_target, "params": {**autoencoder_params(decoder), **temporal}},
         )
         width = 2 * encoder.latent_channels
         self.quant_conv = comfy.ops.disable_weight_init.Conv2d(width, width, 1)
@@ -139,7 +139,8 @@ class SplitAutoencoder(AutoencodingEngine):
         return (latent, log) if return_reg_log else latent
 
 
-def _autoencoder_params(config: VaeConfig) -> dict:
+def autoencoder_params(config: VaeConfig) -> dict:
+    """A KL autoencoder in the host's words."""
     return {
         "double_z": True,
         "z_channels": config.latent_channels,
@@ -157,7 +158,7 @@ def _autoencoder_params(config: VaeConfig) -> dict:
 def build_vae(tensors: Mapping[str, Tensor], encoder: VaeConfig, decoder: VaeConfig):
     """VAE: the host's object around a `SplitAutoencoder`; `tensors` hold `encoder.*`, `quant_conv.*`, `decoder.*`."""
     # The host's constructor makes only full-size networks, so it gets a small stand-in, and then the real one.
-    params = {**_autoencoder_params(encoder), "ch": 32, "ch_mult": [1] * len(encoder.channel_multipliers)}
+    params = {**autoencoder_params(encoder), "ch": 32, "ch_mult": [1] * len(encoder.channel_multipliers)}
     params = {"ddconfig": {**params, "num_res_blocks": 1}, "embed_dim": encoder.latent_channels}
     vae = comfy.sd.VAE(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
     network = SplitAutoencoder(encoder, decoder).eval()

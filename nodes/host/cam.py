@@ -27,9 +27,10 @@ KEY = "streamingt2v_cam"
 
 @dataclass(frozen=True)
 class StreamingCam:
-    """A STREAMING_CAM: the CAM network under the host's patcher."""
+    """A STREAMING_CAM: the CAM network under the host's patcher, and which file it came from."""
 
     patcher: object
+    source: str = ""
 
     @property
     def network(self) -> CamNetwork:
@@ -114,7 +115,7 @@ class CamGuide:
         if self.control_embedding.shape[-2:] != x.shape[-2:]:
             have, want = ((8 * t.shape[-1], 8 * t.shape[-2]) for t in (self.control_embedding, x))
             raise FrameMismatchError(
-                f"control frames are {have[0]}x{have[1]} but the latent is for {want[0]}x{want[1]}; resize them to match"
+                f"control frames are {have[0]}x{have[1]} but the latent is for {want[0]}x{want[1]}; resize them to fit"
             )
 
     def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
@@ -153,7 +154,7 @@ def with_cam(model, cam: StreamingCam, control_frames: Tensor):
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, guide.around_unet)
     patches = clone.model_options["transformer_options"].get("patches", {})
     if any(isinstance(getattr(patch, "__self__", None), CamGuide) for patch in patches.get("output_block_patch", [])):
-        raise SettingsError("this model already continues control frames; connect the model from before CAM Conditioning")
+        raise SettingsError("this model continues control frames already; connect the one from before CAM Conditioning")
     clone.set_model_output_block_patch(guide.merge)
     clone.set_additional_models(KEY, [cam.patcher])
     return clone

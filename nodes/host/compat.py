@@ -9,8 +9,9 @@ import dataclasses
 import inspect
 
 from comfy_api.latest import ComfyExtension, InputImpl, io, ui
+from comfy_execution.graph_utils import ExecutionBlocker
 
-__all__ = ["ComfyExtension", "InputImpl", "io", "schema", "supported", "ui"]
+__all__ = ["ComfyExtension", "InputImpl", "blocked", "io", "schema", "supported", "ui"]
 
 _SCHEMA_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
 
@@ -23,3 +24,8 @@ def schema(**fields) -> io.Schema:
 def supported(function, **options) -> dict:
     """Those of `options` that `function` (or a class's constructor) takes on this host."""
     return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}
+
+
+def blocked(message: str) -> ExecutionBlocker:
+    """A value for an output that is not made: nodes behind it do not run and show `message`."""
+    return ExecutionBlocker(message)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
+from streaming_core.chunks import ChunkPlan
 from streaming_core.conditioning import clip_pixels, guide, linear_guidance
+from streaming_core.loop import continue_film, pick_anchor, start_film
 from streaming_core.models.registry import load_strict, shapes_of, take
 from streaming_core.models.streamingsvd.blocks import Compute
 from streaming_core.models.streamingsvd.config import CamConfig
 from streaming_core.models.streamingsvd.detect import (
     CAM_PREFIX,
-    MERGER_PREFIX,
+    FIRST_STAGE_PREFIX,
+    IMAGE_ENCODER_PREFIX,
     UNET_PREFIX,
     detect_cam,
     detect_pixel_channels,
+    detect_vae,
     detect_video_unet,
 )
+from streaming_core.models.streamingsvd.file import cam_weights, split_vae_weights, unet_weights
 from streaming_core.models.streamingsvd.network import CamEncoder, CamFeatures, CamMerger, CamNetwork, PixelEncoder
 from streaming_core.schedules import (
     align_your_steps_sigmas,
@@ -142,9 +148,7 @@ def host_model(weights, head_width):
     """The host's MODEL from weights with official prefixes, and its configuration."""
     build, _ = host_rooms()
     config = detect_video_unet(shapes_of(weights), UNET_PREFIX, head_width)
-    merger = MERGER_PREFIX.removeprefix(UNET_PREFIX)
-    own = {key: tensor for key, tensor in take(weights, UNET_PREFIX).items() if not key.startswith(merger)}
-    return build.build_video_unet(own, config), config
+    return build.build_video_unet(unet_weights(weights), config), config
 
 
 def host_cam(weights, case: Case):
@@ -152,10 +156,7 @@ def host_cam(weights, case: Case):
     build, cam = host_rooms()
     head_width, merger_head_width = case.config["unet"]["num_head_channels"], case.config["cam_head_dim"]
     config = detect_cam(shapes_of(weights), CAM_PREFIX, head_width, merger_head_width)
-    merger = MERGER_PREFIX.removeprefix(UNET_PREFIX)
-    own = {key: tensor for key, tensor in weights.items() if key.startswith(CAM_PREFIX)}
-    own.update({k: tensor for k, tensor in take(weights, UNET_PREFIX).items() if k.startswith(merger)})
-    return cam.StreamingCam(build.build_cam(own, config))
+    return cam.StreamingCam(build.build_cam(cam_weights(weights), config))
 
 
 @replay(FAMILY, "video_unet", atol=5e-5)
@@ -207,11 +208,97 @@ def streaming_wrapper(case: Case) -> Iterator[Comparison]:
     orders.update({f"half {half} alone": [half] for half in range(clips)})
     for name, order in orders.items():
         rows = torch.cat([torch.arange(half * frames, (half + 1) * frames) for half in order])
-        x, t, concat, crossattn, vector = (
-            case.input(key)[rows] for key in ("x", "t", "concat", "crossattn", "vector")
-        )
+        x, t, concat, crossattn, vector = (case.input(key)[rows] for key in ("x", "t", "concat", "crossattn", "vector"))
         options = {**model.model_options["transformer_options"], "wrappers": model.wrappers}
         sample = model.model.diffusion_model(
             torch.cat([x, concat], dim=1), t, crossattn, vector, transformer_options=options, num_video_frames=frames
         )
         yield Comparison(f"sample, {name}", sample, case.output("sample")[rows])
+
+
+def tiny_embedder(weights):
+    """The recorder's stand-in for CLIP: average pool to 4x4, flatten, one linear layer; frames in [0, 1]."""
+
+    def embed(frame):
+        pooled = torch.nn.functional.adaptive_avg_pool2d(frame * 2 - 1, 4).flatten(1)
+        return torch.nn.functional.linear(pooled, weights["weight"], weights["bias"])[:, None]
+
+    return embed
+
+
+@replay(FAMILY, "autoregressive", atol=2e-3)
+def autoregressive(case: Case) -> Iterator[Comparison]:
+    """Every round through the loop's own step, with recorded noise, from the recorded control frames.
+
+    Each round's tail is compared with the recorded control frames and then replaced by them: these random networks
+    answer a change of 1e-5 in the control frames with 1e-2 in the latents, so rounding of one round would drown the
+    next.
+    """
+    build, cam = host_rooms()
+    import comfy.samplers
+    from comfyui_streamingt2v.nodes.host import svd
+
+    config, weights = case.config, case.weights()
+    others = case.companion("autoregressive_vae").weights()
+    shapes = shapes_of(others)
+    encoder, first_stage = (detect_vae(shapes, prefix) for prefix in (IMAGE_ENCODER_PREFIX, FIRST_STAGE_PREFIX))
+    vae = build.build_vae(split_vae_weights(others), encoder, first_stage)
+    model, _ = host_model(weights, config["unet"]["num_head_channels"])
+
+    rounds, given, latents = config["n_autoregressive"], [], []
+
+    def recorded_noise(chunk, image_shape, latent_shape, kind):
+        noise = [case.input(f"{name}.{chunk.index - 1}") for name in ("cond_aug_noise", "latent_noise")]
+        if tuple(noise[0].shape) != image_shape or tuple(noise[1].shape) != latent_shape:
+            raise ValueError(f"the loop asked for noise {image_shape}, {latent_shape}")
+        return svd.ChunkNoise(*noise, sampler_seed=0)
+
+    class Recorded(svd.SvdChunkSampler):
+        """Notes what passes between the loop and the sampler."""
+
+        def sample_chunk(self, chunk, control_frames, anchor):
+            given.append(self._condition(chunk, anchor)[0])
+            latents.append(super().sample_chunk(chunk, control_frames, anchor))
+            return latents[-1]
+
+    sampler = Recorded(
+        model=model,
+        cam=host_cam(weights, case),
+        vae=vae,
+        embed=tiny_embedder(take(others, "conditioner.embedders.0.open_clip.lin.")),
+        first_model=model,
+        motion=svd.MotionSettings(config["fps_id"] + 1, config["motion_bucket_id"], config["cond_aug"], "uniform"),
+        sampling=svd.SamplingSettings(
+            comfy.samplers.sampler_object("euler"),
+            align_your_steps_sigmas(config["steps"]).float(),
+            config["max_scale"],
+            config["min_scale"],
+        ),
+        grouping="official",
+        noise=recorded_noise,
+    )
+    first_clip = case.input("initial_chunk") / 2 + 0.5
+    frames, overlap = config["num_frames"], config["num_conditional_frames"]
+    total = first_clip.shape[0] + rounds * (frames - overlap)
+    plan = ChunkPlan(total, frames, overlap, first_clip.shape[0])
+    state = start_film(plan, first_clip, pick_anchor(first_clip, config["anchor_index"]), sampler)
+    film = [first_clip]
+    for index in range(rounds):
+        recorded = case.output(f"ctrl_frames.{index}")[0]
+        yield Comparison(f"ctrl_frames.{index}", state.tail * 2 - 1, recorded)
+        state, new = continue_film(replace(state, tail=recorded / 2 + 0.5), sampler)
+        film.append(new)
+    yield Comparison("film is complete", state.is_complete, True)
+
+    for index, (positive, _) in enumerate(given):
+        context, extra = positive[0]
+        vector = model.model.encode_adm(
+            **{key: extra[key] for key in ("fps", "motion_bucket_id", "augmentation_level")}
+        )
+        recorded = case.group("out.cond.")
+        yield Comparison(f"crossattn.{index}", context, recorded[f"crossattn.{index}"], atol=1e-4)
+        concat = extra["concat_latent_image"]
+        yield Comparison(f"concat.{index}", concat, recorded[f"concat.{index}"], atol=1e-4)
+        yield Comparison(f"vector.{index}", vector, recorded[f"vector.{index}"], atol=1e-5)
+        yield Comparison(f"latent.{index}", latents[index] * config["latent_scale"], case.output(f"latent.{index}"))
+    yield Comparison("video_0_255", torch.cat(film) * 255, case.output("video_0_255"), atol=0.05)

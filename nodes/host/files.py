@@ -1,0 +1,43 @@
+"""Weight files in the host's model folders."""
+
+from __future__ import annotations
+
+import os
+
+import comfy.utils
+import folder_paths
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ...streaming_core.errors import CheckpointError
+
+
+def model_file(folder: str, name: str) -> str:
+    """Path of `name` in a model folder of the host; raises when it is not there or leads outside."""
+    return folder_paths.get_full_path_or_raise(folder, name)
+
+
+def file_stamp(path: str) -> str:
+    """Text that changes when the file does: name, size and time of its last change."""
+    status = os.stat(path)
+    return f"{os.path.basename(path)}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """Tensors of a weights file, memory-mapped where the format allows; pickles load weights only.
+
+    Raises `CheckpointError` in one sentence when the file is damaged.
+    """
+    name = os.path.basename(path)
+    try:
+        tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{name} is damaged or cut off ({reason}); download it again") from error
+    nested = tensors.get("state_dict", tensors)
+    return {key: tensor for key, tensor in nested.items() if isinstance(tensor, Tensor)}
+
+
+def checkpoint_names() -> list[str]:
+    """Files in the host's checkpoints folder."""
+    return folder_paths.get_filename_list("checkpoints")

@@ -1,0 +1,40 @@
+"""From a StreamingSVD file to the host's objects."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ...streaming_core.models.registry import shapes_of
+from ...streaming_core.models.streamingsvd.detect import detect_streamingsvd
+from ...streaming_core.models.streamingsvd.file import split_file
+from .build import build_cam, build_clip_vision, build_vae, build_video_unet
+from .cam import StreamingCam
+from .files import file_stamp, model_file, read_weights
+
+
+class StreamingSVD(NamedTuple):
+    """MODEL, CLIP_VISION, VAE and STREAMING_CAM of one file."""
+
+    model: object
+    clip_vision: object
+    vae: object
+    cam: StreamingCam
+
+
+def load_streamingsvd(name: str) -> StreamingSVD:
+    """Load `name` from the host's checkpoints folder, strictly.
+
+    Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
+    """
+    path = model_file("checkpoints", name)
+    tensors = read_weights(path)
+    source = os.path.basename(path)
+    config = detect_streamingsvd(shapes_of(tensors), source)
+    weights = split_file(tensors, source)
+    return StreamingSVD(
+        model=build_video_unet(weights.unet, config.cam.unet),
+        clip_vision=build_clip_vision(weights.clip_vision, config.clip_vision),
+        vae=build_vae(weights.vae, config.image_encoder, config.first_stage),
+        cam=StreamingCam(build_cam(weights.cam, config.cam), file_stamp(path)),
+    )

@@ -1,0 +1,37 @@
+"""Progress, latent previews and Cancel, as one bar over everything a node does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import comfy.model_management as mm
+import comfy.utils
+import latent_preview
+
+check_cancel = mm.throw_exception_if_processing_interrupted
+"""Raises the host's own exception when the user pressed Cancel."""
+
+
+class StepProgress:
+    """One bar of `total` steps for a node that samples several times."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self.done = 0
+        self._bar = comfy.utils.ProgressBar(total)
+
+    def advance(self, steps: int = 1, preview=None) -> None:
+        """Move the bar by `steps`; raises when the user pressed Cancel."""
+        check_cancel()
+        self.done += steps
+        self._bar.update_absolute(self.done, self.total, preview)
+
+    def sampler_callback(self, model) -> Callable:
+        """A callback for the host's samplers that moves the bar by one per step, with a preview of the latent."""
+        previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+
+        def callback(step, denoised, x, total_steps):
+            preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
+            self.advance(1, preview)
+
+        return callback

@@ -1,0 +1,177 @@
+"""Nodes of the chunk loop, for every model family."""
+
+from __future__ import annotations
+
+from ..streaming_core.fitting import FITS
+from ..streaming_core.loop import continue_film
+from .host.compat import InputImpl, blocked, io, schema
+from .host.films import FilmRequest, begin_film, film_images, film_video, make_film
+from .host.progress import StepProgress
+from .host.svd import core_to_images
+from .types import CATEGORY, ChunkSampler, FilmState, FrameStream
+
+
+def film_inputs() -> list:
+    """What a film shall be; the same widgets, defaults and words wherever they appear."""
+    return [
+        io.Int.Input(
+            "num_frames", default=100, min=1, max=1_000_000, tooltip="Length of the film in frames; met exactly."
+        ),
+        io.Int.Input(
+            "chunk_frames",
+            default=25,
+            min=2,
+            max=4096,
+            tooltip="Frames per model call, overlap included; 25 is what StreamingSVD was trained for. More needs more "
+            "memory.",
+        ),
+        io.Int.Input(
+            "overlap_frames",
+            default=7,
+            min=1,
+            max=4095,
+            tooltip="Frames of the film that each chunk re-creates and continues, below chunk_frames; 7 is official.",
+        ),
+        io.Int.Input(
+            "width", default=1024, min=16, max=8192, step=8, tooltip="Pixels, multiple of 64; 1024 is official."
+        ),
+        io.Int.Input(
+            "height", default=576, min=16, max=8192, step=8, tooltip="Pixels, multiple of 64; 576 is official."
+        ),
+        io.Combo.Input(
+            "fit",
+            options=list(FITS),
+            default="crop",
+            tooltip="How pictures of another shape are brought to that size: crop fills it and cuts the rest, pad "
+            "repeats the border, stretch ignores the shape.",
+        ),
+        io.Int.Input(
+            "anchor_frame",
+            default=6,
+            min=0,
+            max=4095,
+            tooltip="Frame of the first clip, from 0, that the whole film keeps looking like; 6 is official.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=33,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="Seed of all noise, 0 to 2^64 - 1. Chunk k depends on the seed and k only, so a longer film begins "
+            "like a shorter one.",
+        ),
+        io.Image.Input(
+            "start_image", optional=True, tooltip="Picture the first clip is made from; of a batch the first."
+        ),
+        io.Image.Input(
+            "first_clip",
+            optional=True,
+            tooltip="Frames to continue instead, at least overlap_frames of them: from any workflow or your own video.",
+        ),
+        io.Image.Input(
+            "anchor", optional=True, tooltip="Picture the film keeps looking like, instead of anchor_frame."
+        ),
+    ]
+
+
+class StartFilm(io.ComfyNode):
+    """The first clip and the state that Stream Chunk continues."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VStartFilm",
+            display_name="Start Film",
+            category=CATEGORY,
+            description="Makes or takes the first clip of a film that Stream Chunk continues step by step.",
+            inputs=[ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."), *film_inputs()],
+            outputs=[
+                FilmState.Output(display_name="state", tooltip="For Stream Chunk."),
+                io.Image.Output(display_name="frames", tooltip="The first clip."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, chunk_sampler, **request):
+        request = FilmRequest(**request)
+        steps = chunk_sampler.steps(request.plan().chunk(0)) if request.first_clip is None else 1
+        state, first = begin_film(chunk_sampler.with_progress(StepProgress(steps)), request)
+        return io.NodeOutput(state, core_to_images(first)[: request.num_frames])
+
+
+class StreamChunk(io.ComfyNode):
+    """One step of the loop: a pure function of the state."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VStreamChunk",
+            display_name="Stream Chunk",
+            category=CATEGORY,
+            description="Makes the next chunk of a film. Put it into a loop, or chain several.",
+            inputs=[
+                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made; may differ from chunk to chunk."),
+                FilmState.Input("state", tooltip="Of Start Film or the Stream Chunk before."),
+            ],
+            outputs=[
+                FilmState.Output(display_name="state", tooltip="For the next Stream Chunk."),
+                io.Image.Output(display_name="frames", tooltip="The new frames only."),
+                io.Boolean.Output(display_name="is_complete", tooltip="True when the film has all its frames."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, chunk_sampler, state):
+        chunk = state.next_chunk
+        sampler = chunk_sampler.with_progress(StepProgress(chunk_sampler.steps(chunk)))
+        state, frames = continue_film(state, sampler)
+        return io.NodeOutput(state, core_to_images(frames[: chunk.new_frames]), state.is_complete)
+
+
+class StreamSampler(io.ComfyNode):
+    """The whole loop, kept on disk chunk by chunk."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VStreamSampler",
+            display_name="Stream Sampler",
+            category=CATEGORY,
+            description="Makes a film of any length chunk by chunk, in constant memory. Chunks are kept on disk: "
+            "after Cancel or a crash the same settings go on where they stopped.",
+            search_aliases=["streamingt2v", "long video", "extend video", "video loop"],
+            inputs=[
+                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."),
+                *film_inputs(),
+                io.String.Input(
+                    "run_name",
+                    default="",
+                    tooltip="Folder below output/streaming_runs that keeps the chunks. Empty: a name made from the "
+                    "settings, so the same film is found again.",
+                ),
+                io.Float.Input(
+                    "fps", default=12.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the video output."
+                ),
+                io.Boolean.Input(
+                    "collect_images",
+                    default=False,
+                    tooltip="Also put all frames into memory for the images output: 12 bytes per pixel and frame, "
+                    "7 MB per frame at 1024x576. Leave off for long films.",
+                ),
+            ],
+            outputs=[
+                FrameStream.Output(display_name="frames", tooltip="Handle to the frames on disk, in constant memory."),
+                io.Video.Output(display_name="video", tooltip="The film as a file, for Save Video."),
+                io.Image.Output(display_name="images", tooltip="All frames; needs collect_images."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, chunk_sampler, run_name, fps, collect_images, **request):
+        stream = make_film(chunk_sampler, FilmRequest(**request), run_name, fps)
+        images = film_images(stream) if collect_images else blocked("turn on collect_images in Stream Sampler")
+        return io.NodeOutput(stream, InputImpl.VideoFromFile(film_video(stream)), images)
+
+
+NODES = (StreamSampler, StartFilm, StreamChunk)

@@ -1,0 +1,11 @@
+"""Link types of the pack (docs/design.md, section 3)."""
+
+from __future__ import annotations
+
+from .host.compat import io
+
+StreamingCam = io.Custom("STREAMING_CAM")
+ChunkSampler = io.Custom("CHUNK_SAMPLER")
+FilmState = io.Custom("FILM_STATE")
+FrameStream = io.Custom("FRAME_STREAM")
+CATEGORY = "video/StreamingT2V"
