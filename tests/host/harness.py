@@ -136,7 +136,7 @@ class HostServer:
         base: Path | None = None,
         env: Mapping[str, str] | None = None,
         host: Path | None = None,
-        start_timeout: float = 180.0,
+        start_timeout: float = 300.0,
     ):
         self.host = Path(host) if host else dev.host_path()
         self.pack, self.extra, self.start_timeout = pack, tuple(extra), start_timeout
@@ -188,12 +188,12 @@ class HostServer:
         return self
 
     def stop(self) -> None:
-        """Ends the process (asked first, killed after 8 s) and removes the temporary folder; safe to call twice."""
+        """Ends the process (asked first, killed after 3 s) and removes the temporary folder; safe to call twice."""
         atexit.unregister(self.stop)
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM if sys.platform == "win32" else signal.SIGINT)
             try:
-                self.process.wait(8)
+                self.process.wait(3)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
