@@ -46,6 +46,11 @@ class UNet3DConfig:
         return 2 ** (len(self.channels) - 1)
 
     @property
+    def multiple_px(self) -> int:
+        """Pixel heights and widths are multiples of this (256 fits; the VAE halves three times more)."""
+        return 8 * self.factor
+
+    @property
     def skip_channels(self) -> tuple[int, ...]:
         """Channels of the skips, in the order in which the down path makes them."""
         skips = [self.channels[0]]
@@ -80,6 +85,7 @@ class TextEncoderConfig:
     vocabulary: int
     width: int
     layers: int
+    heads: int
     mlp_width: int
     max_tokens: int
 

@@ -148,12 +148,14 @@ def detect_image_projector(shapes: Shapes, prefix: str = APM_PREFIX) -> ImagePro
 
 
 def detect_text_encoder(shapes: Shapes, prefix: str = TEXT_PREFIX) -> TextEncoderConfig:
-    """Configuration of a CLIP text tower in the transformers layout."""
+    """Configuration of a CLIP text tower in the transformers layout; heads are 64 wide, as in every CLIP tower."""
     stem = prefix + "text_model."
+    width = _dimension(shapes, stem + "embeddings.token_embedding.weight", 1)
     return TextEncoderConfig(
         vocabulary=_dimension(shapes, stem + "embeddings.token_embedding.weight", 0),
-        width=_dimension(shapes, stem + "embeddings.token_embedding.weight", 1),
+        width=width,
         layers=_count(shapes, stem + "encoder.layers.{}."),
+        heads=max(1, width // 64),
         mlp_width=_dimension(shapes, stem + "encoder.layers.0.mlp.fc1.weight", 0),
         max_tokens=_dimension(shapes, stem + "embeddings.position_embedding.weight", 0),
     )

@@ -128,6 +128,12 @@ def _public_unet(config: UNet3DConfig) -> nn.Module:
     return unet
 
 
+def materialised(module: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None) -> nn.Module:
+    """`module` in `dtype` with uninitialised weights on `device` (the CPU by default; "meta" allocates nothing)."""
+    # The plain module's `to`: the library's own warns about casting.
+    return nn.Module.to(module, dtype).to_empty(device=device or "cpu")
+
+
 def context_attentions(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """`(name, layer)` of every spatial cross-attention, in the order of the down path, the middle and the up path."""
     blocks = [(f"down_blocks.{i}", block) for i, block in enumerate(network.down_blocks)]
@@ -152,7 +158,7 @@ class DownPath(nn.Module):
         adopt(unet, operations)
         for name in ("conv_in", "time_proj", "time_embedding", "transformer_in", "down_blocks", "mid_block", *parts):
             # eval: the layers carry dropout, and nothing else would switch it off.
-            self.add_module(name, getattr(unet, name).to(dtype).to_empty(device=device or "cpu").eval())
+            self.add_module(name, materialised(getattr(unet, name), dtype, device).eval())
         self._memory_widths = [2 * attn.to_k.out_features for _, attn in context_attentions(self)]
 
     def project_context(self, context: Tensor, anchor_weight: float = 1.0) -> Tensor:

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from streaming_core.chunks import Chunk, ChunkPlan
 from streaming_core.conditioning import clip_pixels
+from streaming_core.loop import film_chunks, pick_anchor, start_film
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
 from streaming_core.models.modelscope.cam import CamEncoder, ModelscopeCam
 from streaming_core.models.modelscope.config import MixerConfig, ModelscopeCamConfig
 from streaming_core.models.modelscope.detect import (
     APM_PREFIX,
     CAM_PREFIX,
+    CLIP_VISION_PREFIX,
+    TEXT_PREFIX,
+    VAE_PREFIX,
     detect_cam,
+    detect_clip_vision,
     detect_image_projector,
     detect_streamingmodelscope,
+    detect_text_encoder,
     detect_unet,
 )
 from streaming_core.models.modelscope.unet import ContextAttention, VideoUNet, add_mixer, mix_context
@@ -25,7 +35,9 @@ from streaming_core.models.modelscope.weights import cam_part, unet_part
 from streaming_core.models.registry import load_strict, shapes_of, take
 from streaming_core.models.streamingsvd.blocks import Compute, MultiHeadAttention
 from streaming_core.models.streamingsvd.network import CamFeatures, CamMerger
+from streaming_core.schedules_modelscope import modelscope_sigmas
 
+from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, replay
@@ -131,6 +143,172 @@ def unet_forward(case: Case) -> Iterator[Comparison]:
     yield Comparison("noise_with_cam", with_cam, case.output("noise_with_cam"))
     yield Comparison("features left behind", sum(feature is not None for feature in features.skips), 0)
     yield Comparison("noise_without_cam", predict(), case.output("noise_without_cam"))
+    yield from unet_through_host(case, cam)
+
+
+def unet_through_host(case: Case, cam: ModelscopeCam) -> Iterator[Comparison]:
+    """The same call through the host's MODEL: its conditions, its noise scaling, its epsilon prediction."""
+    import_host()
+    import_pack()
+    import comfy.model_management as mm
+    from comfyui_streamingt2v.nodes.host import modelscope_model as host
+
+    weights, tokens = case.weights(), case.config["apm_text_tokens"]
+    patcher = host.build_modelscope(
+        unet_part(weights),
+        detect_unet(shapes_of(weights), "base_model.", case.config["attention_head_dim"]),
+        "the UNet",
+    )
+    mm.load_models_gpu([patcher])
+    patcher.pre_run()
+    context, latents = case.input("context_93"), case.input("latents")
+    batch, _, frames = latents.shape[:3]
+    rows = [
+        patcher.model.extra_conds(
+            cross_attn=row[:, :tokens], device=mm.get_torch_device(), **{host.APM_TOKENS: row[:, tokens:]}
+        )
+        for row in context.split(1)
+    ]
+    memory = rows[0]["memory"].concat([row["memory"] for row in rows[1:]])
+    sigma = patcher.model.model_sampling.sigmas[case.input("timestep")]
+    x = latents.transpose(1, 2).flatten(0, 1) * (1 + sigma**2).sqrt()
+
+    def predict(options):
+        sigmas = sigma.expand(batch * frames)
+        denoised = patcher.model.apply_model(x, sigmas, memory=memory, transformer_options=options)
+        return ((x - denoised) / sigma).unflatten(0, (batch, frames)).transpose(1, 2)
+
+    skips = case.group("in.down.")
+    features = CamFeatures([skips[str(index)] for index in range(len(skips))], case.input("mid"))
+    # Getting epsilon back out of the denoised latent costs some digits where sigma is small.
+    allowed = max(1e-5, 2e-6 / float(sigma))
+    with_cam = predict({host.MERGE_KEY: cam.merging(features, frames)})
+    yield Comparison("noise_with_cam through the host", with_cam, case.output("noise_with_cam"), atol=allowed)
+    yield Comparison("noise_without_cam through the host", predict({}), case.output("noise_without_cam"), atol=allowed)
+
+
+def recorded_text(case: Case, host_file: Any) -> list[Tensor]:
+    """Prompt and negative prompt encoded by the host's text tower, `[1, tokens, width]` each."""
+    weights = take(case.weights(), TEXT_PREFIX)
+    table = weights["text_model.embeddings.token_embedding.weight"]
+    # The host's tower always has CLIP's whole vocabulary; the recorded one is cut to what the prompts use.
+    weights["text_model.embeddings.token_embedding.weight"] = nn.functional.pad(table, (0, 0, 0, 49408 - len(table)))
+    config = replace(
+        detect_text_encoder(shapes_of(weights), ""), heads=case.config["text_encoder"]["num_attention_heads"]
+    )
+    clip = host_file.build_text_encoder(weights, config)
+    ids = [case.input(name)[0].tolist() for name in ("prompt_ids", "negative_ids")]
+    return [clip.encode_from_tokens({"h": [[(token, 1.0) for token in row]]}).float() for row in ids]
+
+
+def recorded_decoder(case: Case) -> Any:
+    """The recorded VAE, whose norms of four groups only diffusers' public class can have."""
+    from diffusers import AutoencoderKL
+
+    config = case.config["vae"]
+    levels = len(config["block_out_channels"])
+    vae = AutoencoderKL(
+        **{key: value for key, value in config.items() if key != "scaling_factor"},
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    ).eval()
+    load_strict(vae, take(case.weights(), VAE_PREFIX), "the recorded VAE")
+    vae.latent_channels, vae.downscale_ratio = config["latent_channels"], 2 ** (levels - 1)
+    return vae
+
+
+def decode_recorded(vae: Any, latents: Tensor) -> Tensor:
+    """Latents as the host's sampler returns them, already divided by the scaling factor, to frames in [0, 1]."""
+    frames = torch.cat([vae.decode(latent).sample for latent in latents.split(1)])
+    return (frames * 0.5 + 0.5).clamp(0, 1)
+
+
+@replay(FAMILY, "streaming_loop", atol=1e-4)
+def streaming_loop(case: Case) -> Iterator[Comparison]:
+    """The film through the chunk loop and the host's MODEL, CLIP, CLIP_VISION and sampler; only the VAE is not its."""
+    import_host()
+    import_pack()
+    from comfyui_streamingt2v.nodes.host import (
+        build,
+        ddim,
+        modelscope,
+        modelscope_cam,
+        modelscope_file,
+        modelscope_model,
+    )
+    from comfyui_streamingt2v.nodes.host import modelscope_apm as apm
+
+    config, weights = case.config, case.weights()
+    shapes, widths = shapes_of(weights), heads(config["unet"])
+    unet_config = detect_unet(shapes, "base_model.", widths["head_width"])
+    model = modelscope_model.build_modelscope(unet_part(weights), unet_config, "the UNet")
+    cam = modelscope_cam.build_modelscope_cam(cam_part(weights), detect_cam(shapes, CAM_PREFIX, **widths))
+    projector = apm.build_apm(take(weights, APM_PREFIX), detect_image_projector(shapes))
+    vision_config = detect_clip_vision(shapes, CLIP_VISION_PREFIX)
+    vision_config = replace(vision_config, heads=config["image_encoder"]["heads"])
+    vision = build.build_clip_vision(take(weights, CLIP_VISION_PREFIX), vision_config)
+    positive, negative = recorded_text(case, modelscope_file)
+    vae = recorded_decoder(case)
+
+    first = case.input("first_chunk")
+    control_frames = first.shape[0] // 2
+    plan = ChunkPlan(
+        num_frames=first.shape[0] + (config["n_chunks_total_including_first"] - 1) * (first.shape[0] - control_frames),
+        chunk_frames=first.shape[0],
+        overlap_frames=control_frames,
+        first_frames=first.shape[0],
+    )
+    anchor = pick_anchor(first, 0)
+    tokens = apm.anchor_tokens(vision, projector, anchor)
+    text = [torch.cat(pair, dim=1) for pair in ((negative, tokens.negative), (positive, tokens.positive))]
+    yield Comparison("context", torch.cat(text), case.output("context"))
+
+    steps = config["num_inference_steps"]
+    sigmas = modelscope_sigmas(steps)
+    timesteps = [model.model.model_sampling.timestep(sigma) for sigma in sigmas[:-1]]
+    yield Comparison("timesteps", torch.stack(timesteps), case.input("timesteps"), atol=0)
+
+    def noise(chunk: Chunk, shape: tuple[int, ...]) -> Any:
+        latent = case.input(f"noise.chunk{chunk.index}.init")[0].transpose(0, 1)
+        assert latent.shape == shape, f"recorded noise {list(latent.shape)}, the sampler wants {shape}"
+        return modelscope.ClipNoise(latent.contiguous(), 0)
+
+    scale = config["vae"]["scaling_factor"]
+    made: dict[int, Tensor] = {}
+    sampler = modelscope.ModelscopeChunkSampler(
+        model=model,
+        cam=cam,
+        vae=vae,
+        prompts=([[positive, {}]],),
+        negative=[[negative, {}]],
+        tokens=partial(apm.anchor_tokens, vision, projector),
+        first_model=None,
+        noise=noise,
+        decode_clip=decode_recorded,
+    )
+
+    class Recorded:
+        """The sampler with each chunk's recorded step noise; keeps all that it made."""
+
+        embed_anchor = staticmethod(sampler.embed_anchor)
+        decode = staticmethod(sampler.decode)
+
+        @staticmethod
+        def sample_chunk(chunk: Chunk, control: Tensor, anchor: Any) -> Tensor:
+            steps_noise = [case.input(f"noise.chunk{chunk.index}.step{step}") for step in range(steps)]
+            settings = modelscope.ModelscopeSampling(
+                ddim.Ddim(config["eta"], steps_noise), sigmas, config["guidance_scale"]
+            )
+            made[chunk.index] = replace(sampler, sampling=settings).sample_chunk(chunk, control, anchor)
+            return made[chunk.index]
+
+    state = start_film(plan, first, anchor, Recorded())
+    film = [first, *(new for _, new in film_chunks(state, Recorded()))]
+    for index, latents in made.items():
+        recorded = case.output(f"chunk{index}.latents")
+        yield Comparison(f"chunk{index}.latents", latents.transpose(0, 1)[None] * scale, recorded, atol=1e-3)
+        yield Comparison(f"chunk{index}.frames", sampler.decode(latents, 0), case.output(f"chunk{index}.frames"))
+    yield Comparison("video", torch.cat(film), case.output("video"))
 
 
 @replay(FAMILY, "v2v_unet", atol=1e-5)

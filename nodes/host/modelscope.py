@@ -1,0 +1,163 @@
+"""StreamingModelscope on the host: sampling, decoding, and its chunk sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import comfy.sample
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ...streaming_core.chunks import Chunk
+from ...streaming_core.errors import SettingsError
+from ...streaming_core.loop import Anchor
+from ...streaming_core.schedules_modelscope import modelscope_sigmas
+from .cam import StreamingCam
+from .ddim import Ddim
+from .modelscope_apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
+from .modelscope_cam import with_modelscope_cam
+from .progress import StepProgress, check_cancel
+from .svd import core_to_images
+
+Conditioning = list
+
+
+@dataclass(frozen=True)
+class ModelscopeSampling:
+    """How one clip is sampled: SAMPLER, SIGMAS and guidance."""
+
+    sampler: object
+    sigmas: Tensor
+    cfg: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+
+def official_sampling(steps: int = 50, cfg: float = 7.5, eta: float = 1.0) -> ModelscopeSampling:
+    """The official continuation: 50 DDIM steps with eta 1, guidance 7.5 (reference: streamingmodelscope, section 5)."""
+    return ModelscopeSampling(Ddim(eta), modelscope_sigmas(steps), cfg)
+
+
+def first_clip_sampling(steps: int = 50, cfg: float = 9.0) -> ModelscopeSampling:
+    """The official first clip: 50 DPM-Solver++(2M) steps, guidance 9."""
+    sigmas = torch.cat([modelscope_sigmas(steps)[:-1], torch.zeros(1)])
+    return ModelscopeSampling(comfy.samplers.sampler_object("dpmpp_2m"), sigmas, cfg)
+
+
+@dataclass(frozen=True)
+class ClipNoise:
+    """All random numbers of one clip: unit noise `[F, 4, h, w]`, and a seed for the sampler's own noise."""
+
+    latent: Tensor
+    sampler_seed: int
+
+
+def draw_noise(chunk: Chunk, latent_shape: tuple[int, ...]) -> ClipNoise:
+    """Draw a chunk's noise on the CPU."""
+    generator = chunk.generator()
+    latent = torch.randn(latent_shape, generator=generator)
+    return ClipNoise(latent, int(torch.randint(2**62, (), generator=generator)))
+
+
+def sample_clip(model, settings: ModelscopeSampling, conds, noise: ClipNoise, progress: StepProgress | None) -> Tensor:
+    """Sample one clip; latents as the host's VAE takes them."""
+    positive, negative = conds
+    return comfy.sample.sample_custom(
+        model,
+        noise.latent,
+        settings.cfg,
+        settings.sampler,
+        settings.sigmas,
+        positive,
+        negative,
+        torch.zeros_like(noise.latent),
+        callback=progress.sampler_callback(model) if progress else None,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=noise.sampler_seed,
+    )
+
+
+def decode_frames(vae, latents: Tensor) -> Tensor:
+    """Latents `[n, 4, h, w]` to frames `[n, 3, H, W]` in [0, 1]; every frame is decoded by itself."""
+    frames = []
+    for latent in latents.split(1):
+        check_cancel()
+        frames.append(vae.decode(latent)[..., :3].movedim(-1, 1))
+    return torch.cat(frames)
+
+
+@dataclass(frozen=True)
+class ModelscopeChunkSampler:
+    """StreamingModelscope as the chunk loop sees it (`streaming_core.loop.ChunkSampler`).
+
+    `model` continues with CAM and APM; `first_model` makes the first clip. `prompts` holds the positive conditioning of
+    chunk 0, 1, ...; the last one serves all further chunks. `tokens` and `noise` stand for CLIP vision and the seeded
+    generator where recorded values are replayed; `apm_weight` 0 switches the anchor off, 1 is official.
+    """
+
+    model: object
+    cam: StreamingCam
+    vae: object
+    prompts: tuple[Conditioning, ...]
+    negative: Conditioning
+    tokens: Callable[[Tensor], AnchorTokens] | None
+    first_model: object
+    apm_weight: float = 1.0
+    sampling: ModelscopeSampling = field(default_factory=official_sampling)
+    first_sampling: ModelscopeSampling = field(default_factory=first_clip_sampling)
+    noise: Callable[[Chunk, tuple[int, ...]], ClipNoise] = draw_noise
+    decode_clip: Callable[[object, Tensor], Tensor] = decode_frames
+    progress: StepProgress | None = None
+
+    @property
+    def multiple_px(self) -> int:
+        """Heights and widths must be multiples of this."""
+        return self.cam.config.unet.multiple_px
+
+    def with_progress(self, progress: StepProgress) -> ModelscopeChunkSampler:
+        return replace(self, progress=progress)
+
+    def steps(self, chunk: Chunk) -> int:
+        """Sampling steps of a chunk."""
+        return (self.sampling if chunk.index else self.first_sampling).steps
+
+    def embed_anchor(self, frame: Tensor) -> AnchorTokens | None:
+        return self.tokens(frame) if self.tokens is not None else None
+
+    def _prompt(self, chunk: Chunk) -> Conditioning:
+        if not self.prompts:
+            raise SettingsError("there is no prompt; connect at least one positive conditioning")
+        return self.prompts[min(chunk.index, len(self.prompts) - 1)]
+
+    def _noise(self, chunk: Chunk, height: int, width: int) -> ClipNoise:
+        ratio = self.vae.downscale_ratio
+        return self.noise(chunk, (chunk.num_frames, self.vae.latent_channels, height // ratio, width // ratio))
+
+    def sample_first_clip(self, chunk: Chunk, height: int, width: int) -> Tensor:
+        """The first clip from the prompt alone: `[chunk.num_frames, 3, height, width]`."""
+        noise = self._noise(chunk, height, width)
+        conds = (self._prompt(chunk), self.negative)
+        return self.decode(sample_clip(self.first_model, self.first_sampling, conds, noise, self.progress), 0)
+
+    def sample_chunk(self, chunk: Chunk, control_frames: Tensor, anchor: Anchor) -> Tensor:
+        positive, negative = self._prompt(chunk), self.negative
+        tokens: AnchorTokens | None = anchor.embedding
+        if tokens is not None:
+            positive = with_tokens(positive, tokens.positive, self.apm_weight)
+            negative = with_tokens(negative, tokens.negative, self.apm_weight)
+        model = with_modelscope_cam(self.model, self.cam, core_to_images(control_frames))
+        noise = self._noise(chunk, *control_frames.shape[-2:])
+        return sample_clip(model, self.sampling, (positive, negative), noise, self.progress)
+
+    def decode(self, latents: Tensor, first: int) -> Tensor:
+        # Frames are decoded one by one, so those before `first` need not be decoded at all.
+        return self.decode_clip(self.vae, latents[first:])
+
+
+def anchor_by(clip_vision, apm: StreamingApm) -> Callable[[Tensor], AnchorTokens]:
+    """What `ModelscopeChunkSampler.tokens` is outside of replays."""
+    return lambda frame: anchor_tokens(clip_vision, apm, frame)
