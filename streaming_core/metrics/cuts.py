@@ -6,7 +6,7 @@ often the two agree is in docs/benchmarks.md.
 
 from __future__ import annotations
 
-import importlib.util
+import functools
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
@@ -140,8 +140,15 @@ class PySceneDetectCuts:
         return Cuts(tuple(sorted(set(self._found))), self.name)
 
 
+@functools.cache
 def has_pyscenedetect() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("scenedetect", "cv2"))
+    """Whether PySceneDetect can be used; OpenCV, which it needs, is often installed without the libraries it needs."""
+    try:
+        import cv2  # noqa: F401
+        import scenedetect  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def best_detector() -> CutDetector:

@@ -1,0 +1,97 @@
+"""Scene cuts: counted once where they are, and the same as PySceneDetect's AdaptiveDetector counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming_core.metrics import cuts as cuts_module
+from streaming_core.metrics.cuts import (
+    AdaptiveCuts,
+    Cuts,
+    PySceneDetectCuts,
+    best_detector,
+    has_pyscenedetect,
+    hsv8,
+    score_size,
+)
+from tests.unit.cut_films import CutFilm, generated_films, joined, scene
+
+
+@pytest.fixture(scope="module")
+def films() -> list[CutFilm]:
+    return generated_films()
+
+
+def found(detector, frames: torch.Tensor, slice_frames: int = 7) -> Cuts:
+    for part in frames.split(slice_frames):
+        detector.add(part)
+    return detector.cuts()
+
+
+def test_a_cut_is_counted_once_where_it_is():
+    film = joined("", scene(30, 1), scene(30, 2))
+    assert found(AdaptiveCuts(), film.frames).frames == film.cuts == (30,)
+
+
+def test_slices_do_not_matter():
+    film = joined("", scene(24, 5), scene(24, 6), scene(24, 7))
+    assert {found(AdaptiveCuts(), film.frames, size).frames for size in (1, 2, 16, 100)} == {(24, 48)}
+
+
+def test_motion_fades_and_still_films_have_no_cut(films):
+    names = ("pan, no cut", "still, no cut", "fast pan", "dissolve of 24 frames", "fade to black and back")
+    calm = [film for film in films if film.name in names]
+    assert len(calm) == len(names)
+    assert [found(AdaptiveCuts(), film.frames).count for film in calm] == [0] * len(names)
+
+
+@pytest.mark.skipif(not has_pyscenedetect(), reason="PySceneDetect is not installed")
+def test_own_detector_agrees_with_pyscenedetect(films):
+    assert len(films) >= 20
+    own = {film.name: found(AdaptiveCuts(), film.frames).frames for film in films}
+    assert own == {film.name: found(PySceneDetectCuts(), film.frames).frames for film in films}
+    # The films must tell detectors apart: some have cuts that are found, some have none.
+    assert 10 <= sum(map(bool, own.values())) <= len(films) - 10
+
+
+@pytest.mark.skipif(not has_pyscenedetect(), reason="PySceneDetect is not installed")
+def test_the_detector_says_who_counted(monkeypatch):
+    assert best_detector().name.startswith("PySceneDetect ")
+    monkeypatch.setattr(cuts_module, "has_pyscenedetect", lambda: False)
+    assert best_detector().name == AdaptiveCuts.name
+
+
+@given(st.integers(0, 2**31))
+def test_hsv_is_within_its_ranges_and_exact_for_value(seed):
+    colours = torch.randint(0, 256, (1, 3, 4, 4), generator=torch.Generator().manual_seed(seed)).float()
+    hue, saturation, value = hsv8(colours).unbind(1)
+    assert torch.equal(value, colours.amax(1))
+    assert hue.min() >= 0 and hue.max() <= 180
+    assert saturation.min() >= 0 and saturation.max() <= 255
+
+
+@pytest.mark.parametrize(
+    ("colour", "want"),
+    [
+        ((255, 0, 0), (0, 255, 255)),
+        ((0, 255, 0), (60, 255, 255)),
+        ((0, 0, 255), (120, 255, 255)),
+        ((255, 0, 255), (150, 255, 255)),
+        ((128, 128, 128), (0, 0, 128)),
+        ((0, 0, 0), (0, 0, 0)),
+        ((200, 100, 100), (0, 128, 200)),
+    ],
+)
+def test_hsv_of_known_colours(colour, want):
+    assert hsv8(torch.tensor(colour).float().view(1, 3, 1, 1)).flatten().tolist() == list(want)
+
+
+@pytest.mark.parametrize(
+    ("size", "want"),
+    [((720, 1280), (144, 256)), ((1280, 720), (256, 144)), ((100, 200), (100, 200)), ((3, 2560), (1, 256))],
+)
+def test_scores_are_taken_on_frames_256_pixels_long(size, want):
+    assert score_size(*size) == want
