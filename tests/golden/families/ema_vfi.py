@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from streaming_core.frames import TensorFrames
+from streaming_core.interpolation import InterpolationModel, official_interpolation
 from streaming_core.models.ema_vfi.config import standard_config
 from streaming_core.models.ema_vfi.detect import detect, official_tensors
 from streaming_core.models.ema_vfi.interpolator import EmaVfiInterpolator, EmaVfiSettings, padding
@@ -90,6 +92,19 @@ def sizes(case: Case) -> Iterator[Comparison]:
     yield Comparison("m16_pred", plain, case.output("m16_pred"))
     half = between(net, case.input("hr0"), case.input("hr1"), [0.5], flow_scale=0.5)
     yield Comparison("hr_down_half", half, case.output("hr_down_half"))
+
+
+@replay(FAMILY, "sequence", atol=1)
+def sequence(case: Case) -> Iterator[Comparison]:
+    frames = case.tensors["in.frames"]
+    model = EmaVfiInterpolator(network(case), EmaVfiSettings(tta="fast"))
+    for length in case.meta["video_lens"]:
+        film = official_interpolation(TensorFrames(frames, 24), length, InterpolationModel(model))
+        got, want = (film.read(0, len(film)) * 255).round().to(torch.uint8), case.output(f"video_len_{length}")
+        yield Comparison(f"{length} frames", got, want)
+        # Bytes are cut off, not rounded: rounding would stay within 1, but in half of all bytes.
+        share = (got != want).float().mean() if got.shape == want.shape else 1.0
+        yield Comparison(f"{length} frames, share of other bytes", share, 0.0, atol=1e-3)
 
 
 @manifest("ema_vfi")
