@@ -174,8 +174,8 @@ def build_vae(tensors: Mapping[str, Tensor], encoder: VaeConfig, decoder: VaeCon
     return vae
 
 
-def build_clip_vision(tensors: Mapping[str, Tensor], config: ClipVisionConfig):
-    """CLIP_VISION from an OpenCLIP image tower; `tensors` are keyed without the tower's prefix."""
+def empty_clip_vision(config: ClipVisionConfig):
+    """CLIP_VISION without weights."""
     described = {
         "hidden_act": "gelu",
         "hidden_size": config.width,
@@ -194,13 +194,27 @@ def build_clip_vision(tensors: Mapping[str, Tensor], config: ClipVisionConfig):
         path = os.path.join(folder, "clip_vision_config.json")
         with open(path, "w", encoding="utf-8") as file:
             json.dump(described, file)
-        clip_vision = comfy.clip_vision.ClipVisionModel(path)
-    converted = comfy.clip_vision.convert_to_transformers({"v." + key: t for key, t in tensors.items()}, "v.")
-    converted = {key: tensor for key, tensor in converted.items() if not key.endswith("position_ids")}
-    expected = {key: s for key, s in shapes_of(clip_vision.get_sd()).items() if not key.endswith("position_ids")}
-    compare_keys(expected, shapes_of(converted), "the CLIP image tower")
+        return comfy.clip_vision.ClipVisionModel(path)
+
+
+def build_clip_vision(tensors: Mapping[str, Tensor], config: ClipVisionConfig):
+    """CLIP_VISION from an OpenCLIP image tower, loaded strictly; `tensors` are keyed without the tower's prefix."""
+    clip_vision = empty_clip_vision(config)
+    converted = convert_clip_vision(tensors)
+    compare_keys(clip_vision_shapes(clip_vision), shapes_of(converted), "the CLIP image tower")
     clip_vision.load_sd(converted)
     return clip_vision
+
+
+def clip_vision_shapes(clip_vision) -> dict[str, tuple[int, ...]]:
+    """What a CLIP_VISION expects, in the host's names; position numbers are no weights."""
+    return {key: s for key, s in shapes_of(clip_vision.get_sd()).items() if not key.endswith("position_ids")}
+
+
+def convert_clip_vision(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """An OpenCLIP image tower in the host's names."""
+    converted = comfy.clip_vision.convert_to_transformers({"v." + key: t for key, t in tensors.items()}, "v.")
+    return {key: tensor for key, tensor in converted.items() if not key.endswith("position_ids")}
 
 
 def empty_cam(config: CamConfig, weight_dtype: torch.dtype, parameters: int, device=None) -> CamNetwork:

@@ -14,16 +14,18 @@ from streaming_core.models.registry import load_strict, shapes_of, take
 from streaming_core.models.streamingsvd.blocks import Compute
 from streaming_core.models.streamingsvd.config import CamConfig
 from streaming_core.models.streamingsvd.detect import (
+    ARCHITECTURE,
     CAM_PREFIX,
     FIRST_STAGE_PREFIX,
     IMAGE_ENCODER_PREFIX,
     UNET_PREFIX,
     detect_cam,
     detect_pixel_channels,
+    detect_streamingsvd,
     detect_vae,
     detect_video_unet,
 )
-from streaming_core.models.streamingsvd.file import cam_weights, split_vae_weights, unet_weights
+from streaming_core.models.streamingsvd.file import cam_weights, split_file, split_vae_weights, unet_weights
 from streaming_core.models.streamingsvd.network import CamEncoder, CamFeatures, CamMerger, CamNetwork, PixelEncoder
 from streaming_core.schedules import (
     align_your_steps_sigmas,
@@ -34,6 +36,7 @@ from streaming_core.schedules import (
 
 from ...host.inprocess import import_host, import_pack
 from ..cases import Case
+from ..manifests import KeyList, manifest
 from ..replay import Comparison, companion, replay
 
 FAMILY = "streamingsvd"
@@ -302,3 +305,37 @@ def autoregressive(case: Case) -> Iterator[Comparison]:
         yield Comparison(f"vector.{index}", vector, recorded[f"vector.{index}"], atol=1e-5)
         yield Comparison(f"latent.{index}", latents[index] * config["latent_scale"], case.output(f"latent.{index}"))
     yield Comparison("video_0_255", torch.cat(film) * 255, case.output("video_0_255"), atol=0.05)
+
+
+@manifest(FAMILY)
+def key_list(content) -> Iterator[KeyList]:
+    """The official file against the networks its own shapes describe, built at full size without memory."""
+    build, _ = host_rooms()
+    from comfy.model_detection import detect_unet_config
+
+    official = {key: tuple(shape) for key, shape in content.items()}
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in official.items()}
+    config = detect_streamingsvd(official)
+    weights = split_file(tensors, "the official file")
+
+    unet = build.empty_video_unet(config.cam.unet, torch.float16, 1, device="meta").diffusion_model
+    yield KeyList("video UNet", shapes_of(unet.state_dict()), shapes_of(weights.unet))
+    host = {key: _plain(value) for key, value in detect_unet_config(dict(tensors), UNET_PREFIX).items()}
+    own = {key: _plain(value) for key, value in build.host_unet_config(config.cam.unet).items()}
+    yield KeyList("configuration the host detects", own, host)
+    cam = CamNetwork(config.cam, device="meta")
+    yield KeyList("CAM", shapes_of(cam.state_dict()), shapes_of(weights.cam))
+    with torch.device("meta"):
+        vae = build.SplitAutoencoder(config.image_encoder, config.first_stage)
+    yield KeyList("VAE", shapes_of(vae.state_dict()), shapes_of(weights.vae))
+    tower = build.convert_clip_vision(weights.clip_vision)
+    yield KeyList(
+        "CLIP image tower", build.clip_vision_shapes(build.empty_clip_vision(config.clip_vision)), shapes_of(tower)
+    )
+    rest = {key: shape for key, shape in official.items() if ARCHITECTURE.unused_reason(key)}
+    yield KeyList("known unused", {key: official[key] for key in weights.unused}, rest)
+
+
+def _plain(value):
+    """A configuration value as a tuple of numbers, so that it can stand where a shape does."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
