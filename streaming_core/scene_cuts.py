@@ -13,7 +13,7 @@ from torch.nn import functional
 SMALL_PX = 64
 BLOCK_PX = 8
 REACH_PX = 7
-FLAT = 0.03
+FLAT = 0.02
 FLICKER = 0.05
 BYTE_STEP = 1 / 255
 

@@ -130,7 +130,8 @@ def official(num_source: int, num_frames: int, output_fps: Rational | float) -> 
     """StreamingSVD's doubling for a requested length (reference: ema-vfi, section 7).
 
     Keeps the first `num_frames // 2 + 1` source frames, puts one between any two and shows the last twice where
-    `num_frames` is even. With fewer source frames the film is shorter than asked, as in the published pipeline.
+    `num_frames` is even. As published, this meets an odd length from half as many source frames on, an even one with
+    exactly half as many; it is two frames longer with more, and shorter with fewer.
     """
     _need_source(num_source)
     if num_frames < 1:
