@@ -42,7 +42,7 @@ class Case:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the case. Cloned: views into a memory map are unaligned, which alone moves results by 1e-4."""
+        """Every tensor, cloned: views into a memory map are unaligned, which alone moves results by 1e-4."""
         merged: dict[str, Tensor] = {}
         for path in self.files():
             merged.update(load_file(path))

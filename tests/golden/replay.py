@@ -98,7 +98,7 @@ def identify(case: Case) -> tuple[str, str] | None:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a replay came to. Errors are those of the comparison that comes closest to, or goes furthest past, failing."""
+    """What a replay came to. Errors are those of the comparison nearest to failing, or furthest past it."""
 
     label: str
     status: str
