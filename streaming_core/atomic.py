@@ -54,7 +54,7 @@ def atomic_write(path: str | os.PathLike[str], *, overwrite: bool = True) -> Ite
 
 
 def remove_parts(folder: Path) -> int:
-    """Delete what killed writers left behind in `folder`; only call it while holding that folder's lock. Returns the count."""
+    """Delete what killed writers left in `folder`, and count it; only call it while holding that folder's lock."""
     count = 0
     for part in folder.glob(f".*{PART_SUFFIX}"):
         with contextlib.suppress(FileNotFoundError):

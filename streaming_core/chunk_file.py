@@ -27,7 +27,7 @@ class ChunkFile:
     sha256: str
 
     def check(self, content: bool = True) -> None:
-        """Raise unless the file is there, whole and unaltered. The content is hashed once per process and file state.
+        """Raise unless the file is there, whole and unaltered; its content is hashed once per process and file state.
 
         Raises:
             RunDamagedError: says which file and what is wrong with it.
@@ -38,7 +38,7 @@ class ChunkFile:
             raise RunDamagedError(f"{self.path} is missing ({error.strerror}); run this chunk again") from None
         if status.st_size != self.num_bytes:
             raise RunDamagedError(
-                f"{self.path} has {status.st_size} bytes and should have {self.num_bytes}: it is cut off or was replaced; "
+                f"{self.path} has {status.st_size} bytes and should have {self.num_bytes}: it was cut off or replaced; "
                 "run this chunk again"
             )
         key = (str(self.path), status.st_mtime_ns, status.st_size, self.sha256)

@@ -1,7 +1,7 @@
 """Typed errors of the core.
 
-Every error a user can cause is a `StreamingError`. Its message is one sentence that carries the numbers and the way out,
-so that a node can show it unchanged. Subclasses say which kind of thing was wrong; code that wants to react catches those.
+Every error a user can cause is a `StreamingError`. Its message is one sentence that carries the numbers and the way
+out, so that a node can show it unchanged. Subclasses say what kind of thing was wrong; code that reacts catches those.
 """
 
 from __future__ import annotations

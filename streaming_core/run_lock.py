@@ -124,11 +124,12 @@ class RunLock:
 
     def _refusal(self, descriptor: int) -> RunLockedError:
         holder = _read_holder(descriptor)
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["time"])) if holder.get("time") else "unknown time"
-        who = f"{holder['owner']} (" if holder.get("owner") else "("
+        begun = holder.get("time")
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun)) if begun else "an unknown time"
+        who = f"{holder['owner']}, " if holder.get("owner") else ""
         return RunLockedError(
-            f"run {self.path.parent.name!r} is in use by {who}process {holder.get('pid', '?')} on {holder.get('host', '?')} "
-            f"since {since}); wait for it, stop it, or choose another run name"
+            f"run {self.path.parent.name!r} is in use by {who}process {holder.get('pid', '?')} on "
+            f"{holder.get('host', '?')}, since {since}; wait for it, stop it, or choose another run name"
         )
 
 

@@ -167,7 +167,9 @@ class RunManifest:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunDamagedError(f"{path} is not a readable manifest ({error}); {hint}") from error
         if found != (FORMAT, SCHEMA):
-            raise RunMismatchError(f"{path} has format {found[0]} {found[1]}, this version reads {FORMAT} {SCHEMA}; {hint}")
+            raise RunMismatchError(
+                f"{path} has format {found[0]} {found[1]}, this version reads {FORMAT} {SCHEMA}; {hint}"
+            )
         try:
             names = {field.name for field in dataclasses.fields(cls)}
             return cls(

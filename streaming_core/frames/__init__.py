@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from .audio import AudioTrack
-from .run_source import DecodeGroup, GroupDecoder, LatentDecoder, RunFolderFrames, consecutive_groups
+from .codecs import CODECS
+from .run_source import GroupDecoder, LatentDecoder, LatentGroup, RunFolderFrames
 from .stream import FrameStream, JoinedFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
-from .video_write import CODECS, VideoInfo, VideoWriter, write_video
+from .video_read import VideoFrames, close_idle_decoders
+from .video_write import VideoInfo, VideoWriter, write_video
 
 __all__ = [
     "CODECS",
     "AudioTrack",
-    "DecodeGroup",
     "FrameStream",
     "GroupDecoder",
     "JoinedFrames",
     "LatentDecoder",
+    "LatentGroup",
     "RunFolderFrames",
     "TensorFrames",
     "TrimmedFrames",
+    "VideoFrames",
     "VideoInfo",
     "VideoWriter",
     "as_rate",
-    "consecutive_groups",
+    "close_idle_decoders",
     "to_rgb",
     "write_video",
 ]

@@ -1,4 +1,4 @@
-"""Sound for written videos: from a file or a waveform, cut or padded to the length of the film, never whole in memory."""
+"""Sound for written videos, from a file or a waveform: cut or padded to the length of the film, read in blocks."""
 
 from __future__ import annotations
 
@@ -43,7 +43,8 @@ class AudioTrack:
             waveform = waveform[0]
         if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS:
             raise SettingsError(
-                f"sound must be one waveform [channels, samples] with 1, 2, 4, 6 or 8 channels, got shape {tuple(waveform.shape)}"
+                "sound must be one waveform [channels, samples] with 1, 2, 4, 6 or 8 channels, got shape "
+                f"{tuple(waveform.shape)}"
             )
         if sample_rate < 1:
             raise SettingsError(f"sound needs a positive sample rate, got {sample_rate}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import struct
+from dataclasses import dataclass
+
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type as SideDataType
 
 from ..errors import FrameError
 from .stream import to_rgb
@@ -18,6 +23,30 @@ _MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m"}
 # Some PyAV versions skip the matrix when both sides of a conversion name the same one. The side that is RGB has no
 # matrix, so it is given one that no video uses.
 _NO_MATRIX = "fcc"
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is to be shown: first mirrored left to right (if so), then turned counter-clockwise."""
+
+    quarter_turns: int = 0
+    mirrored: bool = False
+
+
+UPRIGHT = Orientation()
+
+
+def orientation_of(frame: av.VideoFrame) -> Orientation:
+    """The orientation in a frame's display matrix, to the nearest quarter turn."""
+    for number in range(len(frame.side_data)):
+        data = frame.side_data[number]
+        if data.type == SideDataType.DISPLAYMATRIX:
+            a, b, _, c, d = struct.unpack("=9i", bytes(data)[:36])[:5]
+            mirrored = a * d - b * c < 0
+            if mirrored:
+                a, b = -a, -b
+            return Orientation(round(-math.degrees(math.atan2(b, a)) / 90) % 4, mirrored)
+    return UPRIGHT
 
 
 def quantize(frames: torch.Tensor, bits: int = 8) -> np.ndarray:
@@ -72,8 +101,8 @@ def to_video_frame(picture: np.ndarray, pixel_format: str) -> av.VideoFrame:
     return frame
 
 
-def from_video_frame(frame: av.VideoFrame, quarter_turns: int = 0) -> torch.Tensor:
-    """A decoded frame as float32 `[H, W, 3]` in 0..1, turned counter-clockwise by quarters.
+def from_video_frame(frame: av.VideoFrame, orientation: Orientation = UPRIGHT) -> torch.Tensor:
+    """A decoded frame as float32 `[H, W, 3]` in 0..1, as it is to be shown.
 
     The matrix and range stored with the frame are used; formats with more than 8 bits keep them; alpha is dropped.
     """
@@ -91,7 +120,8 @@ def from_video_frame(frame: av.VideoFrame, quarter_turns: int = 0) -> torch.Tens
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
         )
-    picture = np.rot90(rgb.to_ndarray(), quarter_turns)
+    picture = rgb.to_ndarray()
+    picture = np.rot90(picture[:, ::-1] if orientation.mirrored else picture, orientation.quarter_turns)
     if deep:
         return torch.from_numpy(picture.astype(np.float32)) / 65535
     return torch.from_numpy(np.ascontiguousarray(picture)).to(torch.float32) / 255

@@ -11,13 +11,14 @@ from typing import Any, Protocol
 import torch
 
 from ..chunk_file import ChunkFile
-from ..errors import FrameError, SettingsError
+from ..decoding import GROUPINGS, Grouping
+from ..errors import FrameError
 from .stream import FrameStream, size_text, to_rgb
 
 
 @dataclass(frozen=True)
-class DecodeGroup:
-    """Latents `start` to `stop` are decoded in one call; of the frames that come out, `keep` after the first `skip` count."""
+class LatentGroup:
+    """Latents `start` to `stop` are decoded in one call; of its frames, the `keep` after the first `skip` are used."""
 
     start: int
     stop: int
@@ -25,22 +26,11 @@ class DecodeGroup:
     keep: int
 
 
-def consecutive_groups(num_latents: int, size: int = 8) -> tuple[DecodeGroup, ...]:
-    """Groups of `size` latents one after the other, the last one shorter; one frame per latent.
-
-    For 25 latents and size 8 this is the official grouping (8, 8, 8, 1).
-    """
-    if size < 1:
-        raise SettingsError(f"decode groups need at least one latent, got {size}")
-    starts = range(0, num_latents, size)
-    return tuple(DecodeGroup(first, min(first + size, num_latents), 0, min(size, num_latents - first)) for first in starts)
-
-
 class LatentDecoder(Protocol):
-    """What turns the latents of a chunk into frames. Groups depend on the number of latents only, never on free memory."""
+    """What turns the latents of a chunk into frames. Groups depend on these two numbers only, never on free memory."""
 
-    def groups(self, num_latents: int) -> Sequence[DecodeGroup]:
-        """The groups that together give all frames of a chunk, in order."""
+    def groups(self, num_latents: int, first: int) -> Sequence[LatentGroup]:
+        """The groups that together give the frames of a chunk from frame `first` on, in order."""
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Frames `[F, H, W, 3]` in 0..1 of the latents of one group."""
@@ -48,18 +38,21 @@ class LatentDecoder(Protocol):
 
 @dataclass(frozen=True)
 class GroupDecoder:
-    """A `LatentDecoder` from two functions.
+    """A `LatentDecoder` for models with one frame per latent.
 
     Args:
         function: latents of one group -> frames `[F, H, W, 3]` in 0..1.
-        layout: number of latents -> groups; default `consecutive_groups`.
+        grouping: "overlapping" or "official", see `decoding`.
     """
 
     function: Callable[[torch.Tensor], torch.Tensor]
-    layout: Callable[[int], Sequence[DecodeGroup]] = consecutive_groups
+    grouping: Grouping = "overlapping"
 
-    def groups(self, num_latents: int) -> Sequence[DecodeGroup]:
-        return self.layout(num_latents)
+    def groups(self, num_latents: int, first: int) -> Sequence[LatentGroup]:
+        return [
+            LatentGroup(group.start, group.stop, group.keep_start - group.start, group.keep_stop - group.keep_start)
+            for group in GROUPINGS[self.grouping](num_latents, first)
+        ]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return self.function(latents)
@@ -128,20 +121,19 @@ class RunFolderFrames(FrameStream):
             chunk, offset = self.chunks[number], self._starts[number]
             last = min(stop, offset + chunk.num_frames)
             if start < last:
-                first = start - offset + chunk.skip_frames
-                pieces.append(self._read_chunk(number, first, first + last - start))
+                pieces.append(self._read_chunk(number, start - offset, last - offset))
                 start = last
             number += 1
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _read_chunk(self, number: int, start: int, stop: int) -> torch.Tensor:
-        """Frames of one chunk, counted from the first one that its file holds."""
+        """Frames of one chunk, counted from its first one in the film."""
         chunk = self.chunks[number]
         if chunk.has_frames:
-            return to_rgb(chunk.file.read_range("frames", start, stop))
+            return to_rgb(chunk.file.read_range("frames", chunk.skip_frames + start, chunk.skip_frames + stop))
         latents = chunk.file.read("latents")
         pieces, offset = [], 0
-        for index, group in enumerate(self.decoder.groups(latents.shape[self.frame_dim])):
+        for index, group in enumerate(self.decoder.groups(latents.shape[self.frame_dim], chunk.skip_frames)):
             first, last = max(start - offset, 0), min(stop - offset, group.keep)
             if first < last:
                 pieces.append(self._decoded(number, index, group, latents)[first:last])
@@ -150,22 +142,22 @@ class RunFolderFrames(FrameStream):
             raise FrameError(f"the latents of chunk {number} decode to {offset} frames, {stop} were promised")
         return torch.cat(pieces)  # also the copy that protects the kept group
 
-    def _decoded(self, number: int, index: int, group: DecodeGroup, latents: torch.Tensor) -> torch.Tensor:
+    def _decoded(self, number: int, index: int, group: LatentGroup, latents: torch.Tensor) -> torch.Tensor:
         kept = self._last_group.get((number, index))
         if kept is not None:
             return kept
         frames = to_rgb(self.decoder.decode(latents.narrow(self.frame_dim, group.start, group.stop - group.start)))
         if frames.shape[1:3] != (self.height, self.width):
             raise FrameError(
-                f"the latents decode to {size_text(*frames.shape[1:3])}, the run is {size_text(self.height, self.width)}; "
-                "this VAE does not belong to the run"
+                f"the latents decode to {size_text(*frames.shape[1:3])}, the run is "
+                f"{size_text(self.height, self.width)}; this VAE does not belong to the run"
             )
         decoded = frames.shape[0]
         frames = frames[group.skip : group.skip + group.keep]
         if frames.shape[0] != group.keep:
             raise FrameError(
-                f"latents {group.start} to {group.stop} decode to {decoded} frames, {group.skip + group.keep} were expected; "
-                "this VAE does not belong to the run"
+                f"latents {group.start} to {group.stop} decode to {decoded} frames, "
+                f"{group.skip + group.keep} were expected; this VAE does not belong to the run"
             )
         self._last_group.clear()  # one group at a time: memory stays that of one decoder call
         self._last_group[(number, index)] = frames

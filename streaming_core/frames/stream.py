@@ -31,7 +31,9 @@ def as_rate(fps: float | Rational | str) -> Fraction:
     try:
         rate = Fraction(fps)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
-        raise SettingsError(f"frame rate {fps!r} is not a number; give frames per second such as 24 or 24000/1001") from None
+        raise SettingsError(
+            f"frame rate {fps!r} is not a number; give frames per second such as 24 or 24000/1001"
+        ) from None
     if isinstance(fps, float):
         rate = rate.limit_denominator(1001)
     if not Fraction(1, 1000) <= rate <= 1000:
@@ -97,7 +99,7 @@ class FrameStream(ABC):
         """Frames start..stop, `0 <= start < stop <= len`, as a new float32 tensor `[F, H, W, 3]` in 0..1."""
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Frames `start` up to, not including, `stop` as float32 `[F, H, W, 3]` in 0..1; the caller may write into them.
+        """Frames `start` up to, not including, `stop` as float32 `[F, H, W, 3]` in 0..1; the caller may change them.
 
         Raises:
             FrameRangeError: unless `0 <= start <= stop <= len(stream)`.
@@ -131,9 +133,9 @@ class TensorFrames(FrameStream):
     """An IMAGE tensor as a stream.
 
     Args:
-        images: `[F, H, W, C]` or `[F, H, W]`, float of any width in 0..1 or uint8. Not copied: slices are converted when read.
+        images: `[F, H, W, C]` or `[F, H, W]`, float in 0..1 or uint8. Not copied: slices are converted when read.
         fps: frames per second.
-        background: what alpha is laid over (grey, 0..1); None drops alpha and keeps the colours as stored, as the host does.
+        background: grey (0..1) that alpha is laid over; None drops alpha and keeps the colours as stored.
     """
 
     images: torch.Tensor = field(repr=False)
@@ -218,8 +220,9 @@ class JoinedFrames(FrameStream):
         for number, part in enumerate(self.parts[1:], start=2):
             if (part.height, part.width, part.fps) != (first.height, first.width, first.fps):
                 raise FrameMismatchError(
-                    f"cannot join: stream 1 is {size_text(first.height, first.width)} at {first.fps} fps, stream {number} is "
-                    f"{size_text(part.height, part.width)} at {part.fps} fps; resize or change the rate of one first"
+                    f"cannot join: stream 1 is {size_text(first.height, first.width)} at {first.fps} fps, "
+                    f"stream {number} is {size_text(part.height, part.width)} at {part.fps} fps; "
+                    "resize or change the rate of one first"
                 )
         flat: list[FrameStream] = []
         for part in self.parts:

@@ -22,35 +22,11 @@ import torch
 from ..atomic import atomic_write
 from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWriteError
 from .audio import AudioFeed, AudioTrack
+from .codecs import CONTAINERS, audio_encoder, choose_encoder, encoder_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
 from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
 
 log = logging.getLogger(__name__)
-
-_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi"}
-_AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus", "avi": "pcm_s16le"}
-
-
-@dataclass(frozen=True)
-class VideoCodec:
-    """How a codec is written: encoders in order of preference, default quality, picture formats and file types."""
-
-    encoders: tuple[str, ...]
-    pixel_formats: tuple[str, ...]
-    suffixes: tuple[str, ...]
-    crf: int | None = None
-    max_crf: int = 0
-    preset: str | None = None
-
-
-CODECS: dict[str, VideoCodec] = {
-    "h264": VideoCodec(
-        ("libx264",), ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv", ".avi"), 18, 51, "medium"
-    ),
-    "h265": VideoCodec(("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium"),
-    "av1": VideoCodec(("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8"),
-    "ffv1": VideoCodec(("ffv1",), ("bgr0", "yuv420p", "yuv444p", "gbrp16le"), (".mkv", ".avi")),
-}
 
 
 @dataclass(frozen=True)
@@ -107,9 +83,9 @@ class VideoWriter:
     by repeating the last row and column. YUV is written as BT.709, limited range, and tagged so.
 
     Args:
-        path: final name; the suffix chooses the container (.mp4, .mov, .mkv, .webm, .avi).
+        path: final name; the suffix chooses the container (.mp4, .mov, .mkv, .webm).
         fps: frames per second, kept exactly (see `as_rate`).
-        codec: "h264", "h265", "av1" or "ffv1" (lossless; in .mkv or .avi).
+        codec: "h264", "h265", "av1" or "ffv1" (lossless; in .mkv).
         crf: constant quality, 0 (best) to 51, or 63 for av1; default 18, 20, 24. Not together with `bitrate`.
         bitrate: bits per second instead of constant quality.
         pixel_format: default yuv420p; ffv1: bgr0, which keeps 8-bit RGB exactly.
@@ -144,12 +120,13 @@ class VideoWriter:
         self.fps = as_rate(fps)
         self.info: VideoInfo | None = None
         self.num_frames = 0
-        self._encoder, self._pixel_format = _choose(codec, self.path.suffix.lower(), pixel_format)
-        self._options = _encoder_options(codec, self._encoder, crf, bitrate, preset)
+        self._encoder, self._pixel_format = choose_encoder(codec, self.path.suffix.lower(), pixel_format)
+        self._options = encoder_options(codec, self._encoder, crf, bitrate, preset)
         self._bitrate = bitrate
         self._tag = "hvc1" if codec == "h265" and self.path.suffix.lower() in (".mp4", ".mov") else None
-        self._format = _FORMATS[self.path.suffix.lower()]
+        self._format = CONTAINERS[self.path.suffix.lower()]
         self._audio = audio
+        self._audio_encoder = audio_encoder(codec, self._format)
         self._metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
         self._check_cancel = check_cancel or (lambda: None)
         self._bits = format_bits(self._pixel_format)
@@ -262,7 +239,9 @@ class VideoWriter:
             try:
                 self._encode(container)
             finally:
-                with contextlib.suppress(av.FFmpegError, OSError) if self._aborted.is_set() else contextlib.nullcontext():
+                with (
+                    contextlib.suppress(av.FFmpegError, OSError) if self._aborted.is_set() else contextlib.nullcontext()
+                ):
                     container.close()
             if sink.error is not None:
                 raise sink.error
@@ -281,7 +260,7 @@ class VideoWriter:
                     height, width = _padded(picture.shape[:2], self._pixel_format)
                     video = self._add_video(container, height, width)
                     if self._audio is not None:
-                        sound = AudioFeed(self._audio, container, _AUDIO_ENCODERS[self._format])
+                        sound = AudioFeed(self._audio, container, self._audio_encoder)
                 frame = to_video_frame(pad_to(picture, height, width), self._pixel_format)
                 frame.pts, frame.time_base = number, 1 / self.fps
                 self._mux(container, video, frame)
@@ -309,10 +288,14 @@ class VideoWriter:
             context.color_range = LIMITED_RANGE
         return stream
 
-    def _mux(self, container: av.container.OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None) -> None:
+    def _mux(
+        self, container: av.container.OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None
+    ) -> None:
         for packet in stream.encode(frame):
             if not packet.duration:  # else a film of one frame has no length
                 packet.duration = round(1 / (self.fps * packet.time_base))
+            if frame is None and self._encoder == "libx265" and self.num_frames <= 2:
+                packet.dts = packet.pts  # x265 sets it with the third frame and leaves it undefined before
             container.mux(packet)
 
 
@@ -362,43 +345,3 @@ def write_video(
 def _padded(size: tuple[int, int], pixel_format: str) -> tuple[int, int]:
     rows, columns = size_steps(pixel_format)
     return -(-size[0] // rows) * rows, -(-size[1] // columns) * columns
-
-
-def _choose(codec: str, suffix: str, pixel_format: str | None) -> tuple[str, str]:
-    """The encoder of this PyAV and the pixel format, or the reason why not."""
-    if codec not in CODECS:
-        raise SettingsError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
-    choice = CODECS[codec]
-    if suffix not in choice.suffixes:
-        raise SettingsError(f"{codec} cannot be written to a {suffix or 'file without suffix'}; use {', '.join(choice.suffixes)}")
-    pixel_format = pixel_format or choice.pixel_formats[0]
-    if pixel_format not in choice.pixel_formats:
-        raise SettingsError(f"{codec} is not written as {pixel_format}; choose one of {', '.join(choice.pixel_formats)}")
-    encoder = next((name for name in choice.encoders if name in av.codecs_available), None)
-    if encoder is None:
-        raise VideoWriteError(
-            f"PyAV {av.__version__} was built without an encoder for {codec} ({', '.join(choice.encoders)}); choose another codec"
-        )
-    return encoder, pixel_format
-
-
-def _encoder_options(codec: str, encoder: str, crf: float | None, bitrate: int | None, preset: str | None) -> dict[str, str]:
-    choice = CODECS[codec]
-    if choice.crf is None:
-        if crf is not None or bitrate is not None:
-            raise SettingsError(f"{codec} is lossless: it takes neither crf nor bitrate")
-        return {"level": "3", "slices": "4", "slicecrc": "1"}
-    if crf is not None and bitrate is not None:
-        raise SettingsError(f"crf {crf} and bitrate {bitrate} exclude each other; give one of them")
-    if bitrate is not None and bitrate < 1000:
-        raise SettingsError(f"a bitrate of {bitrate} bits per second is too low; give at least 1000")
-    crf = choice.crf if crf is None else crf
-    if not 0 <= crf <= choice.max_crf:
-        raise SettingsError(f"crf {crf} is outside 0 (best) .. {choice.max_crf} (smallest) of {codec}")
-    preset = preset or choice.preset
-    options = {"cpu-used": preset} if encoder == "libaom-av1" else {"preset": preset}
-    if bitrate is None:
-        options["crf"] = f"{crf:g}" if encoder in ("libx264", "libx265") else str(round(crf))
-    if encoder == "libx265":
-        options["x265-params"] = "log-level=error"
-    return options

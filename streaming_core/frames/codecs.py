@@ -1,0 +1,91 @@
+"""Which codecs are written how: encoders, containers, quality, picture formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+
+from ..errors import SettingsError, VideoWriteError
+
+CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
+_AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libopus"}
+
+
+@dataclass(frozen=True)
+class VideoCodec:
+    """How a codec is written: encoders in order of preference, default quality, picture formats and file types."""
+
+    encoders: tuple[str, ...]
+    pixel_formats: tuple[str, ...]
+    suffixes: tuple[str, ...]
+    crf: int | None = None
+    max_crf: int = 0
+    preset: str | None = None
+
+
+CODECS: dict[str, VideoCodec] = {
+    "h264": VideoCodec(
+        ("libx264",),
+        ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le"),
+        (".mp4", ".mov", ".mkv"),
+        18,
+        51,
+        "medium",
+    ),
+    "h265": VideoCodec(("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium"),
+    "av1": VideoCodec(("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8"),
+    "ffv1": VideoCodec(("ffv1",), ("bgr0", "yuv420p", "yuv444p", "gbrp16le"), (".mkv",)),
+}
+
+
+def choose_encoder(codec: str, suffix: str, pixel_format: str | None) -> tuple[str, str]:
+    """The encoder of this PyAV and the pixel format, or the reason why not."""
+    if codec not in CODECS:
+        raise SettingsError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+    choice = CODECS[codec]
+    if suffix not in choice.suffixes:
+        raise SettingsError(
+            f"{codec} cannot be written to a {suffix or 'file without suffix'}; use {', '.join(choice.suffixes)}"
+        )
+    pixel_format = pixel_format or choice.pixel_formats[0]
+    if pixel_format not in choice.pixel_formats:
+        raise SettingsError(
+            f"{codec} is not written as {pixel_format}; choose one of {', '.join(choice.pixel_formats)}"
+        )
+    encoder = next((name for name in choice.encoders if name in av.codecs_available), None)
+    if encoder is None:
+        raise VideoWriteError(
+            f"PyAV {av.__version__} was built without an encoder for {codec} ({', '.join(choice.encoders)}); "
+            "choose another codec"
+        )
+    return encoder, pixel_format
+
+
+def encoder_options(
+    codec: str, encoder: str, crf: float | None, bitrate: int | None, preset: str | None
+) -> dict[str, str]:
+    choice = CODECS[codec]
+    if choice.crf is None:
+        if crf is not None or bitrate is not None:
+            raise SettingsError(f"{codec} is lossless: it takes neither crf nor bitrate")
+        return {"level": "3", "slices": "4", "slicecrc": "1"}
+    if crf is not None and bitrate is not None:
+        raise SettingsError(f"crf {crf} and bitrate {bitrate} exclude each other; give one of them")
+    if bitrate is not None and bitrate < 1000:
+        raise SettingsError(f"a bitrate of {bitrate} bits per second is too low; give at least 1000")
+    crf = choice.crf if crf is None else crf
+    if not 0 <= crf <= choice.max_crf:
+        raise SettingsError(f"crf {crf} is outside 0 (best) .. {choice.max_crf} (smallest) of {codec}")
+    preset = preset or choice.preset
+    options = {"cpu-used": preset} if encoder == "libaom-av1" else {"preset": preset}
+    if bitrate is None:
+        options["crf"] = f"{crf:g}" if encoder in ("libx264", "libx265") else str(round(crf))
+    if encoder == "libx265":
+        options["x265-params"] = "log-level=error"
+    return options
+
+
+def audio_encoder(codec: str, container: str) -> str:
+    """The sound codec that goes with a video codec in a container: lossless with lossless where there is one."""
+    return "flac" if codec == "ffv1" and container == "matroska" else _AUDIO_ENCODERS[container]

@@ -1,0 +1,391 @@
+"""Video files as streams: read in slices, any frame by its number, in constant memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from numbers import Rational
+
+import av
+import numpy as np
+import torch
+
+from ..errors import SettingsError, VideoReadError
+from .pixels import Orientation, from_video_frame, orientation_of
+from .stream import FrameStream, as_rate
+
+_DEFAULT_FPS = Fraction(24)
+# Only decoding tells how many frames there are, and when, where packets may hold frames that are never shown (VP8) and
+# where the container knows no order but that of decoding (AVI).
+_COUNT_BY_DECODING = {"vp8", "avi"}
+# Containers that say in their head how long each stream is; elsewhere the length is an estimate.
+_HONEST_CONTAINERS = {"mov", "mp4", "matroska", "webm", "avi"}
+_MAX_IDLE_DECODERS = 4
+
+
+@dataclass(frozen=True, eq=False)
+class VideoIndex:
+    """Which frames a video file holds; made once by `VideoFrames.open`.
+
+    Attributes:
+        num_frames: stored frames.
+        pts: their times in `time_base`, ascending; empty when the file has none (then it is read from the start only).
+        keys: which of them decoding can begin at.
+        rate: exact for constant rates, else the average.
+        variable: whether the frames are unevenly spaced.
+        seconds: length, the last frame included.
+    """
+
+    num_frames: int
+    pts: np.ndarray = field(repr=False)
+    keys: np.ndarray = field(repr=False)
+    time_base: Fraction
+    rate: Fraction
+    variable: bool
+    seconds: Fraction
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFrames(FrameStream):
+    """A video file as a stream; a cheap handle that can be pickled. Make it with `VideoFrames.open`.
+
+    Rotation stored with the video is applied. Colours follow the matrix and range stored in the file; untagged files
+    are read as BT.601 in limited range, which is what FFmpeg and the host do. Pixels are taken as square.
+    Reading on where the last read ended continues in the same decoder; other reads begin at the key frame before.
+
+    Attributes:
+        path: the file; it must not change while the handle is in use.
+        index: what is stored.
+        resampled: whether frames are repeated and left out to give a constant `fps`, instead of each stored one once.
+        has_audio: whether `AudioTrack.from_file(path)` would find sound.
+    """
+
+    path: str
+    height: int
+    width: int
+    fps: Fraction
+    index: VideoIndex
+    resampled: bool
+    has_audio: bool
+    orientation: Orientation
+    identity: tuple[int, int]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], fps: float | Rational | None = None) -> VideoFrames:
+        """Look through a file: counts its frames exactly and checks that the first and the last one decode.
+
+        Args:
+            path: any video that PyAV reads.
+            fps: None gives the stored frames, each once, at their average rate, however they are spaced. A rate gives
+                a constant one: for each time the stored frame that is shown then, so that the length stays.
+
+        Raises:
+            VideoReadError: missing, cut off, damaged, or without video.
+            SettingsError: no sensible rate.
+        """
+        path = os.path.abspath(os.fspath(path))
+        try:
+            identity = _identity(path)
+            with av.open(path) as container:
+                stream = _video_stream(container, path)
+                index = _index(container, stream, path)
+                has_audio = bool(container.streams.audio)
+        except (av.FFmpegError, OSError) as error:
+            raise VideoReadError(_unreadable(path, error)) from error
+        decoder = _Decoder(path, identity)
+        try:
+            first = decoder.first_frame()
+            orientation = orientation_of(first)
+            height, width = first.height, first.width
+            if orientation.quarter_turns % 2:
+                height, width = width, height
+            if index.pts.size and first.pts > index.pts[0]:  # leading frames that refer to a part which was cut away
+                index = _without_head(index, first.pts)
+            for _ in decoder.frames([index.num_frames - 1], index):
+                pass  # a file that is cut off fails here, not hours later
+        except (av.FFmpegError, OSError) as error:
+            raise VideoReadError(_unreadable(path, error)) from error
+        finally:
+            decoder.close()
+        rate = index.rate if fps is None else as_rate(fps)
+        return cls(path, height, width, rate, index, fps is not None, has_audio, orientation, identity)
+
+    def __len__(self) -> int:
+        return max(1, round(self.index.seconds * self.fps)) if self.resampled else self.index.num_frames
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether the stored frames are unevenly spaced; then `open(path, fps)` is what keeps motion and sound right."""
+        return self.index.variable
+
+    def _stored_number(self, number: int) -> int:
+        """The stored frame that frame `number` of this stream shows."""
+        if not self.resampled:
+            return number
+        if self.index.variable:
+            ticks = math.ceil(number / self.fps / self.index.time_base)
+            stored = int(np.searchsorted(self.index.pts, self.index.pts[0] + ticks, side="right")) - 1
+        else:
+            stored = math.floor(number * self.index.rate / self.fps)
+        return min(stored, self.index.num_frames - 1)
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        wanted = [self._stored_number(number) for number in range(start, stop)]
+        distinct = sorted(set(wanted))
+        frames = torch.empty(stop - start, self.height, self.width, 3)
+        position = 0
+        decoder = _borrow(self.path, self.identity, distinct[0])
+        try:
+            for stored, frame in zip(distinct, decoder.frames(distinct, self.index), strict=True):
+                picture = from_video_frame(frame, self.orientation)
+                if picture.shape != frames.shape[1:]:
+                    raise VideoReadError(
+                        f"{self.path} changes its size at frame {stored}, from {self.width}x{self.height} to "
+                        f"{picture.shape[1]}x{picture.shape[0]}; convert it to one size first"
+                    )
+                while position < len(wanted) and wanted[position] == stored:
+                    frames[position] = picture
+                    position += 1
+        except (av.FFmpegError, OSError) as error:
+            decoder.close()
+            raise VideoReadError(_unreadable(self.path, error)) from error
+        except BaseException:
+            decoder.close()
+            raise
+        if stop == len(self):
+            decoder.close()  # films are read once; an open file could not be replaced on some systems
+        else:
+            _give_back(decoder)
+        return frames
+
+
+class _Decoder:
+    """An open file at some frame. Used by one thread at a time."""
+
+    def __init__(self, path: str, identity: tuple[int, int]) -> None:
+        if _identity(path) != identity:
+            raise VideoReadError(f"{path} was changed while it was in use; load it again")
+        self.path = path
+        self.identity = identity
+        self.next = 0
+        self._open()
+
+    def _open(self) -> None:
+        self._container = av.open(self.path)
+        self._stream = _video_stream(self._container, self.path)
+        self._stream.thread_type = "AUTO"
+        self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
+        self.next = 0
+
+    def close(self) -> None:
+        self._decoded = iter(())
+        self._container.close()
+
+    def first_frame(self) -> av.VideoFrame:
+        frame = next(self._decoded, None)
+        if frame is None:
+            raise VideoReadError(f"{self.path} has no frame that decodes; it is cut off or damaged")
+        self.next = 1
+        return frame
+
+    def frames(self, numbers: Sequence[int], index: VideoIndex) -> Iterator[av.VideoFrame]:
+        """The frames with these ascending numbers."""
+        self._go_to(numbers[0], index)
+        held: av.VideoFrame | None = None
+        for wanted in numbers:
+            retreats = 0
+            while held is None or self.next <= wanted:
+                held = next(self._decoded, None)
+                if held is None:
+                    raise VideoReadError(
+                        f"{self.path} ends at frame {self.next} of {index.num_frames}; it is cut off or damaged"
+                    )
+                number = self._number(held, index)
+                if number is None:
+                    continue
+                if number > wanted:  # decoding began too late, or the frame cannot be decoded at all
+                    retreats += 1
+                    self._retreat(wanted, retreats, index)
+                    held = None
+                    continue
+                self.next = number + 1
+            yield held
+
+    def _number(self, frame: av.VideoFrame, index: VideoIndex) -> int | None:
+        """Which stored frame this is; None for one that is not counted (before the start, or marked as not shown)."""
+        if not index.pts.size:
+            return self.next
+        number = int(np.searchsorted(index.pts, frame.pts)) if frame.pts is not None else self.next
+        return number if number < index.num_frames and index.pts[number] == frame.pts else None
+
+    def _go_to(self, number: int, index: VideoIndex) -> None:
+        if not index.pts.size:
+            if number < self.next:
+                self.close()
+                self._open()
+            return
+        key = int(index.keys[max(0, int(np.searchsorted(index.keys, number, side="right")) - 1)])
+        if not self.next <= number or key > self.next:
+            self._seek(key, index)
+
+    def _retreat(self, number: int, times: int, index: VideoIndex) -> None:
+        """Begin earlier: one key frame back, then two, four ...; from the very start at last."""
+        at = int(np.searchsorted(index.keys, number, side="right")) - 1
+        back = at - 2 ** (times - 1)
+        if not index.pts.size or at - 2 ** (times - 2) <= 0 < times - 1:  # the last try began at the start already
+            raise VideoReadError(
+                f"{self.path}: frame {number} of {index.num_frames} cannot be decoded; the file is damaged"
+            )
+        if back > 0:
+            self._seek(int(index.keys[back]), index)
+        else:
+            self.close()
+            self._open()
+
+    def _seek(self, number: int, index: VideoIndex) -> None:
+        self._container.seek(int(index.pts[number]), stream=self._stream, backward=True)
+        self._decoded = self._container.decode(self._stream)
+        self.next = 0
+
+
+_idle: list[_Decoder] = []
+_idle_guard = threading.Lock()
+
+
+def _borrow(path: str, identity: tuple[int, int], number: int) -> _Decoder:
+    """An idle decoder of this file, the one that stands at `number` if there is one; else a new one."""
+    with _idle_guard:
+        fitting = [decoder for decoder in _idle if decoder.path == path and decoder.identity == identity]
+        if fitting:
+            best = min(fitting, key=lambda decoder: (decoder.next > number, abs(number - decoder.next)))
+            _idle.remove(best)
+            return best
+    try:
+        return _Decoder(path, identity)
+    except (av.FFmpegError, OSError) as error:
+        raise VideoReadError(_unreadable(path, error)) from error
+
+
+def _give_back(decoder: _Decoder) -> None:
+    with _idle_guard:
+        _idle.append(decoder)
+        dropped = _idle.pop(0) if len(_idle) > _MAX_IDLE_DECODERS else None
+    if dropped is not None:
+        dropped.close()
+
+
+def close_idle_decoders() -> None:
+    """Close all video files that are kept open for the next read."""
+    with _idle_guard:
+        dropped, _idle[:] = list(_idle), []
+    for decoder in dropped:
+        decoder.close()
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
+def _unreadable(path: str, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    return f"{path} cannot be read as a video ({reason}); it is missing, cut off or of an unknown kind"
+
+
+def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
+    if not container.streams.video:
+        raise VideoReadError(f"{path} has no video stream")
+    return container.streams.video[0]
+
+
+def _index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> VideoIndex:
+    times: list[int | None] = []
+    keys: set[int | None] = set()
+    last_duration = 0
+    for packet in container.demux(stream):
+        if packet.size == 0 or packet.is_discard:
+            continue
+        if packet.is_corrupt:
+            raise VideoReadError(f"{path} is cut off or damaged after {len(times)} frames; get a whole copy")
+        times.append(packet.pts)
+        if packet.is_keyframe:
+            keys.add(packet.pts)
+        if packet.pts is not None and packet.pts >= max((time for time in times[-32:] if time is not None), default=0):
+            last_duration = packet.duration or 0
+    by_decoding = bool(_COUNT_BY_DECODING & {stream.codec_context.name, container.format.name})
+    if by_decoding or not _all_distinct(times):
+        by_decoding = True
+        with av.open(path) as fresh:
+            times = [frame.pts for frame in fresh.decode(_video_stream(fresh, path))]
+    if not times:
+        raise VideoReadError(f"{path} has no frames; it is cut off or damaged")
+    if not _all_distinct(times) or (by_decoding and times != sorted(times)):
+        rate = stream.average_rate or stream.guessed_rate or _DEFAULT_FPS
+        nothing = np.zeros(0, np.int64)
+        return VideoIndex(len(times), nothing, nothing, stream.time_base, rate, False, len(times) / Fraction(rate))
+    pts = np.sort(np.array(times, np.int64))
+    rate, variable = _rate(pts, stream)
+    length = Fraction(int(pts[-1] - pts[0])) * stream.time_base
+    last = last_duration * stream.time_base if variable and last_duration else 1 / rate
+    seconds = length + last if variable else len(pts) / rate
+    _check_length(container, stream, path, len(pts), length + last)
+    key_numbers = np.searchsorted(pts, sorted(time for time in keys if time is not None))
+    return VideoIndex(
+        len(pts), pts, np.union1d(key_numbers[key_numbers < len(pts)], 0), stream.time_base, rate, variable, seconds
+    )
+
+
+def _all_distinct(times: Sequence[int | None]) -> bool:
+    return None not in times and len(set(times)) == len(times)
+
+
+def _rate(pts: np.ndarray, stream: av.VideoStream) -> tuple[Fraction, bool]:
+    """The rate of a file, and whether its frames leave the even grid of that rate by more than rounding."""
+    named = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
+    named = [rate for rate in named if Fraction(1, 1000) <= rate <= 1000]
+    if len(pts) == 1:
+        return (named or [_DEFAULT_FPS])[0], False
+    average = as_rate(float((len(pts) - 1) / (Fraction(int(pts[-1] - pts[0])) * stream.time_base)))
+    for rate in [*named, average, Fraction(round(average))]:
+        if rate == 0:
+            continue
+        step = 1 / (rate * stream.time_base)
+        grid = np.arange(len(pts)) * float(step)
+        if np.abs(pts - pts[0] - grid).max() <= max(1.0, float(step) / 20):
+            return rate, False
+    return average, True
+
+
+def _check_length(
+    container: av.container.InputContainer, stream: av.VideoStream, path: str, num_frames: int, seconds: Fraction
+) -> None:
+    """Refuse a file whose head promises more than is there."""
+    if not _HONEST_CONTAINERS & set(container.format.name.split(",")):
+        return
+    if stream.duration is not None:
+        promised = float(stream.duration * stream.time_base)
+    elif stream.metadata.get("DURATION", "").count(":") == 2:
+        hours, minutes, rest = stream.metadata["DURATION"].split(":")
+        promised = int(hours) * 3600 + int(minutes) * 60 + float(rest)
+    elif len(container.streams) == 1 and container.duration:
+        promised = container.duration / av.time_base
+    else:
+        return
+    if promised - float(seconds) > max(3 * float(seconds) / num_frames, 0.02 * promised):
+        raise VideoReadError(
+            f"{path} is cut off: {num_frames} frames ({float(seconds):.2f} s) of {promised:.2f} s are there; get a whole copy"
+        )
+
+
+def _without_head(index: VideoIndex, first_pts: int) -> VideoIndex:
+    cut = int(np.searchsorted(index.pts, first_pts))
+    left = index.num_frames - cut
+    if left < 1:
+        raise SettingsError("the first frame that decodes comes after the last one that is stored")
+    seconds = index.seconds - Fraction(int(index.pts[cut] - index.pts[0])) * index.time_base
+    keys = np.union1d(index.keys[index.keys >= cut] - cut, 0)
+    return VideoIndex(left, index.pts[cut:], keys, index.time_base, index.rate, index.variable, seconds)
