@@ -1,6 +1,6 @@
 """The enhancement stage around the network: defaults, sizes, the two passes, preparation of condition images.
 
-Reference: enhancer, sections 1, 2, 5. Condition images are Pillow images, as in the official code; film frames are tensors.
+Reference: enhancer, sections 1, 2, 5. Condition images are Pillow images, film frames tensors.
 """
 
 from __future__ import annotations
