@@ -3,8 +3,8 @@
     python -m benchmarks.cam_overhead [--repeats N] [--record]
 
 Reference: the host's own SVD model, the same sampler call in the same process, taken in turns. Measured in processor
-time on one thread, which other work on the machine disturbs least. The pixel encoder runs once per chunk, outside the step,
-and is timed by itself. Theory (reference: streamingsvd, section 13): 11 TFLOP of 80 per half, 14 %.
+time on one thread, which other work on the machine disturbs least. The pixel encoder runs once per chunk, outside
+the step, and is timed by itself. Theory (reference: streamingsvd, section 13): 11 TFLOP of 80 per half, 14 %.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def main(argv: list[str] | None = None) -> int:
             f"{args.repeats} in turns. **CAM adds {added:.1%}** (theory 14 %, promise at most 20 %).\n\n"
             + table(["", "time", "ratio"], rows)
             + "\n\nWhat limits it: the encoder branch on 7 of 25 frames is most of the 14 %; the mergers' projections "
-            "are the rest. CAM's cross-attention to its single token is replaced by its constant vector, which the host's "
-            "UNet does not do."
+            "are the rest. CAM's cross-attention to its single token is replaced by its constant vector, which the "
+            "host's UNet does not do."
         )
         record("cam_overhead", "python -m benchmarks.cam_overhead --record", body)
     return int(added > 0.20)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...streaming_core.chunks import ChunkPlan
-from ...streaming_core.errors import RunMismatchError, SettingsError
+from ...streaming_core.errors import RunFolderError, RunMismatchError, SettingsError
 from ...streaming_core.fitting import fit
 from ...streaming_core.frames import FrameStream, to_rgb, write_video
 from ...streaming_core.loop import Anchor, FilmState, continue_film, pick_anchor, start_film
@@ -62,9 +64,17 @@ class FilmRequest:
         first = self.chunk_frames if self.first_clip is None else self.first_clip.shape[0]
         return ChunkPlan(self.num_frames, self.chunk_frames, self.overlap_frames, first, self.seed)
 
-    def check(self, multiple_px: int) -> None:
-        """Raise `SettingsError` unless the request can be met by a model that works in multiples of `multiple_px`."""
-        if self.start_image is None and self.first_clip is None:
+    def check(self, multiple_px: int, starts_from_prompt: bool = False) -> None:
+        """Raise `SettingsError` unless the request can be met by a model that works in multiples of `multiple_px`.
+
+        `starts_from_prompt`: the model makes its first clip from the prompt alone.
+        """
+        if starts_from_prompt and self.start_image is not None and self.first_clip is None:
+            raise SettingsError(
+                "this model makes the first clip from the prompt, not from start_image; make a clip of that picture "
+                "with another model and connect it as first_clip"
+            )
+        if self.start_image is None and self.first_clip is None and not starts_from_prompt:
             raise SettingsError("a film needs a beginning; connect start_image or first_clip")
         for side, value in (("width", self.width), ("height", self.height)):
             if value < multiple_px or value % multiple_px:
@@ -72,12 +82,19 @@ class FilmRequest:
                 raise SettingsError(f"{side} must be a multiple of {multiple_px} pixels, got {value}; try {nearest}")
 
 
+def check_request(sampler, request: FilmRequest) -> None:
+    """Raise `SettingsError` unless `sampler` can make the film."""
+    request.check(sampler.multiple_px, getattr(sampler, "starts_from_prompt", False))
+
+
 def begin_film(sampler, request: FilmRequest) -> tuple[FilmState, Tensor]:
     """The first clip (made from the start image unless given) and the state that continues it."""
-    request.check(sampler.multiple_px)
+    check_request(sampler, request)
     plan = request.plan()
     if request.first_clip is not None:
         first = request.fitted(request.first_clip)
+    elif request.start_image is None:
+        first = sampler.sample_first_clip(plan.chunk(0), request.height, request.width)
     else:
         first = sampler.sample_first_clip(plan.chunk(0), request.fitted(request.start_image[:1]))
     if request.anchor is not None:
@@ -103,11 +120,16 @@ def run_settings(sampler, request: FilmRequest) -> dict:
     }
 
 
-def chunk_hashes(settings: dict, num_chunks: int) -> list[str]:
-    """One settings hash per chunk, each holding the one before: a change re-makes everything behind it."""
+def chunk_hashes(settings: dict, num_chunks: int, chunk_settings: Callable[[int], dict] | None = None) -> list[str]:
+    """One settings hash per chunk, each holding the one before: a change re-makes everything behind it.
+
+    `chunk_settings`: what decides a single chunk besides (its prompt, say).
+    """
     hashes: list[str] = []
     for index in range(num_chunks):
-        hashes.append(settings_hash({**settings, "index": index, "previous": hashes[-1] if hashes else None}))
+        own = chunk_settings(index) if chunk_settings else {}
+        previous = hashes[-1] if hashes else None
+        hashes.append(settings_hash({**settings, **own, "index": index, "previous": previous}))
     return hashes
 
 
@@ -116,10 +138,10 @@ def make_film(sampler, request: FilmRequest, run_name: str, fps: float) -> Frame
 
     An empty `run_name` is replaced by one made from the settings, so the same film again is found again.
     """
-    request.check(sampler.multiple_px)
+    check_request(sampler, request)
     plan = request.plan()
     settings = run_settings(sampler, request)
-    hashes = chunk_hashes(settings, plan.num_chunks)
+    hashes = chunk_hashes(settings, plan.num_chunks, getattr(sampler, "chunk_settings", None))
     name = run_name.strip() or f"{sampler.kind}_{hashes[0][:10]}"
     refuse_other_model(name, settings)
     with RunFolder.open_or_create(
@@ -147,8 +169,8 @@ def refuse_other_model(name: str, settings: dict) -> None:
     """Raise `RunMismatchError` when a run of this name was made by another model."""
     try:
         with RunFolder.open(runs_root(), name) as run:
-            made_with = run.manifest.settings.get("sampler", {}).get("models")
-    except ValueError:
+            made_with = json.loads(run.manifest.settings).get("sampler", {}).get("models")
+    except RunFolderError:
         return  # not there, or not readable: open_or_create says what is wrong with it
     if made_with not in (None, settings["sampler"]["models"]):
         raise RunMismatchError(
