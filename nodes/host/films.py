@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -128,8 +127,7 @@ def chunk_hashes(settings: dict, num_chunks: int, chunk_settings: Callable[[int]
     hashes: list[str] = []
     for index in range(num_chunks):
         own = chunk_settings(index) if chunk_settings else {}
-        previous = hashes[-1] if hashes else None
-        hashes.append(settings_hash({**settings, **own, "index": index, "previous": previous}))
+        hashes.append(settings_hash({**settings, **own, "index": index}, previous=hashes[-1] if hashes else ""))
     return hashes
 
 
@@ -169,7 +167,7 @@ def refuse_other_model(name: str, settings: dict) -> None:
     """Raise `RunMismatchError` when a run of this name was made by another model."""
     try:
         with RunFolder.open(runs_root(), name) as run:
-            made_with = json.loads(run.manifest.settings).get("sampler", {}).get("models")
+            made_with = run.manifest.settings.get("sampler", {}).get("models")
     except RunFolderError:
         return  # not there, or not readable: open_or_create says what is wrong with it
     if made_with not in (None, settings["sampler"]["models"]):
