@@ -25,17 +25,18 @@ import torch
 
 from .atomic import remove_parts
 from .chunk_file import ChunkFile, write_chunk_file
-from .errors import FrameError, RunDamagedError, RunFolderError, RunLockedError, RunMismatchError, StreamingError
+from .chunk_tensors import chunk_tensors, film_frames, storable_frames
+from .errors import FrameError, RunDamagedError, RunFolderError, RunLockedError, RunMismatchError
 from .frames.run_source import LatentDecoder, RunFolderFrames, StoredChunk
-from .frames.stream import as_rate, size_text, to_rgb
+from .frames.stream import as_rate, size_text
 from .run_lock import RunLock
-from .run_manifest import MANIFEST, ChunkRecord, RunManifest, canonical_json, settings_hash
+from .run_manifest import MANIFEST, ChunkRecord, RunManifest, plain, settings_hash
 from .run_name import run_path
+from .run_resume import ResumePlan, list_runs, plan_resume
 
 __all__ = ["ChunkData", "ChunkRecord", "ResumePlan", "RunFolder", "RunManifest", "list_runs", "settings_hash"]
 
 log = logging.getLogger(__name__)
-_STORED_TYPES = {"uint8": torch.uint8, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -53,25 +54,6 @@ class ChunkData:
     latents: torch.Tensor | None
     tail: torch.Tensor | None
     extra: Mapping[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class ResumePlan:
-    """Which chunks of a run may be used again: 0 to `next_index`, not included. `reason` says it in a sentence."""
-
-    next_index: int
-    num_chunks: int
-    reason: str
-
-    @property
-    def reused(self) -> range:
-        """Indices of the chunks that need not be made."""
-        return range(self.next_index)
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to make."""
-        return self.next_index == self.num_chunks
 
 
 class RunFolder:
@@ -128,7 +110,7 @@ class RunFolder:
             fps=as_rate(fps),
             num_frames=num_frames,
             created=time.time(),
-            settings=canonical_json(settings or {}),
+            settings=plain(settings or {}),
         )
         lock = _locked(path, owner)
         try:
@@ -193,9 +175,7 @@ class RunFolder:
         run = cls.open(root, name, write=True, owner=owner)
         try:
             run._expect(kind, height, width)
-            updated = replace(
-                run.manifest, fps=as_rate(fps), num_frames=num_frames, settings=canonical_json(settings or {})
-            )
+            updated = replace(run.manifest, fps=as_rate(fps), num_frames=num_frames, settings=plain(settings or {}))
             if updated != run.manifest:
                 run._save(updated)
         except BaseException:
@@ -213,12 +193,15 @@ class RunFolder:
 
         Raises:
             RunFolderError: the run holds finished chunks.
+            RunLockedError: the folder was opened only to be read.
         """
         if self.chunks:
             raise RunFolderError(f"run {self.manifest.name!r} holds {len(self.chunks)} finished chunks and is kept")
+        if self._lock is None or not self._lock.held:
+            raise self._read_only()
         remove_parts(self.path)
         (self.path / MANIFEST).unlink(missing_ok=True)
-        self.close()
+        self._lock.release(remove=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
@@ -227,6 +210,34 @@ class RunFolder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @classmethod
+    def recover(cls, root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunFolder:
+        """Open a run whose manifest is lost or damaged: it is made anew from what the chunk files say of themselves.
+
+        A damaged manifest is kept as `manifest.json.damaged`.
+
+        Raises:
+            RunFolderError: no such run, or its manifest is sound.
+            RunDamagedError: there is no whole chunk file.
+            RunLockedError: another writer holds the folder.
+        """
+        path = run_path(root, name)
+        if not path.is_dir():
+            raise RunFolderError(f"there is no run {name!r} in {Path(root)}")
+        lock = _locked(path, owner)
+        try:
+            with contextlib.suppress(RunDamagedError):
+                RunManifest.load(path)
+                raise RunFolderError(f"the manifest of run {name!r} is sound; open the run instead")
+            run = cls(path, RunManifest.rebuild(path), lock)
+            if (path / MANIFEST).exists():
+                os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
+            run._save(run.manifest)
+        except BaseException:
+            lock.release()
+            raise
+        return run
 
     # Chunks
 
@@ -237,7 +248,7 @@ class RunFolder:
 
     def record(self, index: int) -> ChunkRecord | None:
         """The record of one chunk, or None when it is not finished."""
-        return next((record for record in self.chunks if record.index == index), None)
+        return self.manifest.chunk(index)
 
     def write_chunk(
         self,
@@ -278,7 +289,7 @@ class RunFolder:
             RunFolderError: disk full or folder not writable; all earlier chunks are untouched.
         """
         if self._lock is None or not self._lock.held:
-            raise RunLockedError(f"run {self.manifest.name!r} was opened to be read only; open it for writing")
+            raise self._read_only()
         old = self.record(index)
         if old is not None and not replace_existing:
             same = "the same" if old.settings_hash == settings_hash else "other"
@@ -286,7 +297,8 @@ class RunFolder:
                 f"chunk {index} of run {self.manifest.name!r} is finished already, with {same} settings; "
                 "reroll it or choose another run name"
             )
-        tensors, count = self._tensors(frames, latents, tail, extra, num_frames, skip_frames, store_as)
+        tensors = chunk_tensors(self._storable(frames, store_as), latents, tail, extra)
+        count = film_frames(tensors, num_frames, skip_frames)
         revision = 0 if old is None else old.revision + 1
         name = f"chunk_{index:05d}.safetensors" if revision == 0 else f"chunk_{index:05d}.r{revision}.safetensors"
         record = ChunkRecord(
@@ -302,7 +314,7 @@ class RunFolder:
             file=name,
             num_bytes=0,
             sha256="",
-            notes=canonical_json(notes or {}),
+            notes=plain(notes or {}),
         )
         try:
             metadata = {"record": record.to_json(), "run": self.manifest.without_chunks().to_json()}
@@ -335,7 +347,7 @@ class RunFolder:
         record = self.record(index)
         if record is None:
             raise RunFolderError(f"chunk {index} of run {self.manifest.name!r} is not finished")
-        return ChunkFile(self.path / record.file, record.num_bytes, record.sha256)
+        return record.file_in(self.path)
 
     def completed_prefix(self, hashes: Sequence[str], *, rerun_damaged: bool = False) -> ResumePlan:
         """How far a run with these settings hashes, one per chunk, has come already.
@@ -348,24 +360,7 @@ class RunFolder:
         Raises:
             RunDamagedError: a chunk that would be reused is missing, cut off or altered.
         """
-        total = len(hashes)
-        for index, wanted in enumerate(hashes):
-            record = self.record(index)
-            if record is None:
-                return ResumePlan(
-                    index, total, f"{index} of {total} chunks are finished" if index else "nothing is finished yet"
-                )
-            if record.settings_hash != wanted:
-                return ResumePlan(
-                    index, total, f"{index} of {total} chunks are reused; the settings of chunk {index} changed"
-                )
-            try:
-                self.chunk_file(index).check()
-            except RunDamagedError as error:
-                if not rerun_damaged:
-                    raise
-                return ResumePlan(index, total, f"{index} of {total} chunks are reused; {error}")
-        return ResumePlan(total, total, f"all {total} chunks are finished")
+        return plan_resume(self.path, self.manifest, hashes, rerun_damaged)
 
     def frames_stream(
         self, num_frames: int | None = None, decoder: LatentDecoder | None = None, frame_dim: int = 0
@@ -396,49 +391,17 @@ class RunFolder:
 
     # Inside
 
-    def _tensors(
-        self,
-        frames: torch.Tensor | None,
-        latents: torch.Tensor | None,
-        tail: torch.Tensor | None,
-        extra: Mapping[str, torch.Tensor] | None,
-        num_frames: int | None,
-        skip_frames: int,
-        store_as: str,
-    ) -> tuple[dict[str, torch.Tensor], int]:
-        tensors = dict(extra or {})
-        reserved = {"frames", "latents", "tail"} & tensors.keys()
-        if reserved:
-            raise FrameError(f"extra tensors cannot be called {', '.join(sorted(reserved))}")
-        if frames is not None:
-            tensors["frames"] = self._stored(frames, store_as)
-            num_frames = frames.shape[0] - skip_frames if num_frames is None else num_frames
-            if skip_frames + num_frames > frames.shape[0]:
-                raise FrameError(
-                    f"{frames.shape[0]} frames cannot give {num_frames} to the film after skipping {skip_frames}"
-                )
-        elif latents is None or num_frames is None:
-            raise FrameError("a chunk needs frames, or latents together with the number of frames they add")
-        if num_frames < 1 or skip_frames < 0:
-            raise FrameError(f"a chunk adds at least one frame, got {num_frames} after skipping {skip_frames}")
-        tensors |= {key: value for key, value in (("latents", latents), ("tail", tail)) if value is not None}
-        return tensors, num_frames
-
-    def _stored(self, frames: torch.Tensor, store_as: str) -> torch.Tensor:
-        if store_as not in _STORED_TYPES:
-            raise FrameError(f"frames are stored as {' or '.join(_STORED_TYPES)}, not {store_as}")
-        rgb = to_rgb(frames)
-        size = rgb.shape[1:3]
+    def _storable(self, frames: torch.Tensor | None, store_as: str) -> torch.Tensor | None:
+        if frames is None:
+            return None
+        stored = storable_frames(frames, store_as)
+        size = tuple(stored.shape[1:3])
         if size != (self.manifest.height, self.manifest.width):
             raise FrameError(
                 f"frames are {size_text(*size)}, run {self.manifest.name!r} is "
                 f"{size_text(self.manifest.height, self.manifest.width)}"
             )
-        if torch.isnan(rgb.sum()):
-            raise FrameError(
-                "frames hold values that are not numbers; the model overflowed, run it in float32 or bfloat16"
-            )
-        return (rgb * 255).round().to(torch.uint8) if store_as == "uint8" else rgb.to(torch.float16)
+        return stored
 
     def _expect(self, kind: str, height: int, width: int) -> None:
         have = self.manifest
@@ -459,6 +422,9 @@ class RunFolder:
             raise RunFolderError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
         self.manifest = manifest
 
+    def _read_only(self) -> RunLockedError:
+        return RunLockedError(f"run {self.manifest.name!r} was opened to be read only; open it for writing")
+
     def _forget(self, record: ChunkRecord) -> None:
         """Delete the file of a replaced chunk. One that is still read (Windows) stays; no manifest names it."""
         try:
@@ -467,20 +433,5 @@ class RunFolder:
             log.info("kept %s, it is still in use", self.path / record.file)
 
 
-def list_runs(root: str | os.PathLike[str]) -> list[RunManifest | StreamingError]:
-    """All runs below `root`, by name: their manifests, or the error that says why one cannot be read."""
-    runs: list[RunManifest | StreamingError] = []
-    for path in sorted(Path(root).glob(f"*/{MANIFEST}")):
-        try:
-            runs.append(RunManifest.load(path.parent))
-        except StreamingError as error:
-            runs.append(error)
-    return runs
-
-
 def _locked(path: Path, owner: str) -> RunLock:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be made: {error.strerror}") from error
     return RunLock(path / "run.lock", owner).acquire()

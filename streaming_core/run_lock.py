@@ -60,6 +60,7 @@ class RunLock:
         key = os.path.realpath(self.path)
         with _guard:
             try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
                 descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
             except OSError as error:
                 raise RunFolderError(f"{self.path.parent} cannot be written: {error.strerror}") from error
@@ -67,6 +68,8 @@ class RunLock:
                 if key in _held_here:
                     raise self._refusal(descriptor)
                 self._take(descriptor)
+                if not _same_file(descriptor, self.path):
+                    raise self._refusal(descriptor)  # its holder removed the folder at this very moment
                 os.ftruncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 os.write(descriptor, json.dumps(self._self_description()).encode())
@@ -77,8 +80,8 @@ class RunLock:
             _held_here.add(key)
         return self
 
-    def release(self) -> None:
-        """Give the lock back; does nothing when it is not held."""
+    def release(self, remove: bool = False) -> None:
+        """Give the lock back, and with `remove` delete its file; does nothing when it is not held."""
         if self._descriptor is None:
             return
         with _guard:
@@ -90,7 +93,12 @@ class RunLock:
                 os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
                 with contextlib.suppress(OSError):
                     msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
+            if remove and os.name != "nt":
+                self.path.unlink(missing_ok=True)  # while it is held, so that nobody can hold the name and not the file
             os.close(descriptor)
+            if remove and os.name == "nt":
+                with contextlib.suppress(OSError):
+                    self.path.unlink(missing_ok=True)
 
     def __enter__(self) -> RunLock:
         return self.acquire()
@@ -131,6 +139,13 @@ class RunLock:
             f"run {self.path.parent.name!r} is in use by {who}process {holder.get('pid', '?')} on "
             f"{holder.get('host', '?')}, since {since}; wait for it, stop it, or choose another run name"
         )
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _read_holder(descriptor: int) -> dict[str, Any]:

@@ -8,18 +8,29 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_write
+from .chunk_file import ChunkFile, file_sha256, read_metadata
 from .errors import RunDamagedError, RunMismatchError, SettingsError
 
 MANIFEST = "manifest.json"
 FORMAT = "streaming-run"
 SCHEMA = 1
+_WAY_OUT = "recover the run or choose another run name; its chunk files are untouched"
 _FILE_NAME = re.compile(r"chunk_\d{5,}(\.r\d+)?\.safetensors")
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON would give it back: texts, numbers, lists and dictionaries; whole floats become integers.
+
+    Raises:
+        SettingsError: NaN, infinity, or something that has no plain form (a tensor, a model).
+    """
+    return json.loads(canonical_json(value))
 
 
 def canonical_json(value: Any) -> str:
@@ -41,7 +52,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (Fraction, Path)):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
     if isinstance(value, Mapping):
         if not all(isinstance(key, (str, int)) for key in value):
             raise SettingsError("settings need names that are texts or whole numbers")
@@ -69,7 +80,7 @@ class ChunkRecord:
         contents: names of the tensors in the file.
         created: seconds since 1970.
         revision: how often the chunk was drawn anew.
-        notes: canonical JSON.
+        notes: small values for people and the inspector; not to be changed.
     """
 
     index: int
@@ -84,11 +95,15 @@ class ChunkRecord:
     file: str
     num_bytes: int
     sha256: str
-    notes: str = "{}"
+    notes: Mapping[str, Any] = field(default_factory=dict)
     status: str = "complete"
 
+    def file_in(self, folder: Path) -> ChunkFile:
+        """The file of the chunk and what it must be."""
+        return ChunkFile(folder / self.file, self.num_bytes, self.sha256)
+
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "contents": list(self.contents), "notes": json.loads(self.notes)}
+        return {**dataclasses.asdict(self), "contents": list(self.contents)}
 
     def to_json(self) -> str:
         return json.dumps(self.to_dict())
@@ -96,10 +111,10 @@ class ChunkRecord:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ChunkRecord:
         """Raises KeyError, TypeError or ValueError for anything that is no record."""
-        names = {field.name for field in dataclasses.fields(cls)}
+        names = {each.name for each in dataclasses.fields(cls)}
         record = cls(
             **{key: value for key, value in data.items() if key in names}
-            | {"contents": tuple(data["contents"]), "notes": canonical_json(data.get("notes", {}))}
+            | {"contents": tuple(data["contents"]), "notes": dict(data.get("notes", {}))}
         )
         numbers = (record.index, record.num_frames, record.skip_frames, record.num_bytes, record.revision)
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
@@ -117,7 +132,7 @@ class RunManifest:
         kind: which loop writes it.
         height, width: pixels; fps: exact rate; num_frames: length asked for, if known.
         created: seconds since 1970.
-        settings: canonical JSON, for people and the inspector.
+        settings: plain values, for people and the inspector; not to be changed.
         chunks: records by index.
     """
 
@@ -128,8 +143,12 @@ class RunManifest:
     fps: Fraction
     num_frames: int | None
     created: float
-    settings: str = "{}"
+    settings: Mapping[str, Any] = field(default_factory=dict)
     chunks: tuple[ChunkRecord, ...] = ()
+
+    def chunk(self, index: int) -> ChunkRecord | None:
+        """The record of one chunk, or None when it is not finished."""
+        return next((record for record in self.chunks if record.index == index), None)
 
     def with_chunk(self, record: ChunkRecord) -> RunManifest:
         """The manifest with one record added or replaced."""
@@ -141,8 +160,8 @@ class RunManifest:
         return dataclasses.replace(self, chunks=())
 
     def to_json(self) -> str:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields |= {"fps": str(self.fps), "settings": json.loads(self.settings)}
+        fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        fields["fps"] = str(self.fps)
         fields["chunks"] = [chunk.to_dict() for chunk in self.chunks]
         return json.dumps({"format": FORMAT, "schema": SCHEMA, **fields}, indent=1, ensure_ascii=False)
 
@@ -160,25 +179,60 @@ class RunManifest:
             RunMismatchError: written by another version of the format.
         """
         path = folder / MANIFEST
-        hint = "move the folder away or choose another run name; its chunk files are untouched"
         try:
-            data = json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+            text = path.read_text(encoding="utf-8", errors="surrogatepass")
+        except (OSError, ValueError) as error:
+            raise RunDamagedError(f"{path} is not a readable manifest ({error}); {_WAY_OUT}") from error
+        return cls.from_json(text, path)
+
+    @classmethod
+    def from_json(cls, text: str, path: Path) -> RunManifest:
+        """The manifest in a text that was found in `path`; errors as `load`."""
+        try:
+            data = json.loads(text)
             found = data["format"], data["schema"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunDamagedError(f"{path} is not a readable manifest ({error}); {hint}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDamagedError(f"{path} is not a readable manifest ({error}); {_WAY_OUT}") from error
         if found != (FORMAT, SCHEMA):
             raise RunMismatchError(
-                f"{path} has format {found[0]} {found[1]}, this version reads {FORMAT} {SCHEMA}; {hint}"
+                f"{path} has format {found[0]} {found[1]}, this version reads {FORMAT} {SCHEMA}; {_WAY_OUT}"
             )
         try:
-            names = {field.name for field in dataclasses.fields(cls)}
-            return cls(
-                **{key: value for key, value in data.items() if key in names}
-                | {
-                    "fps": Fraction(data["fps"]),
-                    "settings": canonical_json(data["settings"]),
-                    "chunks": tuple(ChunkRecord.from_dict(chunk) for chunk in data["chunks"]),
-                }
+            names = {each.name for each in dataclasses.fields(cls)}
+            known = {key: value for key, value in data.items() if key in names}
+            chunks = tuple(ChunkRecord.from_dict(chunk) for chunk in data["chunks"])
+            manifest = cls(
+                **known | {"fps": Fraction(data["fps"]), "settings": dict(data["settings"]), "chunks": chunks}
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunDamagedError(f"{path} is not a readable manifest ({error!r}); {hint}") from error
+            if not all(isinstance(size, int) and size > 0 for size in (manifest.height, manifest.width)):
+                raise ValueError(f"size {manifest.width}x{manifest.height}")
+            return manifest
+        except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
+            raise RunDamagedError(f"{path} is not a readable manifest ({error!r}); {_WAY_OUT}") from error
+
+    @classmethod
+    def rebuild(cls, folder: Path) -> RunManifest:
+        """The manifest as the chunk files in `folder` tell it, for a folder whose own is lost. Writes nothing.
+
+        Every chunk file carries the run and its own record. Of a chunk drawn anew, the latest whole file counts;
+        files that are cut off are left out.
+
+        Raises:
+            RunDamagedError: no whole chunk file.
+        """
+        manifest: RunManifest | None = None
+        for path in sorted(folder.glob("chunk_*.safetensors")):
+            try:
+                texts = read_metadata(path)
+                run = cls.from_json(texts["run"], path)
+                record = ChunkRecord.from_dict(json.loads(texts["record"]))
+            except (RunDamagedError, RunMismatchError, ValueError, KeyError, TypeError):
+                continue
+            record = dataclasses.replace(record, num_bytes=path.stat().st_size, sha256=file_sha256(path))
+            manifest = manifest or run
+            old = manifest.chunk(record.index)
+            if record.file == path.name and (old is None or old.revision < record.revision):
+                manifest = manifest.with_chunk(record)
+        if manifest is None:
+            raise RunDamagedError(f"{folder} holds no whole chunk file; nothing can be recovered from it")
+        return manifest

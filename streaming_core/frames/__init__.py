@@ -5,6 +5,7 @@ from __future__ import annotations
 from .audio import AudioTrack
 from .codecs import CODECS
 from .run_source import GroupDecoder, LatentDecoder, LatentGroup, RunFolderFrames
+from .sinks import read_ahead, to_tensor, write_png_folder
 from .stream import FrameStream, JoinedFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
 from .video_read import VideoFrames, close_idle_decoders
 from .video_write import VideoInfo, VideoWriter, write_video
@@ -25,6 +26,9 @@ __all__ = [
     "VideoWriter",
     "as_rate",
     "close_idle_decoders",
+    "read_ahead",
     "to_rgb",
+    "to_tensor",
+    "write_png_folder",
     "write_video",
 ]

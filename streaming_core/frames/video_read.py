@@ -119,7 +119,7 @@ class VideoFrames(FrameStream):
 
     @property
     def variable_rate(self) -> bool:
-        """Whether the stored frames are unevenly spaced; then `open(path, fps)` is what keeps motion and sound right."""
+        """Whether stored frames are unevenly spaced; then `open(path, fps)` is what keeps motion and sound right."""
         return self.index.variable
 
     def _stored_number(self, number: int) -> int:
@@ -377,7 +377,8 @@ def _check_length(
         return
     if promised - float(seconds) > max(3 * float(seconds) / num_frames, 0.02 * promised):
         raise VideoReadError(
-            f"{path} is cut off: {num_frames} frames ({float(seconds):.2f} s) of {promised:.2f} s are there; get a whole copy"
+            f"{path} is cut off: {num_frames} frames ({float(seconds):.2f} s) of {promised:.2f} s are there; "
+            "get a whole copy"
         )
 
 
