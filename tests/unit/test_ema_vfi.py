@@ -14,6 +14,7 @@ from streaming_core.models.ema_vfi.interpolator import PAIR_KEY, EmaVfiInterpola
 from streaming_core.models.ema_vfi.network import EmaVfi
 from streaming_core.models.ema_vfi.windows import window_layout
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError, shapes_of
+from tests.tiny_ema_vfi import official_tensors_of, random_network
 
 CONFIG = standard_config(4, (1, 2, 1, 2, 4))
 
@@ -24,19 +25,7 @@ def no_gradients():
         yield
 
 
-def random_network(seed: int = 0, config=CONFIG) -> EmaVfi:
-    """Weights large enough that frames, flow and refinement all depend on them."""
-    network = EmaVfi(config).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in network.named_parameters():
-        spread = 0.3 if parameter.ndim == 1 else 1.4 * parameter[0].numel() ** -0.5
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
-        if parameter.ndim == 1 and not name.endswith("bias"):
-            parameter.abs_()
-    return network
-
-
-NETWORK = random_network()
+NETWORK = random_network(config=CONFIG)
 
 
 def frames(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,6 +151,17 @@ def test_two_views_in_one_batch_are_the_two_views_alone():
         torch.testing.assert_close(got, want, atol=1e-5, rtol=0)
 
 
+def test_several_times_in_one_batch_are_each_time_alone():
+    """What accelerators do for several times, checked on the CPU."""
+    first, second = frames(48, 64)
+    for scale in (1.0, 0.5):
+        chosen = model(flow_scale=scale)
+        (pair,) = chosen._pair(chosen.extract_features(first), chosen.extract_features(second), {})
+        together = chosen._pictures(pair, [0.2, 0.5, 0.9])
+        alone = torch.cat([chosen._pictures(pair, [time]) for time in (0.2, 0.5, 0.9)])
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
 def test_weights_for_the_middle_reach_other_times_by_halving():
     first, second = frames(32, 48)
     middle_only = model(any_time=False)
@@ -177,7 +177,7 @@ def test_weights_for_the_middle_reach_other_times_by_halving():
 def test_half_precision_stays_close():
     first, second = frames(64, 96)
     exact = model()(first, second)
-    halved = model(random_network().half())
+    halved = model(random_network(config=CONFIG).half())
     made = halved(first.half(), second.half())
     assert made.dtype == torch.float32
     assert halved.get_dtype() == torch.float16
@@ -198,14 +198,6 @@ def test_settings_out_of_range_are_refused(options):
 # -- weight files ------------------------------------------------------------------------------------------------------
 
 
-def official_file(network: EmaVfi = NETWORK) -> dict[str, torch.Tensor]:
-    """As published: prefixed, with run-time buffers left in."""
-    tensors = {f"module.{key}": value for key, value in network.state_dict().items()}
-    tensors["module.feature_bone.block4.1.attn_mask"] = torch.zeros(1, 49, 49)
-    tensors["module.feature_bone.block4.1.HW"] = torch.tensor([64])
-    return tensors
-
-
 @pytest.mark.parametrize("width, depths", [(4, (2, 2, 2, 2, 2)), (8, (2, 2, 2, 4, 4)), (4, (1, 2, 3, 4, 1))])
 def test_sizes_are_read_off_the_weights(width, depths):
     config = standard_config(width, depths)
@@ -216,15 +208,15 @@ def test_sizes_are_read_off_the_weights(width, depths):
 def test_file_with_and_without_prefix_give_the_same_frames():
     first, second = frames(32, 32)
     want = model()(first, second)
-    plain = {key.removeprefix("module."): value for key, value in official_file().items()}
-    for tensors in (official_file(), plain):
+    plain = {key.removeprefix("module."): value for key, value in official_tensors_of(NETWORK).items()}
+    for tensors in (official_tensors_of(NETWORK), plain):
         built = build(tensors, EmaVfiSettings(any_time=True))
         assert torch.equal(built(first, second), want)
         assert not any(parameter.requires_grad for parameter in built.parameters())
 
 
 def test_incomplete_file_names_what_is_missing():
-    tensors = official_file()
+    tensors = official_tensors_of(NETWORK)
     del tensors["module.unet.down1.conv1.0.bias"]
     with pytest.raises(IncompleteCheckpointError, match=r"1 missing \(first unet.down1.conv1.0.bias\)"):
         build(tensors)

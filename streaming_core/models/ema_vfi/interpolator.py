@@ -187,8 +187,9 @@ class EmaVfiInterpolator(nn.Module):
 
     def _looks(self, pair: PairView, ts: Sequence[float]) -> list[Tensor]:
         """Pictures `[len(ts), 3, H, W]` per direction of view that `pair` holds in its batch."""
-        looks = len(pair.full.images[0])
-        if looks == 1:
+        first = pair.full.images[0]
+        looks = len(first)
+        if looks == 1 and first.device.type != "cpu":  # times in one batch are slower on a CPU, too
             return [self._pictures(pair, list(ts))]
         return list(torch.stack([self._pictures(pair, [time] * looks) for time in ts], dim=1))
 

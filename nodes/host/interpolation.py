@@ -1,0 +1,80 @@
+"""INTERP_MODEL on every host: ours for the host's node, the host's for ours (reference: comfyui-host, 17.2)."""
+
+from __future__ import annotations
+
+import os
+
+import comfy.model_management as mm
+import comfy.ops
+import folder_paths
+import torch
+
+from ...streaming_core.errors import SettingsError
+from ...streaming_core.interpolation import InterpolationModel
+from ...streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
+from .build import managed
+from .files import model_file, read_weights
+from .progress import check_cancel
+
+FOLDER = "frame_interpolation"
+DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+"""`auto`: half on devices where the host would use it."""
+
+
+def ensure_folder() -> None:
+    """The model folder, for hosts that do not have it yet. Paths a user has added stay."""
+    if not folder_paths.folder_names_and_paths.get(FOLDER, ((), ()))[1]:
+        folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
+        paths = folder_paths.folder_names_and_paths[FOLDER][0]
+        # A folder made this way accepts every file; the host's own folders list weight files only.
+        folder_paths.folder_names_and_paths[FOLDER] = (paths, folder_paths.supported_pt_extensions)
+
+
+def interpolation_names() -> list[str]:
+    """Weight files in `models/frame_interpolation`."""
+    return folder_paths.get_filename_list(FOLDER)
+
+
+def interpolation_file(name: str) -> str:
+    """Path of one of them; raises when it is not there or leads outside."""
+    return model_file(FOLDER, name)
+
+
+def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None):
+    """An INTERP_MODEL: EMA-VFI under the host's patcher, in `dtype` or in what the host would choose."""
+    device = mm.get_torch_device()
+    if dtype is None:
+        dtype = torch.float16 if mm.should_use_fp16(device) else torch.float32
+    tensors = read_weights(interpolation_file(name))
+    network = build(tensors, settings, operations=comfy.ops.disable_weight_init, dtype=dtype)
+    return managed(network, device, mm.unet_offload_device())
+
+
+def to_core(patcher) -> InterpolationModel:
+    """Any INTERP_MODEL, the host's RIFE and FILM included, as what the core works with.
+
+    Raises `SettingsError` for values that are something else.
+    """
+    network = getattr(patcher, "model", None)
+    lacking = [name for name in ("memory_used_forward", "extract_features") if not hasattr(network, name)]
+    if lacking:
+        raise SettingsError(
+            f"{type(network).__name__} is no interpolation model (it lacks {', '.join(lacking)}); connect Load EMA-VFI "
+            "or the host's Load Frame Interpolation Model"
+        )
+    device, dtype = patcher.load_device, patcher.model_dtype() or torch.float32
+
+    def prepare(shape: tuple[int, ...]) -> None:
+        mm.load_models_gpu([patcher], memory_required=network.memory_used_forward(shape, dtype))
+
+    return InterpolationModel(
+        network,
+        device,
+        dtype,
+        prepare=prepare,
+        free_bytes=lambda: None if mm.is_device_cpu(device) else mm.get_free_memory(device),
+        recover=mm.soft_empty_cache,
+        out_of_memory=(mm.OOM_EXCEPTION,),
+        check_cancel=check_cancel,
+    )
+
