@@ -1,0 +1,298 @@
+"""StreamingSVD on the host's own code in this process: building, CAM under samplers, decoding, films that resume."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from streaming_core.errors import FrameMismatchError, RunMismatchError, SettingsError
+from streaming_core.models.registry import shapes_of
+from streaming_core.models.streamingsvd.config import (
+    CamConfig,
+    ClipVisionConfig,
+    Level,
+    StreamingSVDConfig,
+    VaeConfig,
+    VideoUNetConfig,
+)
+from streaming_core.models.streamingsvd.detect import UNET_PREFIX, detect_streamingsvd
+from streaming_core.models.streamingsvd.file import split_file
+from tests.host.inprocess import import_host, import_pack
+from tests.tiny import TINY, official_shapes, random_weights
+
+HEIGHT, WIDTH, FRAMES, OVERLAP = 32, 64, 6, 2
+
+
+@pytest.fixture(scope="module")
+def rooms():
+    import_host()
+    import_pack()
+    from comfyui_streamingt2v.nodes.host import build, cam, films, svd
+
+    return {"build": build, "cam": cam, "films": films, "svd": svd}
+
+
+@pytest.fixture(scope="module")
+def tiny(rooms):
+    """MODEL, STREAMING_CAM, VAE, CLIP_VISION from tiny weights, through detection."""
+    build = rooms["build"]
+    tensors = random_weights(official_shapes(TINY), dtype=torch.float32)
+    config, weights = detect_streamingsvd(shapes_of(tensors)), split_file(tensors, "tiny")
+    assert config == TINY
+    return {
+        "model": build.build_video_unet(weights.unet, config.cam.unet),
+        "cam": rooms["cam"].StreamingCam(build.build_cam(weights.cam, config.cam)),
+        "vae": build.build_vae(weights.vae, config.image_encoder, config.first_stage),
+        "clip_vision": build.build_clip_vision(weights.clip_vision, config.clip_vision),
+    }
+
+
+def control(seed=0, frames=OVERLAP):
+    return torch.rand(frames, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(model, sampler="euler", scheduler="karras", cfg=2.5, steps=2):
+    import comfy.sample
+
+    generator = torch.Generator().manual_seed(1)
+    latent = (FRAMES, 4, HEIGHT // 8, WIDTH // 8)
+    extra = {"concat_latent_image": torch.randn(1, *latent[1:], generator=generator)}
+    positive = [[torch.randn(1, 1, 64, generator=generator), extra]]
+    negative = [[torch.zeros(1, 1, 64), {"concat_latent_image": torch.zeros(1, *latent[1:])}]]
+    noise = torch.randn(latent, generator=generator)
+    with torch.inference_mode():
+        return comfy.sample.sample(
+            model,
+            noise,
+            steps,
+            cfg,
+            sampler,
+            scheduler,
+            positive,
+            negative,
+            torch.zeros(latent),
+            disable_pbar=True,
+            seed=0,
+        )
+
+
+def little_memory(device=None, torch_free_too=False):
+    """As the host's own function on a machine with a few kilobytes left."""
+    return (4096, 4096) if torch_free_too else 4096
+
+
+def test_the_full_size_configuration_equals_the_one_the_host_detects(rooms):
+    from comfy.model_detection import detect_unet_config
+
+    levels = tuple(Level(320 * m, (d, d), downsample=d > 0) for m, d in ((1, 1), (2, 1), (4, 1), (4, 0)))
+    vae = VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal=False)
+    full = StreamingSVDConfig(
+        cam=CamConfig(VideoUNetConfig(8, 4, 320, levels, 1, 1024, 768), (32, 96, 256, 512)),
+        image_encoder=vae,
+        first_stage=replace(vae, temporal=True),
+        clip_vision=ClipVisionConfig(1280, 32, 16, 5120, 14, 224, 1024),
+    )
+    shapes = official_shapes(full)
+    assert detect_streamingsvd(shapes) == full
+    tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    assert detect_unet_config(tensors, UNET_PREFIX) == rooms["build"].host_unet_config(full.cam.unet)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "lcm", "ddim"])
+@pytest.mark.parametrize("scheduler", ["karras", "simple"])
+def test_cam_works_under_every_sampler(rooms, tiny, sampler, scheduler):
+    guided = rooms["cam"].with_cam(tiny["model"], tiny["cam"], control())
+    latent = sample(guided, sampler, scheduler)
+    assert latent.shape == (FRAMES, 4, HEIGHT // 8, WIDTH // 8)
+    assert latent.isfinite().all()
+
+
+def test_cam_follows_its_control_frames_and_leaves_the_model_alone(rooms, tiny):
+    before = sample(tiny["model"])
+    first = sample(rooms["cam"].with_cam(tiny["model"], tiny["cam"], control(0)))
+    second = sample(rooms["cam"].with_cam(tiny["model"], tiny["cam"], control(1)))
+    assert torch.equal(before, sample(tiny["model"]))
+    assert not torch.allclose(before, first, atol=1e-2)
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_halves_together_and_one_by_one_agree(rooms, tiny, monkeypatch):
+    import comfy.model_management as mm
+
+    guided = rooms["cam"].with_cam(tiny["model"], tiny["cam"], control())
+    together = sample(guided)
+    # With no free memory the host runs the halves one after the other, and CAM splits its feed-forwards.
+    monkeypatch.setattr(mm, "get_free_memory", little_memory)
+    calls = []
+    unet = tiny["model"].model.diffusion_model
+    hook = unet.register_forward_pre_hook(lambda module, args: calls.append(args[0].shape[0]))
+    try:
+        apart = sample(guided)
+    finally:
+        hook.remove()
+    assert set(calls) == {FRAMES}
+    assert torch.allclose(together, apart, atol=1e-2)
+
+
+def test_clones_share_the_guide_and_bring_the_network(rooms, tiny):
+    guided = rooms["cam"].with_cam(tiny["model"], tiny["cam"], control())
+    again = guided.clone().clone()
+    networks = [patcher.model for patcher in again.get_additional_models()]
+    assert networks == [tiny["cam"].network]
+    assert torch.equal(sample(guided), sample(again))
+
+
+def test_features_are_freed_as_they_are_merged(rooms, tiny):
+    guided = rooms["cam"].with_cam(tiny["model"], tiny["cam"], control())
+    calls = []
+    merge = rooms["cam"].CamGuide.merge
+
+    def watched(self, h, skip, options):
+        result = merge(self, h, skip, options)
+        calls.append(sum(feature is not None for feature in options[rooms["cam"].KEY].features.skips))
+        return result
+
+    guided.model_options["transformer_options"]["patches"]["output_block_patch"] = [
+        watched.__get__(patch.__self__)
+        for patch in guided.model_options["transformer_options"]["patches"]["output_block_patch"]
+    ]
+    sample(guided, steps=1)
+    skips = len(tiny["cam"].network.cross_attention_merger_input_blocks)
+    assert calls[:skips] == list(range(skips))[::-1]
+
+
+def test_wrong_control_frames_say_why(rooms, tiny):
+    with_cam = rooms["cam"].with_cam
+    with pytest.raises(FrameMismatchError, match="multiples of 16"):
+        with_cam(tiny["model"], tiny["cam"], torch.rand(2, 40, 64, 3))
+    with pytest.raises(FrameMismatchError, match="128x64 but the latent is for 64x32"):
+        sample(with_cam(tiny["model"], tiny["cam"], torch.rand(2, 64, 128, 3)))
+    with pytest.raises(SettingsError, match="6 control frames leave nothing new"):
+        sample(with_cam(tiny["model"], tiny["cam"], control(frames=FRAMES)))
+    with pytest.raises(SettingsError, match="continues control frames already"):
+        with_cam(with_cam(tiny["model"], tiny["cam"], control()), tiny["cam"], control())
+
+
+def test_decoding_does_not_depend_on_free_memory(rooms, tiny, monkeypatch):
+    import comfy.model_management as mm
+
+    latents = torch.randn(9, 4, 4, 8, generator=torch.Generator().manual_seed(0))
+
+    def decode():
+        return rooms["svd"].decode_all(
+            latents, 0, "overlapping", lambda group: rooms["svd"].decode_clip(tiny["vae"], group)
+        )
+
+    plenty = decode()
+    monkeypatch.setattr(mm, "get_free_memory", little_memory)
+    # The host's attention slices by free memory, which rounds differently; a regrouped clip would differ by far more.
+    assert torch.allclose(plenty, decode(), atol=1e-5)
+    alone = torch.cat([rooms["svd"].decode_clip(tiny["vae"], latent[None]) for latent in latents])
+    assert not torch.allclose(plenty, alone, atol=1e-2)
+
+
+@pytest.fixture
+def film(rooms, tiny):
+    """A chunk sampler and a request for four chunks."""
+    import comfy.samplers
+
+    svd = rooms["svd"]
+    euler = comfy.samplers.sampler_object("euler")
+    quick = svd.SamplingSettings(euler, torch.tensor([700.0, 1.0, 0.0]), 3.0, 1.5)
+    sampler = svd.SvdChunkSampler(
+        model=tiny["model"],
+        cam=tiny["cam"],
+        vae=tiny["vae"],
+        embed=lambda frame: svd.embed_image(tiny["clip_vision"], frame),
+        first_model=tiny["model"],
+        sampling=quick,
+        first_sampling=quick,
+    )
+    image = torch.rand(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(3))
+    return sampler, rooms["films"].FilmRequest(16, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 7, 1, start_image=image)
+
+
+def make(rooms, film, name, **changes):
+    sampler, request = film
+    with torch.inference_mode():
+        stream = rooms["films"].make_film(sampler, replace(request, **changes), name, 12)
+        return stream.read(0, len(stream))
+
+
+class Stopped(Exception):
+    """Stands for a crash."""
+
+
+def test_a_stopped_film_goes_on_bit_for_bit(rooms, film, monkeypatch):
+    whole = make(rooms, film, "whole")
+    svd = rooms["svd"]
+    original, made = svd.SvdChunkSampler.sample_chunk, []
+
+    def stops_at_two(self, chunk, *args):
+        if chunk.index == 2 and 2 not in made:
+            made.append(2)
+            raise Stopped
+        made.append(chunk.index)
+        return original(self, chunk, *args)
+
+    monkeypatch.setattr(svd.SvdChunkSampler, "sample_chunk", stops_at_two)
+    with pytest.raises(Stopped):
+        make(rooms, film, "stopped")
+    made.clear()
+    made.append(2)
+    resumed = make(rooms, film, "stopped")
+    assert made == [2, 2, 3], "chunk 0 and 1 must not be made again"
+    assert torch.equal(whole, resumed)
+
+
+def test_what_a_film_costs(rooms, film, tiny, monkeypatch):
+    calls = {"clip": 0, "pixels": 0}
+
+    def count(name):
+        def hook(*_):
+            calls[name] += 1
+
+        return hook
+
+    hooks = [
+        tiny["clip_vision"].model.register_forward_hook(count("clip")),
+        tiny["cam"].network.controlnet.controlnet_cond_embedding.register_forward_hook(count("pixels")),
+    ]
+    try:
+        make(rooms, film, "counted", seed=8)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Once for the start image, once for the anchor; the pixel encoder once per continuing chunk.
+    assert calls == {"clip": 2, "pixels": 3}
+
+
+def test_a_changed_setting_makes_the_film_anew_and_another_model_is_refused(rooms, film):
+    first = make(rooms, film, "changed")
+    assert not torch.equal(first, make(rooms, film, "changed", seed=9))
+    sampler, request = film
+    other = sampler.model.clone()
+    key = next(iter(other.model.state_dict()))
+    other.add_patches({key: (torch.zeros_like(other.model.state_dict()[key]),)}, 0.5)
+    with pytest.raises(RunMismatchError, match="other model weights"):
+        make(rooms, (replace(sampler, model=other), request), "changed")
+
+
+def test_a_failed_first_clip_leaves_nothing(rooms, film, monkeypatch):
+    def fail(*_):
+        raise Stopped
+
+    monkeypatch.setattr(rooms["svd"].SvdChunkSampler, "sample_first_clip", fail)
+    with pytest.raises(Stopped):
+        make(rooms, film, "nothing")
+    assert not (rooms["films"].runs_root() / "nothing").exists()
+
+
+def test_your_own_clip_is_continued_at_the_films_size(rooms, film):
+    clip = torch.rand(4, 50, 60, 3, generator=torch.Generator().manual_seed(4))
+    frames = make(rooms, film, "own", start_image=None, first_clip=clip, num_frames=9)
+    assert frames.shape == (9, HEIGHT, WIDTH, 3)
+    fitted = film[1].fitted(clip).movedim(1, -1)
+    assert torch.allclose(frames[:4], fitted, atol=1 / 255)
