@@ -21,7 +21,7 @@ MAX_ATTENTION_BATCH = 32768
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention with torch's fused kernel. `q` `[b, n, c]`, `k` and `v` `[b, m, c]`, `heads` divides `c`; `[b, n, c]`."""
+    """Attention with torch's fused kernel: `q` `[b, n, c]`, `k`, `v` `[b, m, c]`, `heads` divides `c`; `[b, n, c]`."""
     q, k, v = (rearrange(t, "b n (heads d) -> b heads n d", heads=heads) for t in (q, k, v))
     return rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)")
 
