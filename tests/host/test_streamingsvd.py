@@ -196,3 +196,79 @@ def _refused(server, prompt, node_type, words):
     for word in words:
         assert word in error.message, error.message
     assert run_folders(server) == before, "a refused film must leave nothing behind"
+
+
+def sockets(prompt, node_type) -> str:
+    return next(node for node, value in prompt.items() if value["class_type"] == node_type)
+
+
+def pictures(report) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(output.path)) for output in report.check().outputs])
+
+
+def test_single_steps_make_the_same_film_as_the_loop(server, prompt):
+    """Start Film and two Stream Chunks, as a loop node or a patient user would run them."""
+    set_inputs(prompt, SAMPLER, num_frames=15, collect_images=True)
+    loop, save = sockets(prompt, SAMPLER), sockets(prompt, "StreamingT2VSaveStream")
+    whole = copy.deepcopy(prompt)
+    whole[save] = {"class_type": "SaveImage", "inputs": {"images": [loop, 2], "filename_prefix": "whole"}}
+    expected = pictures(server.run(whole))
+
+    request = {k: v for k, v in prompt[loop]["inputs"].items() if k not in ("run_name", "fps", "collect_images")}
+    steps = {key: node for key, node in prompt.items() if key not in (loop, save)}
+    steps["start"] = {"class_type": "StreamingT2VStartFilm", "inputs": request}
+    parts, state = [pictures(server.run(_saved(steps, ["start", 1])))], ["start", 0]
+    for number in (1, 2):
+        inputs = {"chunk_sampler": request["chunk_sampler"], "state": state}
+        steps[f"chunk{number}"] = {"class_type": "StreamingT2VStreamChunk", "inputs": inputs}
+        parts.append(pictures(server.run(_saved(steps, [f"chunk{number}", 1]))))
+        state = [f"chunk{number}", 0]
+    made = np.concatenate(parts)
+    assert made.shape == expected.shape == (15, 64, 128, 3)
+    # The host saves pictures by truncation; the loop's frames were rounded to 8 bits on disk before.
+    assert np.abs(made.astype(int) - expected.astype(int)).max() <= 1
+
+
+def _saved(prompt, images) -> dict:
+    return {**prompt, "save": {"class_type": "SaveImage", "inputs": {"images": images, "filename_prefix": "part"}}}
+
+
+def test_cam_and_anchor_nodes_work_in_a_graph_of_host_nodes(server, prompt):
+    load, image = sockets(prompt, LOADER), sockets(prompt, "LoadImage")
+    graph = {key: prompt[key] for key in (load, image)}
+    motion = {"motion_bucket_id": 127, "model_fps": 7, "augmentation_level": 0.02, "augmentation_noise": "uniform"}
+    size = {"width": 128, "height": 64, "num_frames": 6, "fit": "pad", "preprocessing": "comfyui", "seed": 1}
+    graph["anchor"] = {
+        "class_type": "StreamingT2VSvdAnchorEncode",
+        "inputs": {"clip_vision": [load, 1], "vae": [load, 2], "anchor": [image, 0], **motion, **size},
+    }
+    graph["first"] = {"class_type": "VAEDecode", "inputs": {"samples": ["anchor", 2], "vae": [load, 2]}}
+    graph["control"] = {
+        "class_type": "ImageFromBatch",
+        "inputs": {"image": ["first", 0], "batch_index": 3, "length": 3},
+    }
+    graph["cam"] = {
+        "class_type": "StreamingT2VCamConditioning",
+        "inputs": {"model": [load, 0], "cam": [load, 3], "control_frames": ["control", 0]},
+    }
+    graph["guided"] = {"class_type": "VideoLinearCFGGuidance", "inputs": {"model": ["cam", 0], "min_cfg": 1.5}}
+    graph["sigmas"] = {"class_type": "StreamingT2VAlignYourSteps", "inputs": {"steps": 2}}
+    graph["euler"] = {"class_type": "KSamplerSelect", "inputs": {"sampler_name": "euler"}}
+    graph["sample"] = {
+        "class_type": "SamplerCustom",
+        "inputs": {
+            "model": ["guided", 0],
+            "add_noise": True,
+            "noise_seed": 3,
+            "cfg": 3.0,
+            "positive": ["anchor", 0],
+            "negative": ["anchor", 1],
+            "sampler": ["euler", 0],
+            "sigmas": ["sigmas", 0],
+            "latent_image": ["anchor", 2],
+        },
+    }
+    graph["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": [load, 2]}}
+    frames = pictures(server.run(_saved(graph, ["decode", 0])))
+    assert frames.shape == (6, 64, 128, 3)
+    assert frames.std() > 1
