@@ -55,16 +55,18 @@ def quantize(frames: torch.Tensor, bits: int = 8) -> np.ndarray:
     Raises:
         FrameError: a value is not a number; such a film would turn black or noisy without a word.
     """
-    rgb = to_rgb(frames)
-    if torch.isnan(rgb.sum()):
-        bad = [number for number, frame in enumerate(rgb) if torch.isnan(frame).any()]
-        raise FrameError(
-            f"{len(bad)} of {len(rgb)} frames hold values that are not numbers (first: frame {bad[0]} of this slice); "
-            "the model overflowed, run it in float32 or bfloat16"
-        )
-    if bits <= 8:
-        return (rgb * 255).round().to(torch.uint8).cpu().numpy()
-    return (rgb * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16)
+    rgb = frames if frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == torch.float32 else to_rgb(frames)
+    largest = 255 if bits <= 8 else 65535
+    pictures = np.empty(rgb.shape, np.uint8 if bits <= 8 else np.uint16)
+    for number, frame in enumerate(rgb):  # frame by frame: the work stays in the processor's caches
+        scaled = (frame * largest).round_().clamp_(0, largest)
+        if torch.isnan(scaled.sum()):
+            raise FrameError(
+                f"frame {number} of a slice of {len(rgb)} holds values that are not numbers; "
+                "the model overflowed, run it in float32 or bfloat16"
+            )
+        pictures[number] = scaled.to(torch.uint8 if bits <= 8 else torch.int32).cpu().numpy()
+    return pictures
 
 
 def format_bits(pixel_format: str) -> int:

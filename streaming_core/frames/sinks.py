@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from ..atomic import flush_to_disk, temporary_name
 from ..errors import FrameError, VideoWriteError
 from .pixels import quantize
-from .stream import DEFAULT_SLICE, FrameStream, to_rgb
+from .stream import DEFAULT_SLICE, FrameStream
 
 Progress = Callable[[int, "int | None"], None]
 Item = TypeVar("Item")
@@ -55,7 +55,7 @@ def write_png_folder(
 ) -> int:
     """Write every frame as an 8-bit RGB PNG, `frame_00000.png` and so on; returns how many.
 
-    The folder appears under its name when all frames are in it; before that, and after Cancel or an error, there is none.
+    The folder appears under its name when all frames are in it; after Cancel or an error there is none.
 
     Args:
         frames: a stream, or an iterator of tensors `[F, H, W, C]`.
@@ -100,7 +100,7 @@ def write_png_folder(
 
 
 def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
-    """The same items, made in a thread of their own up to `depth` ahead, so that reading overlaps with the work on them.
+    """The same items, made in a thread of their own up to `depth` ahead: reading overlaps with the work on them.
 
     For sources that only read and decode; a source that runs a model belongs into the caller's thread. An exception of
     the source is raised here in its turn. The thread ends when the iterator is exhausted or closed.
@@ -151,7 +151,7 @@ def _watched(
         part = next(slices, None)
         if part is None:
             return
-        yield to_rgb(part)
+        yield part
 
 
 def _png_texts(metadata: Mapping[str, Any] | None) -> PngImagePlugin.PngInfo | None:

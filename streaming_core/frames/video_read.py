@@ -346,18 +346,24 @@ def _all_distinct(times: Sequence[int | None]) -> bool:
 def _rate(pts: np.ndarray, stream: av.VideoStream) -> tuple[Fraction, bool]:
     """The rate of a file, and whether its frames leave the even grid of that rate by more than rounding."""
     named = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
-    named = [rate for rate in named if Fraction(1, 1000) <= rate <= 1000]
+    named = [_usual(rate) for rate in named if Fraction(1, 1000) <= rate <= 1000]
     if len(pts) == 1:
         return (named or [_DEFAULT_FPS])[0], False
     average = as_rate(float((len(pts) - 1) / (Fraction(int(pts[-1] - pts[0])) * stream.time_base)))
-    for rate in [*named, average, Fraction(round(average))]:
-        if rate == 0:
-            continue
+    for rate in [*named, _usual(average)]:
         step = 1 / (rate * stream.time_base)
         grid = np.arange(len(pts)) * float(step)
         if np.abs(pts - pts[0] - grid).max() <= max(1.0, float(step) / 20):
             return rate, False
     return average, True
+
+
+def _usual(rate: Fraction) -> Fraction:
+    """The whole or NTSC rate that was meant, where a container keeps rates as rounded durations (Matroska)."""
+    for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
+        if abs(usual - rate) < rate / 100_000:
+            return usual
+    return rate
 
 
 def _check_length(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from io import RawIOBase
 from numbers import Rational
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
@@ -25,8 +25,6 @@ from .audio import AudioFeed, AudioTrack
 from .codecs import CONTAINERS, audio_encoder, choose_encoder, encoder_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
 from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,13 +46,16 @@ class VideoInfo:
 class _CheckedFile:
     """The file as the muxer sees it; remembers a failed write, which the muxer's last flush would swallow."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: RawIOBase) -> None:
         self._raw = raw
         self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         try:
-            return self._raw.write(data)
+            rest = memoryview(data)
+            while rest:  # a disk that is nearly full takes a part first and fails with the next one
+                rest = rest[self._raw.write(rest) :]
+            return len(data)
         except OSError as error:
             self.error = self.error or error
             raise
@@ -144,7 +145,7 @@ class VideoWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._stack.enter_context(atomic_write(self.path))
-            self._file = self._stack.enter_context(open(temporary, "wb"))
+            self._file = self._stack.enter_context(open(temporary, "wb", buffering=0))
         except OSError as error:
             self._stack.close()
             raise VideoWriteError(f"{self.path} cannot be written: {error.strerror or error}") from error
@@ -176,22 +177,28 @@ class VideoWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
         stack, self._stack = self._stack, contextlib.ExitStack()
         thread, self._thread = self._thread, None
-        with stack:
+        with stack:  # whatever is raised in here removes the temporary file; the final name is not touched
             try:
                 if kind is None:
-                    if self.num_frames == 0:
-                        raise VideoWriteError(f"{self.path.name} would have no frames; nothing was written")
-                    self._put(None)
+                    self._await(thread)
             finally:
-                if kind is not None or self.num_frames == 0:
-                    self._aborted.set()
+                self._aborted.set()
                 thread.join()
             if kind is not None:
-                stack.__exit__(kind, error, trace)  # the temporary file goes, the final name is not touched
+                stack.__exit__(kind, error, trace)
                 return False
-            self._raise_failure()
             self._finish(stack)
         return False
+
+    def _await(self, thread: threading.Thread) -> None:
+        """Wait until everything is encoded, with an eye on Cancel."""
+        if self.num_frames == 0:
+            raise VideoWriteError(f"{self.path.name} would have no frames; nothing was written")
+        self._put(None)
+        while thread.is_alive():
+            thread.join(timeout=0.1)
+            self._check_cancel()
+        self._raise_failure()
 
     def _finish(self, stack: contextlib.ExitStack) -> None:
         """Close, sync and rename; only then is the film there."""
@@ -238,16 +245,14 @@ class VideoWriter:
             container = av.open(sink, "w", format=self._format, options=movflags)
             try:
                 self._encode(container)
-            finally:
-                with (
-                    contextlib.suppress(av.FFmpegError, OSError) if self._aborted.is_set() else contextlib.nullcontext()
-                ):
+            except BaseException:
+                with contextlib.suppress(av.FFmpegError, OSError):
                     container.close()
+                raise
+            container.close()
             if sink.error is not None:
                 raise sink.error
-        except BaseException as error:  # noqa: BLE001 - handed to the writing thread, which raises it
-            if not self._aborted.is_set():
-                log.debug("encoding of %s failed", self.path, exc_info=True)
+        except BaseException as error:  # handed to the writing thread, which raises it
             self._error = error
 
     def _encode(self, container: av.container.OutputContainer) -> None:
@@ -291,7 +296,10 @@ class VideoWriter:
     def _mux(
         self, container: av.container.OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None
     ) -> None:
-        for packet in stream.encode(frame):
+        for packet in stream.codec_context.encode_lazy(frame):
+            if self._aborted.is_set():  # one packet at a time: what a slow encoder still holds must not outlast Cancel
+                return
+            packet.stream = stream
             if not packet.duration:  # else a film of one frame has no length
                 packet.duration = round(1 / (self.fps * packet.time_base))
             if frame is None and self._encoder == "libx265" and self.num_frames <= 2:
