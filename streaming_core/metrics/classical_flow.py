@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The search runs where the shorter side has about this many pixels, and looks this far each way: a quarter of the side.
+# The search runs where the shorter side has about this many pixels, and looks a quarter of that side each way.
 SEARCH_LEVEL_PX = 32
 SEARCH_PX = 8
 WINDOW_PX = 9
@@ -80,7 +80,7 @@ def grey(frames: Tensor) -> Tensor:
 def pyramid(images: Tensor) -> list[Tensor]:
     """The images and their halves, coarsest first."""
     levels = [images]
-    while min(levels[-1].shape[-2:]) >= 2 * SEARCH_LEVEL_PX:
+    while 2 * min(levels[-1].shape[-2:]) >= 3 * SEARCH_LEVEL_PX:
         even = levels[-1][..., : levels[-1].shape[-2] // 2 * 2, : levels[-1].shape[-1] // 2 * 2]
         rows = even[..., ::2, :] + even[..., 1::2, :]
         levels.append(smooth((rows[..., ::2] + rows[..., 1::2]) / 4))

@@ -50,7 +50,7 @@ class FlowEstimator:
     name: str
     is_raft: bool
     estimate: Callable[[Tensor, Tensor], Tensor]
-    pairs_per_call: int = 16
+    pairs_per_call: int = 8
 
     def working_frames(self, frames: Tensor) -> Tensor:
         """Frames `[F, 3, H, W]` in 0..1 as this estimator wants them, on the scale 0..255."""

@@ -34,7 +34,7 @@ class Measures:
         layout: its chunks.
         flow_name, clip_name: what measured motion, and CLIP where it did.
         mawe, anchor, text: None where they could not be measured; `left_out` says why.
-        differences: what the flow does not explain, grey levels per pair (see `seams.compensated_difference`).
+        differences: what the flow does not explain of single pixels, grey levels (`seams.compensated_difference`).
         left_out: measure -> one sentence.
     """
 
@@ -73,7 +73,8 @@ class PairMeasures:
         self.errors: list[float] = []
         self.lengths: list[float] = []
         self.motion: list[float] = []
-        self.differences: list[float] = []
+        self.details: list[float] = []
+        self.tones: list[float] = []
         self.changes: list[float | None] = []
 
     def add(self, frames: Tensor) -> None:
@@ -99,7 +100,9 @@ class PairMeasures:
         # Where nothing changes, whatever flow was found is noise.
         flow = flow.masked_fill(still.view(-1, 1, 1, 1), 0)
         self.motion += (mawe_rule.mean_flow_length(flow) * (100 / diagonal(flow))).tolist()
-        self.differences += compensated_difference(left, right, flow).tolist()
+        detail, tone = compensated_difference(left, right, flow)
+        self.details += detail.tolist()
+        self.tones += tone.tolist()
         if self._flow_before is None:
             self.changes += [None, *motion_change(flow[:-1], flow[1:]).tolist()]
         else:
@@ -175,7 +178,7 @@ def measure(
         for values, kept in zip(frame_colours(frames), (means, spreads), strict=True):
             kept.append(values.cpu())
         pairs.add(frames.movedim(-1, 1))
-    means, spreads = torch.cat(means), torch.cat(spreads)
+    means, spreads, cuts = torch.cat(means), torch.cat(spreads), detector.cuts()
     return Measures(
         num_frames=len(stream),
         height=stream.height,
@@ -183,12 +186,12 @@ def measure(
         fps=float(stream.fps),
         layout=layout,
         flow_name=flow.name,
-        cuts=detector.cuts(),
+        cuts=cuts,
         colour=colour_drift(means, spreads, layout),
         colour_means=tuple(map(tuple, means.tolist())),
-        seams=measure_seams(pairs.differences, pairs.changes, layout),
-        stagnation=measure_stagnation(pairs.motion, pairs.still, layout),
-        differences=tuple(pairs.differences),
+        seams=measure_seams(pairs.details, pairs.tones, pairs.changes, layout),
+        stagnation=measure_stagnation(pairs.motion, pairs.still, layout, cuts.frames),
+        differences=tuple(pairs.details),
         mawe=pairs.mawe(),
         anchor=curve(curves.anchor, layout) if curves else None,
         text=curve(curves.text, layout) if curves and curves.text else None,

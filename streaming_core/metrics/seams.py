@@ -1,15 +1,18 @@
 """Seams: how much more the film jumps where two chunks meet than it does around them.
 
-Each pair of neighbouring frames gets two jumps: what is left of the difference once the flow has been compensated
-(appearance), and how far the flow itself differs from that of the pair before (motion). A jump is judged against the
-pairs around it that are no joins, so fast and slow passages of a film are measured alike: 1 is "as elsewhere".
+Each pair of neighbouring frames gets three jumps: what is left of the difference once the flow has been compensated, in
+single pixels (detail) and in blocks (tone), and how far the flow differs from that of the pair before (motion). A jump
+is judged against the pairs around it that are no joins, so fast and slow passages of a film are measured alike: 1 is
+"as elsewhere".
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from .classical_flow import lands_inside, sample
@@ -17,20 +20,30 @@ from .layout import Layout
 
 NEIGHBOUR_PAIRS = 16
 # Below these a jump cannot be seen, and its ratio to another one says nothing.
-FLOOR_GREY_LEVELS = 0.5
+FLOOR_DETAIL = 0.5
+FLOOR_TONE = 0.15
 FLOOR_MOTION = 1e-4
+BLOCK_PX = 16
 
 
-def compensated_difference(left: Tensor, right: Tensor, flow: Tensor) -> Tensor:
-    """Mean absolute difference of each pair after the right frame is pulled back along the flow, `[P]`.
+def compensated_difference(left: Tensor, right: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
+    """What is left of the difference of each pair after the right frame is pulled back along the flow.
 
     Args:
-        left, right: `[P, 3, H, W]` on the scale 0..255; so is the result.
+        left, right: `[P, 3, H, W]` on the scale 0..255; so are the results.
         flow: `[P, 2, H, W]` from left to right, in pixels. What it takes out of the picture is not counted.
+
+    Returns:
+        `[P]` each: the mean absolute difference of pixels, in which lost or new detail shows, and that of blocks of
+        16x16 pixels, in which a change of light or colour shows even under grain and coding noise.
     """
-    inside = lands_inside(flow)
-    difference = (sample(right, flow, "bicubic").clamp(0, 255) - left).abs().mean(1, keepdim=True) * inside
-    return difference.sum((1, 2, 3)) / inside.sum((1, 2, 3)).clamp(min=1)
+    inside = lands_inside(flow).float()
+    difference = (sample(right, flow, "bicubic").clamp(0, 255) - left) * inside
+    size = min(BLOCK_PX, *flow.shape[-2:])
+    sums, counts = (F.avg_pool2d(images, size) for images in (difference, inside))
+    seen = counts.sum((1, 2, 3)).clamp(min=1e-6)
+    detail = difference.abs().mean(1).sum((1, 2)) / inside.sum((1, 2, 3)).clamp(min=1)
+    return detail, sums.abs().mean(1).sum((1, 2)) / seen
 
 
 def diagonal(flow: Tensor) -> float:
@@ -43,7 +56,7 @@ def motion_change(before: Tensor, flow: Tensor) -> Tensor:
     return (flow - before).square().sum(1).sqrt().mean((1, 2)) / diagonal(flow)
 
 
-def against_neighbours(jumps: list[float | None], joins: frozenset[int], floor: float) -> tuple[float | None, ...]:
+def against_neighbours(jumps: Sequence[float | None], joins: frozenset[int], floor: float) -> tuple[float | None, ...]:
     """Each jump divided by the median of up to 16 jumps on either side of it that are no joins, itself left out.
 
     Args:
@@ -63,11 +76,12 @@ def against_neighbours(jumps: list[float | None], joins: frozenset[int], floor: 
 
 @dataclass(frozen=True)
 class Seam:
-    """One join. `frame` is the first frame of the later chunk; `score` is the larger of the two ratios."""
+    """One join. `frame` is the first frame of the later chunk; `score` is the largest of the three ratios."""
 
     frame: int
     score: float
-    appearance: float
+    detail: float
+    tone: float
     motion: float
 
 
@@ -76,7 +90,7 @@ class Seams:
     """Joins of a film and the curve they stand out of.
 
     Attributes:
-        ratios: per pair, the larger of appearance and motion jump relative to the pairs around it; None where unknown.
+        ratios: per pair, the largest of its three jumps relative to those of the pairs around it; None where unknown.
         joins: one entry per boundary of the layout, in order.
         largest, typical: the largest and the median score; None without joins.
     """
@@ -87,32 +101,28 @@ class Seams:
     typical: float | None
 
 
-def larger(first: float | None, second: float | None) -> float | None:
-    known = [value for value in (first, second) if value is not None]
-    return max(known, default=None)
+def largest_known(*values: float | None) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
-def measure_seams(differences: list[float], changes: list[float | None], layout: Layout) -> Seams:
+def measure_seams(
+    details: Sequence[float], tones: Sequence[float], changes: Sequence[float | None], layout: Layout
+) -> Seams:
     """Seams from the jumps of all pairs.
 
     Args:
-        differences: `compensated_difference` per pair.
+        details, tones: `compensated_difference` per pair.
         changes: `motion_change` per pair; None for the first, which has no pair before it.
         layout: where chunks meet.
     """
     # Pair p lies between frames p and p + 1. The flow changes twice around a jump: into it and out of it again.
     pairs = frozenset(frame - 1 for frame in layout.boundaries)
-    appearance = against_neighbours(differences, pairs, FLOOR_GREY_LEVELS)
+    detail = against_neighbours(details, pairs, FLOOR_DETAIL)
+    tone = against_neighbours(tones, pairs, FLOOR_TONE)
     motion = against_neighbours(changes, pairs | frozenset(pair + 1 for pair in pairs), FLOOR_MOTION)
+    ratios = tuple(map(largest_known, detail, tone, motion))
     joins = tuple(
-        Seam(frame, larger(of_picture, of_motion) or 0.0, of_picture or 0.0, of_motion or 0.0)
-        for frame in layout.boundaries
-        for of_picture, of_motion in [(appearance[frame - 1], motion[frame - 1])]
+        Seam(frame, *(jump[frame - 1] or 0.0 for jump in (ratios, detail, tone, motion))) for frame in layout.boundaries
     )
     scores = [join.score for join in joins]
-    return Seams(
-        ratios=tuple(map(larger, appearance, motion)),
-        joins=joins,
-        largest=max(scores, default=None),
-        typical=median(scores) if scores else None,
-    )
+    return Seams(ratios, joins, largest=max(scores, default=None), typical=median(scores) if scores else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class Stagnation:
 
     Attributes:
         motion: mean flow length of each pair, in per cent of the picture's diagonal per frame.
-        chunk_motion: mean of `motion` over the pairs inside each chunk.
+        chunk_motion: mean of `motion` over the pairs inside each chunk, scene cuts left out.
         kept: motion of the last chunk / motion of the first; None when the first stands still.
         still_pairs: pairs without visible change, longest_still: the longest run of them.
         stagnant_from: the frame from which on no pair moves a fifth as much as the first chunk does, to the end of the
@@ -62,12 +63,14 @@ def longest_run(flags: list[bool]) -> int:
     return longest
 
 
-def measure_stagnation(motion: list[float], still: list[bool], layout: Layout) -> Stagnation:
-    """Stagnation from the motion of all pairs (per cent of the diagonal) and the pairs that are still."""
+def measure_stagnation(
+    motion: list[float], still: list[bool], layout: Layout, cuts: Collection[int] = ()
+) -> Stagnation:
+    """Stagnation from the motion of all pairs (per cent of the diagonal), the pairs that are still, and scene cuts."""
     # A still pair has no motion, whatever flow the estimator found in its noise.
     motion = [0.0 if stands else length for length, stands in zip(motion, still, strict=True)]
-    # A jump at a join is a seam, not motion: only pairs inside a chunk count for it.
-    inside = [motion[chunk.start : chunk.stop - 1] for chunk in layout.chunks]
+    # What jumps at a join or a cut is no motion of the chunk: only pairs inside a chunk and a scene count for it.
+    inside = [[motion[frame - 1] for frame in chunk[1:] if frame not in cuts] for chunk in layout.chunks]
     per_chunk = [sum(pairs) / len(pairs) if pairs else 0.0 for pairs in inside]
     first = per_chunk[0]
     lively = [pair for pair, length in enumerate(motion) if first and length >= STAGNANT_SHARE * first]
