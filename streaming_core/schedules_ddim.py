@@ -14,6 +14,8 @@ from torch import Tensor
 from .errors import SettingsError
 
 TRAIN_TIMESTEPS = 1000
+LEAST_SIGNAL = 4.8973451890853435e-08
+"""Signal variance that stands in for none at all where noise is measured per signal; ComfyUI's own choice."""
 
 
 def cosine_betas(timesteps: int = TRAIN_TIMESTEPS, max_beta: float = 0.999) -> Tensor:
@@ -42,9 +44,9 @@ def enhancer_alphas_cumprod() -> Tensor:
 
 def leading_timesteps(steps: int, timesteps: int = TRAIN_TIMESTEPS, offset: int = 1) -> Tensor:
     """`[steps]` int64, falling: multiples of the stride plus `offset` ("leading" spacing)."""
-    if not 1 <= steps <= timesteps:
-        raise SettingsError(f"the enhancer takes 1 to {timesteps} steps, got {steps}")
-    return (torch.arange(steps - 1, -1, -1) * (timesteps // steps) + offset).clamp(max=timesteps - 1)
+    if not 1 <= steps <= timesteps - offset:
+        raise SettingsError(f"the enhancer takes 1 to {timesteps - offset} steps, got {steps}")
+    return torch.arange(steps - 1, -1, -1) * (timesteps // steps) + offset
 
 
 def kept_timesteps(steps: int, strength: float) -> Tensor:
@@ -62,8 +64,14 @@ def kept_timesteps(steps: int, strength: float) -> Tensor:
 
 def sigmas_of(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """Noise per unit of signal at each timestep, float32, with a final 0: what k-diffusion samplers take."""
-    alphas = alphas_cumprod.double()[timesteps]
-    return torch.cat([((1 - alphas) / alphas).sqrt(), alphas.new_zeros(1)]).float()
+    sigmas = noise_per_signal(alphas_cumprod)[timesteps]
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def noise_per_signal(alphas_cumprod: Tensor) -> Tensor:
+    """Sigma of every level, float32; finite also where no signal is left."""
+    alphas = alphas_cumprod.double().clamp(min=LEAST_SIGNAL)
+    return ((1 - alphas) / alphas).sqrt().float()
 
 
 def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ from streaming_core.schedules_vid2vid import (
     signal_of,
 )
 
+from ...host.enhancer_replay import closed_form, enhance_on_host, host_model
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, replay
@@ -196,21 +197,22 @@ def enhance(case: Case, denoise) -> Iterator[Comparison]:
     yield Comparison("latents", z, case.output("latents"))
 
 
+def through_the_host(case: Case, **tolerance: float) -> Iterator[Comparison]:
+    """The same loop run by the host's own sampler and guidance on our MODEL and context handler."""
+    model = host_model(case)
+    for sampler in ("euler", "ddim"):
+        got = enhance_on_host(case, sampler, model)
+        yield Comparison(f"latents through the host, {sampler}", got, case.output("latents"), **tolerance)
+
+
 @replay(FAMILY, "blend_stub", atol=1e-4)
 def blend_stub(case: Case) -> Iterator[Comparison]:
-    yield from enhance(case, lambda x, level, k: closed_form(case, x, level, k))
+    def denoise(x: Tensor, level: int, k: int) -> Tensor:
+        image = case.input(f"image_latents_{k}"), case.input(f"image_embeddings_{k}")
+        return closed_form(x, torch.full((2,), level), case.input("prompt_embeds"), *image)
 
-
-def closed_form(case: Case, x: Tensor, level: int, k: int) -> Tensor:
-    """The stand-in network that `blend_stub` describes, on the doubled window `x` `[2, C, F, h, w]`."""
-    rows = [
-        case.input("prompt_embeds").mean((1, 2)),
-        case.input(f"image_embeddings_{k}").mean((1, 2)),
-    ]
-    text, image = (row.view(-1, 1, 1, 1, 1) for row in rows)
-    time = 0.05 * torch.sin(torch.tensor(level / 100))
-    latents = 0.1 * torch.tanh(case.input(f"image_latents_{k}"))
-    return 0.6 * x + 0.2 * x.mean(2, keepdim=True) + latents + time + 0.02 * text + 0.02 * image
+    yield from enhance(case, denoise)
+    yield from through_the_host(case, atol=1e-4)
 
 
 @replay(FAMILY, "blend_unet", rtol=1e-4)
@@ -228,6 +230,7 @@ def blend_unet(case: Case) -> Iterator[Comparison]:
         )
 
     yield from enhance(case, denoise)
+    yield from through_the_host(case, rtol=1e-4)
 
 
 @replay("streamingmodelscope", "randomized_blending", atol=1e-5)

@@ -1,0 +1,394 @@
+"""Nodes of the enhancement stage: load, condition, key frames, and the whole stage in one node."""
+
+from __future__ import annotations
+
+import torch
+
+from ..streaming_core.blending import key_frames, plan_windows
+from ..streaming_core.enhancer import NEGATIVE_PROMPT, OFFICIAL_SEED, PROMPT, EnhanceSettings, Size, to_image
+from ..streaming_core.frames import FrameStream as Frames
+from ..streaming_core.frames import TensorFrames, to_rgb
+from .host import enhancer as host
+from .host.compat import blocked, io, schema
+from .host.files import diffusion_model_names, file_stamp, model_file
+from .host.i2vgenxl import enhancer_sigmas
+from .host.load_enhancer import FOLDER, WEIGHT_TYPES, load_enhancer
+from .types import CATEGORY as PACK_CATEGORY
+from .types import FrameStream
+
+CATEGORY = f"{PACK_CATEGORY}/enhance"
+DEFAULTS = EnhanceSettings()
+
+
+def as_stream(frames, fps: float = 24.0) -> Frames:
+    """IMAGE or FRAME_STREAM as a stream."""
+    return frames if isinstance(frames, Frames) else TensorFrames(frames, fps)
+
+
+def frames_input(**options) -> io.MultiType.Input:
+    return io.MultiType.Input("frames", types=[io.Image, FrameStream], **options)
+
+
+def window_inputs() -> list:
+    """Windows of the main pass; the same widgets, defaults and words wherever they appear."""
+    return [
+        io.Int.Input(
+            "window",
+            default=DEFAULTS.window_frames,
+            min=1,
+            max=10_000,
+            tooltip="Frames enhanced together, 1 to 10000; 38 is official. Memory goes with it. A film that fits into "
+            "one window is enhanced in one piece.",
+        ),
+        io.Int.Input(
+            "overlap",
+            default=DEFAULTS.overlap_frames,
+            min=0,
+            max=9_999,
+            tooltip="Frames that neighbouring windows share, 0 to below window; 12 is official. More blends better and "
+            "takes longer.",
+        ),
+    ]
+
+
+def prompt_inputs() -> list:
+    return [
+        io.String.Input(
+            "prompt", default=PROMPT, multiline=True, tooltip="What the result should be. The default is official."
+        ),
+        io.String.Input(
+            "negative_prompt",
+            default=NEGATIVE_PROMPT,
+            multiline=True,
+            tooltip="What the result should not be. The default is official.",
+        ),
+    ]
+
+
+def model_inputs() -> list:
+    return [
+        io.Model.Input("model", tooltip="I2VGen-XL from Load Enhancer."),
+        io.Clip.Input("clip", tooltip="OpenCLIP ViT-H text encoder, that of Stable Diffusion 2.1."),
+        io.ClipVision.Input("clip_vision", tooltip="OpenCLIP ViT-H image tower."),
+        io.Vae.Input("vae", tooltip="Stable Diffusion image VAE, that of SD 2.1 officially."),
+    ]
+
+
+def stage_inputs() -> list:
+    """Everything the enhancement depends on besides the key frames."""
+    return [
+        *model_inputs(),
+        frames_input(tooltip="The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
+        io.Int.Input(
+            "width",
+            default=1280,
+            min=64,
+            max=8192,
+            step=8,
+            tooltip="Width of the result in pixels, a multiple of 8; the largest one with fit inside.",
+        ),
+        io.Int.Input(
+            "height",
+            default=720,
+            min=64,
+            max=8192,
+            step=8,
+            tooltip="Height of the result in pixels, a multiple of 8; the largest one with fit inside.",
+        ),
+        io.Combo.Input(
+            "fit",
+            options=list(host.FITS),
+            default="inside",
+            tooltip="inside: as large as fits into width and height, aspect kept, nothing cut. crop: fill the size and "
+            "cut what stands out. pad: repeat the border. stretch: ignore the aspect, as the official program does.",
+        ),
+        *prompt_inputs(),
+        io.Float.Input(
+            "strength",
+            default=DEFAULTS.strength,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Share of the steps that are run, above 0 to 1; 0.97 is official. Lower keeps more of the film.",
+        ),
+        io.Int.Input(
+            "steps",
+            default=DEFAULTS.steps,
+            min=1,
+            max=999,
+            tooltip="Denoising steps, 1 to 999, of which strength leaves the last; 30 is official and runs 29.",
+        ),
+        io.Float.Input(
+            "cfg",
+            default=DEFAULTS.guidance,
+            min=1.0,
+            max=30.0,
+            step=0.1,
+            tooltip="Guidance scale, 1 to 30; 9 is official. 1 halves the time and ignores the negative prompt.",
+        ),
+        *window_inputs(),
+        io.Int.Input(
+            "seed",
+            default=OFFICIAL_SEED,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=True,
+            tooltip="Seed of the noise and of the cuts between windows, 0 to 2^64 - 1.",
+        ),
+        io.Int.Input(
+            "model_fps",
+            default=DEFAULTS.fps_condition,
+            min=1,
+            max=1000,
+            tooltip="Frame rate the model is told, in frames per second; 38 is official, whatever the real rate is.",
+        ),
+        io.Combo.Input(
+            "memory",
+            options=["normal", "low"],
+            default="normal",
+            tooltip="low runs the two guidance rows one after the other and keeps skips in system memory: the same "
+            "result with less video memory, slower.",
+        ),
+        io.Boolean.Input(
+            "official",
+            default=False,
+            tooltip="Behave like the official program: stretch, drop frames at the end that do not fill a window, cut "
+            "as it does, take all key frames as one clip. Off: no frame is lost.",
+        ),
+        io.Image.Input(
+            "picture",
+            optional=True,
+            tooltip="What the film should look like, officially the image it was made from. Default: its first frame.",
+        ),
+    ]
+
+
+def stage(frames, fps: float = 24.0, key_frames=None, **values) -> tuple[host.Enhancer, host.EnhanceRequest]:
+    """Node values to what the host room takes."""
+    enhancer = host.Enhancer(
+        *(values[name] for name in ("model", "clip", "clip_vision", "vae")), low_memory=values["memory"] == "low"
+    )
+    settings = EnhanceSettings(
+        strength=values["strength"],
+        steps=values["steps"],
+        guidance=values["cfg"],
+        window_frames=values["window"],
+        overlap_frames=values["overlap"],
+        seed=values["seed"],
+        fps_condition=values["model_fps"],
+        prompt=values["prompt"],
+        negative_prompt=values["negative_prompt"],
+        official=values["official"],
+    )
+    size_and_fit = (values["width"], values["height"], values["fit"])
+    stream = as_stream(frames, fps)
+    return enhancer, host.EnhanceRequest(stream, *size_and_fit, settings, values.get("picture"), key_frames)
+
+
+class LoadEnhancer(io.ComfyNode):
+    """The enhancer's UNet as a MODEL."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VLoadEnhancer",
+            display_name="Load Enhancer",
+            category=CATEGORY,
+            description="Loads the enhancer's video model: the UNet of I2VGen-XL in the diffusers layout.",
+            search_aliases=["streamingt2v", "i2vgenxl", "video upscaler"],
+            inputs=[
+                io.Combo.Input(
+                    "unet_name",
+                    options=diffusion_model_names(),
+                    tooltip="File in models/diffusion_models: unet/diffusion_pytorch_model.fp16.safetensors of "
+                    "ali-vilab/i2vgen-xl, under a name of your choice.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_TYPES),
+                    default="default",
+                    tooltip="How weights are kept: as ComfyUI sees fit, or as fp8, which halves them and costs "
+                    "accuracy.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For Enhance Video, or any sampler node.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, unet_name, weight_dtype):
+        return file_stamp(model_file(FOLDER, unet_name))
+
+    @classmethod
+    def execute(cls, unet_name, weight_dtype):
+        return io.NodeOutput(load_enhancer(unet_name, weight_dtype))
+
+
+class EnhanceVideo(io.ComfyNode):
+    """The whole stage: key frames, then the film in windows."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VEnhanceVideo",
+            display_name="Enhance Video",
+            category=CATEGORY,
+            description="Sharpens and enlarges a film of any length with a short-clip model: key frames first, then "
+            "all frames in overlapping windows with randomized blending. As many frames come out as went in.",
+            search_aliases=["streamingt2v", "upscale video", "video enhancer", "i2vgenxl", "vid2vid"],
+            inputs=[
+                *stage_inputs(),
+                io.Float.Input(
+                    "fps",
+                    default=24.0,
+                    min=0.01,
+                    max=1000.0,
+                    step=0.01,
+                    tooltip="Rate of an IMAGE in frames per second, for the frames output; a stream has its own.",
+                ),
+                io.Image.Input(
+                    "key_frames",
+                    optional=True,
+                    tooltip="Enhanced first frames of all windows, from Key-frame Pass. Default: made here.",
+                ),
+            ],
+            outputs=[
+                FrameStream.Output(display_name="frames", tooltip="The enhanced film; on disk if a stream came in."),
+                io.Image.Output(display_name="images", tooltip="The enhanced film as a batch, if a batch came in."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, frames, fps=24.0, **values):
+        enhancer, request = stage(frames, fps, **values)
+        if request.frames is frames:
+            missing = blocked("Enhance Video got a frame stream and gives one; use Stream to Images behind it")
+            return io.NodeOutput(host.enhance_stream(enhancer, request), missing)
+        images = host.enhance_images(enhancer, request)
+        return io.NodeOutput(TensorFrames(images, fps), images)
+
+
+class KeyFramePass(io.ComfyNode):
+    """The first pass by itself."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VKeyFramePass",
+            display_name="Key-frame Pass",
+            category=CATEGORY,
+            description="Enhances the first frame of every window together as one short clip, so that all windows look "
+            "alike. Enhance Video does this by itself; use this node to see or change the key frames.",
+            search_aliases=["key frames", "anchor frames"],
+            inputs=stage_inputs(),
+            outputs=[io.Image.Output(display_name="key_frames", tooltip="One enhanced frame per window, in order.")],
+        )
+
+    @classmethod
+    def execute(cls, frames, **values):
+        return io.NodeOutput(host.make_key_frames(*stage(frames, **values)))
+
+
+class PickKeyFrames(io.ComfyNode):
+    """Frames that stand for windows, for any model."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VPickKeyFrames",
+            display_name="Pick Key Frames",
+            category=CATEGORY,
+            description="The first frame of every window of a film: enhance them with any model as one short clip, "
+            "then send them as a list through a conditioning node into Window Conditioning.",
+            search_aliases=["key frames", "windows"],
+            inputs=[frames_input(tooltip="The film, as IMAGE or FRAME_STREAM."), *window_inputs()],
+            outputs=[
+                io.Image.Output(display_name="key_frames", tooltip="One frame per window, as a batch."),
+                io.Image.Output(display_name="list", is_output_list=True, tooltip="The same, one by one."),
+                io.Int.Output(display_name="count", tooltip="Number of windows."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, frames, window, overlap):
+        stream = as_stream(frames)
+        picked = [stream.read(frame, frame + 1) for frame in key_frames(plan_windows(len(stream), window, overlap))]
+        return io.NodeOutput(torch.cat(picked), picked, len(picked))
+
+
+class EnhancerConditioning(io.ComfyNode):
+    """I2VGen-XL's conditions, to wire a sampler by hand."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VEnhancerConditioning",
+            display_name="Enhancer Conditioning",
+            category=CATEGORY,
+            description="What I2VGen-XL is told: prompts, a picture and a frame rate. For sampling by hand; latents "
+            "are those of VAE Encode, one per frame.",
+            search_aliases=["i2vgenxl"],
+            inputs=[
+                *model_inputs(),
+                io.Image.Input("picture", tooltip="What the clip should look like; of a batch the first."),
+                io.Int.Input(
+                    "width", default=1280, min=64, max=8192, step=8, tooltip="Width in pixels, a multiple of 8."
+                ),
+                io.Int.Input(
+                    "height", default=720, min=64, max=8192, step=8, tooltip="Height in pixels, a multiple of 8."
+                ),
+                *prompt_inputs(),
+                io.Int.Input(
+                    "model_fps",
+                    default=DEFAULTS.fps_condition,
+                    min=1,
+                    max=1000,
+                    tooltip="Frame rate the model is told, in frames per second; 38 is official.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(display_name="positive", tooltip="For the sampler."),
+                io.Conditioning.Output(display_name="negative", tooltip="For the sampler."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, clip, clip_vision, vae, picture, width, height, prompt, negative_prompt, model_fps):
+        enhancer = host.Enhancer(model, clip, clip_vision, vae)
+        settings = EnhanceSettings(prompt=prompt, negative_prompt=negative_prompt, fps_condition=model_fps)
+        look = to_image(to_rgb(picture[:1])[0].movedim(-1, 0))
+        return io.NodeOutput(*host.conditioning_pair(enhancer, [look], settings, Size(height, width)))
+
+
+class EnhancerSigmas(io.ComfyNode):
+    """The official timesteps, which none of the host's schedulers gives."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VEnhancerSigmas",
+            display_name="Enhancer Sigmas",
+            category=CATEGORY,
+            description="Noise levels of the enhancer's official timesteps, shortened by the strength.",
+            search_aliases=["i2vgenxl", "sigmas"],
+            inputs=[
+                io.Int.Input(
+                    "steps", default=DEFAULTS.steps, min=1, max=999, tooltip="Steps before strength; 30 is official."
+                ),
+                io.Float.Input(
+                    "strength",
+                    default=DEFAULTS.strength,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Share of the steps that are run, above 0 to 1; 0.97 is official.",
+                ),
+            ],
+            outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="For SamplerCustom with euler or ddim.")],
+        )
+
+    @classmethod
+    def execute(cls, steps, strength):
+        return io.NodeOutput(enhancer_sigmas(EnhanceSettings(steps=steps, strength=strength)))
+
+
+NODES = (LoadEnhancer, EnhanceVideo, KeyFramePass, PickKeyFrames, EnhancerConditioning, EnhancerSigmas)

@@ -1,0 +1,44 @@
+"""A tiny I2VGen-XL UNet: official key layout, random weights. What it makes is noise that follows its inputs.
+
+Text and image embeddings are as wide as those of the tiny StreamingModelscope file, whose encoders and VAE go with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
+from streaming_core.models.i2vgenxl.network import build
+from streaming_core.models.registry import shapes_of
+
+from .tiny import random_weights
+from .tiny_modelscope import WIDTH
+
+TINY = I2VGenXLConfig(
+    block_out_channels=(32, 64),
+    attention_levels=(True, False),
+    layers_per_block=1,
+    cross_attention_dim=WIDTH,
+    head_width=16,
+)
+
+
+def tiny_weights(seed: int = 0, config: I2VGenXLConfig = TINY, dtype=torch.float16) -> dict[str, Tensor]:
+    return random_weights(shapes_of(build(config, device="meta").state_dict()), seed, dtype)
+
+
+def write_tiny_enhancer(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tiny_weights(seed), path)
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path)
+    print(write_tiny_enhancer(parser.parse_args().path))
