@@ -5,7 +5,9 @@ from __future__ import annotations
 from .host.compat import io
 
 StreamingCam = io.Custom("STREAMING_CAM")
+StreamingApm = io.Custom("STREAMING_APM")
 ChunkSampler = io.Custom("CHUNK_SAMPLER")
+ChunkPrompts = io.Custom("CHUNK_PROMPTS")
 FilmState = io.Custom("FILM_STATE")
 FrameStream = io.Custom("FRAME_STREAM")
 CATEGORY = "video/StreamingT2V"

@@ -142,6 +142,11 @@ def with_cam(model, cam: StreamingCam, control_frames: Tensor):
     Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
     VAE, times the UNet's halvings).
     """
+    if not isinstance(cam.network, CamNetwork):
+        # The other family has a UNet of its own and brings its own way in.
+        from .modelscope_cam import with_modelscope_cam
+
+        return with_modelscope_cam(model, cam, control_frames)
     multiple_px = cam.config.unet.multiple_px
     if control_frames.shape[1] % multiple_px or control_frames.shape[2] % multiple_px:
         raise FrameMismatchError(

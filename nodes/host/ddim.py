@@ -27,6 +27,7 @@ class Ddim(comfy.samplers.Sampler):
     def __init__(self, eta: float = 1.0, noises: Sequence[Tensor] | None = None):
         self.eta = eta
         self.noises = noises
+        self.extra_options = {"eta": eta}
 
     def sample(
         self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import pickle
+from collections.abc import Mapping
 
 import comfy.utils
 import folder_paths
@@ -26,16 +28,30 @@ def file_stamp(path: str) -> str:
 def read_weights(path: str) -> dict[str, Tensor]:
     """Tensors of a weights file, memory-mapped where the format allows; pickles load weights only.
 
-    Raises `CheckpointError` in one sentence when the file is damaged.
+    Raises `CheckpointError` in one sentence when the file is damaged or holds more than weights.
     """
     name = os.path.basename(path)
     try:
         tensors = comfy.utils.load_torch_file(path, safe_load=True)
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" not in str(error):
+            raise CheckpointError(f"{name} is damaged or cut off (no readable pickle); download it again") from error
+        raise CheckpointError(
+            f"{name} holds Python objects besides weights and is not opened, because they could run code; "
+            "use a file with weights only, best a safetensors one"
+        ) from error
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{name} is damaged or cut off ({reason}); download it again") from error
-    nested = tensors.get("state_dict", tensors)
+    nested = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else None
+    if not isinstance(nested, Mapping):
+        raise CheckpointError(f"{name} is no table of weights; use the official file")
     return {key: tensor for key, tensor in nested.items() if isinstance(tensor, Tensor)}
+
+
+def diffusion_model_names() -> list[str]:
+    """Files in the host's diffusion_models folder."""
+    return folder_paths.get_filename_list("diffusion_models")
 
 
 def checkpoint_names() -> list[str]:

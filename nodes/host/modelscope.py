@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import comfy.sample
+import comfy.samplers
 import comfy.utils
 import torch
 from torch import Tensor
@@ -16,12 +18,14 @@ from ...streaming_core.loop import Anchor
 from ...streaming_core.schedules_modelscope import modelscope_sigmas
 from .cam import StreamingCam
 from .ddim import Ddim
-from .modelscope_apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
+from .fingerprint import model_fingerprint, sampler_fingerprint, tensor_fingerprint
+from .modelscope_apm import AnchorTokens, with_tokens
 from .modelscope_cam import with_modelscope_cam
 from .progress import StepProgress, check_cancel
 from .svd import core_to_images
 
 Conditioning = list
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,13 @@ class ModelscopeSampling:
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
+
+    def describe(self) -> dict:
+        return {
+            "sampler": sampler_fingerprint(self.sampler),
+            "sigmas": [float(sigma) for sigma in self.sigmas],
+            "cfg": self.cfg,
+        }
 
 
 def official_sampling(steps: int = 50, cfg: float = 7.5, eta: float = 1.0) -> ModelscopeSampling:
@@ -90,13 +101,31 @@ def decode_frames(vae, latents: Tensor) -> Tensor:
     return torch.cat(frames)
 
 
+def prompt_lines(text: str) -> list[str]:
+    """One prompt per chunk from one line each; an empty line repeats the one above.
+
+    Raises `SettingsError` when there is no prompt at all.
+    """
+    lines: list[str] = []
+    for line in text.strip().splitlines():
+        lines.append(line.strip() or lines[-1])
+    if not lines:
+        raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole film")
+    return lines
+
+
+def conditioning_fingerprint(conditioning: Conditioning) -> list[str]:
+    """Texts that tell prompts apart."""
+    return [tensor_fingerprint(text) for text, _ in conditioning]
+
+
 @dataclass(frozen=True)
 class ModelscopeChunkSampler:
     """StreamingModelscope as the chunk loop sees it (`streaming_core.loop.ChunkSampler`).
 
     `model` continues with CAM and APM; `first_model` makes the first clip. `prompts` holds the positive conditioning of
     chunk 0, 1, ...; the last one serves all further chunks. `tokens` and `noise` stand for CLIP vision and the seeded
-    generator where recorded values are replayed; `apm_weight` 0 switches the anchor off, 1 is official.
+    generator where recorded values are replayed; `anchor_weight` 0 switches the anchor off, 1 is official.
     """
 
     model: object
@@ -106,17 +135,39 @@ class ModelscopeChunkSampler:
     negative: Conditioning
     tokens: Callable[[Tensor], AnchorTokens] | None
     first_model: object
-    apm_weight: float = 1.0
+    anchor_weight: float = 1.0
     sampling: ModelscopeSampling = field(default_factory=official_sampling)
     first_sampling: ModelscopeSampling = field(default_factory=first_clip_sampling)
     noise: Callable[[Chunk, tuple[int, ...]], ClipNoise] = draw_noise
     decode_clip: Callable[[object, Tensor], Tensor] = decode_frames
     progress: StepProgress | None = None
 
+    kind = "streamingmodelscope"
+    starts_from_prompt = True
+
     @property
     def multiple_px(self) -> int:
         """Heights and widths must be multiples of this."""
         return self.cam.config.unet.multiple_px
+
+    def settings(self) -> dict:
+        """All that decides what this sampler makes, for the settings hash; `models` tells whose weights."""
+        return {
+            "models": {
+                "model": model_fingerprint(self.model),
+                "first_model": model_fingerprint(self.first_model),
+                "cam": self.cam.source or model_fingerprint(self.cam.patcher),
+                "vae": model_fingerprint(self.vae.patcher),
+            },
+            "negative": conditioning_fingerprint(self.negative),
+            "anchor_weight": self.anchor_weight if self.tokens is not None else None,
+            "sampling": self.sampling.describe(),
+            "first_sampling": self.first_sampling.describe(),
+        }
+
+    def chunk_settings(self, index: int) -> dict:
+        """What else decides chunk `index`: its prompt. A changed prompt re-makes the film from there on."""
+        return {"prompt": conditioning_fingerprint(self._prompt(index))}
 
     def with_progress(self, progress: StepProgress) -> ModelscopeChunkSampler:
         return replace(self, progress=progress)
@@ -128,10 +179,14 @@ class ModelscopeChunkSampler:
     def embed_anchor(self, frame: Tensor) -> AnchorTokens | None:
         return self.tokens(frame) if self.tokens is not None else None
 
-    def _prompt(self, chunk: Chunk) -> Conditioning:
-        if not self.prompts:
-            raise SettingsError("there is no prompt; connect at least one positive conditioning")
-        return self.prompts[min(chunk.index, len(self.prompts) - 1)]
+    def _prompt(self, index: int) -> Conditioning:
+        return self.prompts[min(index, len(self.prompts) - 1)]
+
+    def _own_prompt(self, chunk: Chunk) -> Conditioning:
+        """The prompt of a chunk, saying so in the log when it is another one's."""
+        if 1 < len(self.prompts) <= chunk.index:
+            log.info("chunk %d has no prompt of its own; the last of %d goes on", chunk.index, len(self.prompts))
+        return self._prompt(chunk.index)
 
     def _noise(self, chunk: Chunk, height: int, width: int) -> ClipNoise:
         ratio = self.vae.downscale_ratio
@@ -140,15 +195,15 @@ class ModelscopeChunkSampler:
     def sample_first_clip(self, chunk: Chunk, height: int, width: int) -> Tensor:
         """The first clip from the prompt alone: `[chunk.num_frames, 3, height, width]`."""
         noise = self._noise(chunk, height, width)
-        conds = (self._prompt(chunk), self.negative)
+        conds = (self._own_prompt(chunk), self.negative)
         return self.decode(sample_clip(self.first_model, self.first_sampling, conds, noise, self.progress), 0)
 
     def sample_chunk(self, chunk: Chunk, control_frames: Tensor, anchor: Anchor) -> Tensor:
-        positive, negative = self._prompt(chunk), self.negative
+        positive, negative = self._own_prompt(chunk), self.negative
         tokens: AnchorTokens | None = anchor.embedding
         if tokens is not None:
-            positive = with_tokens(positive, tokens.positive, self.apm_weight)
-            negative = with_tokens(negative, tokens.negative, self.apm_weight)
+            positive = with_tokens(positive, tokens.positive, self.anchor_weight)
+            negative = with_tokens(negative, tokens.negative, self.anchor_weight)
         model = with_modelscope_cam(self.model, self.cam, core_to_images(control_frames))
         noise = self._noise(chunk, *control_frames.shape[-2:])
         return sample_clip(model, self.sampling, (positive, negative), noise, self.progress)
@@ -156,8 +211,3 @@ class ModelscopeChunkSampler:
     def decode(self, latents: Tensor, first: int) -> Tensor:
         # Frames are decoded one by one, so those before `first` need not be decoded at all.
         return self.decode_clip(self.vae, latents[first:])
-
-
-def anchor_by(clip_vision, apm: StreamingApm) -> Callable[[Tensor], AnchorTokens]:
-    """What `ModelscopeChunkSampler.tokens` is outside of replays."""
-    return lambda frame: anchor_tokens(clip_vision, apm, frame)

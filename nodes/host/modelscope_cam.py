@@ -27,8 +27,11 @@ from .modelscope_model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, comput
 from .progress import check_cancel
 
 
-def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamConfig) -> StreamingCam:
-    """The CAM network under a patcher, loaded strictly; `tensors` are keyed as in `ModelscopeCam`."""
+def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamConfig, source: str = "") -> StreamingCam:
+    """The CAM network under a patcher, loaded strictly; `tensors` are keyed as in `ModelscopeCam`.
+
+    `source`: a short text that tells its file from others.
+    """
     parameters = sum(tensor.numel() for tensor in tensors.values())
     dtype = mm.unet_dtype(model_params=parameters, weight_dtype=stored_dtype(tensors))
     compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
@@ -37,7 +40,7 @@ def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamCon
     network = ModelscopeCam(config, operations=operations, dtype=dtype, device=device).eval()
     network.compute_dtype = compute_dtype or dtype
     load_strict(network, tensors, "the CAM network")
-    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
+    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()), source)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,11 @@ def _in_type(merge: Merge, dtype: torch.dtype) -> Merge:
 
 def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor):
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is."""
+    if not isinstance(cam.network, ModelscopeCam):
+        raise SettingsError(
+            "this CAM belongs to StreamingSVD, but StreamingModelscope is to be continued; "
+            "connect the STREAMING_CAM of Load StreamingModelscope"
+        )
     if not isinstance(model.model, ModelscopeModel):
         raise SettingsError(
             f"this CAM belongs to StreamingModelscope, but the model is {type(model.model).__name__}; "

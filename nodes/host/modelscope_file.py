@@ -1,17 +1,16 @@
-"""The host's CLIP and VAE of a StreamingModelscope checkpoint, and reading such files safely."""
+"""The host's CLIP and VAE of a StreamingModelscope checkpoint, and safetensors copies of such files."""
 
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 
 import comfy.sd
 import comfy.sd1_clip
 import comfy.supported_models_base
-import comfy.utils
 import folder_paths
 import safetensors.torch
+import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.text_encoders.sd2_clip import SD2Tokenizer
 from torch import Tensor
@@ -22,29 +21,6 @@ from ...streaming_core.models.modelscope.vae_names import rename_vae
 from ...streaming_core.models.registry import compare_keys, shapes_of
 from ...streaming_core.models.streamingsvd.config import VaeConfig
 from .build import autoencoder_params
-
-
-def read_weights(path: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a pickle through weights-only loading (a nested `state_dict` is taken).
-
-    Raises `CheckpointError` for files that are damaged or that hold anything but weights.
-    """
-    name = os.path.basename(path)
-    try:
-        tensors = comfy.utils.load_torch_file(path, safe_load=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{name} holds Python objects besides weights and is not opened, because they could run code; "
-            "use a file with weights only, best a safetensors one"
-        ) from error
-    except (OSError, EOFError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{name} cannot be read ({error}); it is cut off or no weights file: download it again"
-        ) from error
-    tensors = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else None
-    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{name} is no table of weights; use the official file")
-    return dict(tensors)
 
 
 def safetensors_twin(path: str) -> str:
@@ -126,10 +102,11 @@ def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig)
     clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=parameters)
     tower = clip.cond_stage_model.clip_h.transformer
     tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
-    # The projection of the pooled output is the host's addition and an identity.
     own = {key: tensor for key, tensor in tower.state_dict().items() if not key.startswith("text_projection.")}
     compare_keys(shapes_of(own), shapes_of(tensors), "the text encoder")
-    missing, _ = clip.load_sd(dict(tensors))
-    if [key for key in missing if not key.endswith(("text_projection.weight", "logit_scale"))]:
+    # The projection of the pooled output is the host's addition; nothing here reads it, but it must not be garbage.
+    identity = {"text_projection.weight": torch.eye(config.width)}
+    missing, _ = clip.load_sd({**tensors, **identity})
+    if missing:
         raise CheckpointError(f"the text encoder misses {len(missing)} keys (first {', '.join(missing[:3])})")
     return clip

@@ -1,0 +1,426 @@
+"""StreamingModelscope on the host's own code: loading, sampling, CAM, APM, the chunk loop. Small random networks."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from streaming_core.chunks import ChunkPlan
+from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsError
+from streaming_core.loop import film_chunks, pick_anchor, start_film
+from streaming_core.models.modelscope.unet import DownPath
+from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
+from tests.host.inprocess import import_host, import_pack
+from tests.tiny_modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def host():
+    import_host()
+    import_pack()
+    import comfy.model_management
+    import comfy.sample
+    import comfy.samplers
+    import folder_paths
+    from comfyui_streamingt2v.nodes.host import (
+        files,
+        load_modelscope,
+        load_streamingsvd,
+        modelscope,
+        modelscope_apm,
+        modelscope_cam,
+        modelscope_file,
+        modelscope_model,
+    )
+
+    return SimpleNamespace(
+        comfy=comfy,
+        folder_paths=folder_paths,
+        files=files,
+        load=load_modelscope,
+        load_svd=load_streamingsvd,
+        family=modelscope,
+        apm=modelscope_apm,
+        cam=modelscope_cam,
+        file=modelscope_file,
+        model=modelscope_model,
+    )
+
+
+def model_path(host, folder: str, name: str):
+    from pathlib import Path
+
+    return Path(host.folder_paths.get_folder_paths(folder)[0]) / name
+
+
+@pytest.fixture(scope="module")
+def loaded(host):
+    write_tiny_modelscope(model_path(host, "checkpoints", "modelscope_tiny.safetensors"))
+    return host.load.load_streamingmodelscope("modelscope_tiny.safetensors")
+
+
+@pytest.fixture(scope="module")
+def base(host):
+    write_tiny_base(model_path(host, "diffusion_models", "modelscope_base_tiny.safetensors"))
+    return host.load.load_modelscope_unet("modelscope_base_tiny.safetensors")
+
+
+def encode(clip, text: str):
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def frames(seed: int, count: int = 8, side: int = SIDE) -> torch.Tensor:
+    return torch.rand(count, side, side, 3, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(
+    host,
+    model,
+    positive,
+    negative,
+    *,
+    steps=2,
+    cfg=7.5,
+    seed=1,
+    frame_count=16,
+    side=SIDE,
+    sampler="euler",
+    callback=None,
+):
+    noise = torch.randn(frame_count, 4, side // 8, side // 8, generator=torch.Generator().manual_seed(seed))
+    sigmas = host.family.modelscope_sigmas(steps)
+    sampler = host.comfy.samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler
+    return host.comfy.sample.sample_custom(
+        model,
+        noise,
+        cfg,
+        sampler,
+        sigmas,
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        seed=seed,
+        callback=callback,
+        disable_pbar=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def prompts(loaded):
+    return encode(loaded.clip, "a cat runs on the street"), encode(loaded.clip, "")
+
+
+def anchored(host, loaded, prompts, seed=3, weight=1.0, count=1):
+    picture = frames(seed, count, 80).movedim(-1, 1)
+    tokens = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, picture)
+    return (
+        host.apm.with_tokens(prompts[0], tokens.positive, weight),
+        host.apm.with_tokens(prompts[1], tokens.negative, weight),
+    )
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "heun"])
+def test_base_model_samples_with_the_hosts_samplers(host, base, prompts, sampler):
+    latent = sample(host, base, *prompts, sampler=sampler)
+    assert latent.shape == (16, 4, SIDE // 8, SIDE // 8) and latent.isfinite().all()
+    assert torch.equal(latent, sample(host, base, *prompts, sampler=sampler)), "same seed, same latent"
+    other = encode_twice = sample(host, base, prompts[1], prompts[1], sampler=sampler)
+    assert not torch.equal(latent, other), "the prompt matters"
+    assert encode_twice.isfinite().all()
+
+
+def test_latents_decode_through_the_vae_of_the_file(host, loaded, prompts):
+    latent = sample(host, loaded.model, *prompts)
+    images = loaded.vae.decode(latent)
+    assert images.shape == (16, SIDE, SIDE, 3)
+    again = host.family.decode_frames(loaded.vae, latent[3:5])
+    torch.testing.assert_close(again.movedim(1, -1), images[3:5], atol=1e-5, rtol=0)
+    assert loaded.vae.encode(images).shape == latent.shape
+
+
+def test_anchor_changes_what_is_made_and_weight_zero_does_not(host, loaded, prompts, caplog):
+    plain = sample(host, loaded.model, *prompts)
+    assert "without appearance preservation" in caplog.text
+    assert torch.equal(plain, sample(host, loaded.model, *anchored(host, loaded, prompts, weight=0.0)))
+    first, second = (sample(host, loaded.model, *anchored(host, loaded, prompts, seed)) for seed in (3, 4))
+    assert not torch.equal(plain, first) and not torch.equal(first, second)
+
+
+def test_several_anchors_are_averaged(host, loaded):
+    pictures = frames(5, 3, 80).movedim(-1, 1)
+    tokens = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, pictures)
+    assert tokens.positive.shape == (1, 16, 64) and tokens.negative.shape == (1, 16, 64)
+    repeated = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, pictures[:1].expand(3, -1, -1, -1))
+    single = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, pictures[:1])
+    torch.testing.assert_close(repeated.positive, single.positive, atol=1e-5, rtol=0)
+    assert not torch.allclose(tokens.positive, single.positive, atol=1e-3)
+    grey = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, torch.full((1, 3, 32, 32), 0.5))
+    torch.testing.assert_close(grey.positive, grey.negative, atol=1e-4, rtol=0)
+
+
+def test_base_model_ignores_an_anchor_and_says_so(host, base, loaded, prompts, caplog):
+    conds = anchored(host, loaded, prompts)
+    assert torch.equal(sample(host, base, *conds), sample(host, base, *prompts))
+    assert "no appearance preservation" in caplog.text
+
+
+def test_cam_continues_control_frames(host, loaded, prompts):
+    conds = anchored(host, loaded, prompts)
+    plain = sample(host, loaded.model, *conds)
+    first, second = (
+        sample(host, host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(seed)), *conds) for seed in (1, 2)
+    )
+    assert not torch.equal(plain, first) and not torch.equal(first, second)
+    assert torch.equal(plain, sample(host, loaded.model, *conds)), "the model itself stays as it was"
+
+
+def test_rows_apart_or_in_the_other_order_give_the_same(host, loaded, prompts, monkeypatch):
+    conds = anchored(host, loaded, prompts)
+    model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(1))
+    together = sample(host, model, *conds, cfg=2.0)
+    orders = []
+    network = loaded.model.model.diffusion_model
+    inner = type(network).forward
+
+    def spy(self, x, timesteps, **kwargs):
+        orders.append(list(kwargs["transformer_options"]["cond_or_uncond"]))
+        return inner(self, x, timesteps, **kwargs)
+
+    monkeypatch.setattr(type(network), "forward", spy)
+    assert torch.equal(together, sample(host, model, *conds, cfg=2.0))
+    assert {tuple(order) for order in orders} == {(1, 0)} or {tuple(order) for order in orders} == {(0, 1)}
+    monkeypatch.setattr(type(loaded.model.model), "memory_required", lambda self, *a, **k: 2**60)
+    orders.clear()
+    apart = sample(host, model, *conds, cfg=2.0)
+    assert {tuple(order) for order in orders} == {(0,), (1,)}
+    assert (apart - together).abs().max() < 1e-5 * together.abs().max()
+    # cfg 1: the conditional row alone.
+    orders.clear()
+    sample(host, model, *conds, cfg=1.0)
+    assert {tuple(order) for order in orders} == {(0,)}
+
+
+def test_context_and_pixels_are_projected_once_per_chunk(host, loaded, prompts, monkeypatch):
+    conds = anchored(host, loaded, prompts)
+    counts = {"context": 0, "pixels": 0}
+    cam = loaded.cam.network
+
+    def counted(owner, name, key):
+        inner = getattr(owner, name)
+
+        def call(self, *args, **kwargs):
+            counts[key] += 1
+            return inner(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(DownPath, "project_context", "context")
+    counted(type(cam), "encode_pixels", "pixels")
+    model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(1))
+    for steps in (1, 4):
+        counts["context"] = 0
+        sample(host, model, *conds, steps=steps)
+        # UNet and CAM branch, prompt and negative prompt; the number of steps does not matter.
+        assert counts["context"] == 4
+    assert counts["pixels"] == 1
+
+
+def test_long_prompts_are_mixed_piece_by_piece(host, loaded, prompts):
+    long = encode(loaded.clip, "a cat runs on the street, " * 30)
+    assert long[0][0].shape[1] > 77 and long[0][0].shape[1] % 77 == 0
+    conds = anchored(host, loaded, (long, prompts[1]))
+    assert sample(host, loaded.model, *conds).isfinite().all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (48, 16)])
+def test_sizes_need_not_be_square(host, loaded, prompts, height, width):
+    control = torch.rand(8, height, width, 3, generator=torch.Generator().manual_seed(0))
+    model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, control)
+    noise = torch.randn(16, 4, height // 8, width // 8, generator=torch.Generator().manual_seed(0))
+    sampler = host.comfy.samplers.sampler_object("euler")
+    latent = host.comfy.sample.sample_custom(
+        model,
+        noise,
+        3.0,
+        sampler,
+        host.family.modelscope_sigmas(2),
+        *anchored(host, loaded, prompts),
+        torch.zeros_like(noise),
+        disable_pbar=True,
+    )
+    assert latent.shape == noise.shape and latent.isfinite().all()
+
+
+def chunk_sampler(host, loaded, texts, **settings):
+    defaults = {
+        "model": loaded.model,
+        "cam": loaded.cam,
+        "vae": loaded.vae,
+        "prompts": texts[:1],
+        "negative": texts[1],
+        "tokens": partial(host.apm.anchor_tokens, loaded.clip_vision, loaded.apm),
+        "first_model": loaded.model,
+        "sampling": host.family.official_sampling(2),
+        "first_sampling": host.family.first_clip_sampling(2),
+    }
+    return host.family.ModelscopeChunkSampler(**{**defaults, **settings})
+
+
+def film(sampler, num_frames: int, seed: int = 33):
+    plan = ChunkPlan(num_frames, 16, 8, 16, seed)
+    first = sampler.sample_first_clip(plan.chunk(0), SIDE, SIDE)
+    state = start_film(plan, first, pick_anchor(first, 0), sampler)
+    made = [first, *(part for _, part in film_chunks(state, sampler))]
+    return torch.cat(made)[:num_frames]
+
+
+def test_film_has_its_length_and_repeats(host, loaded, prompts):
+    sampler = chunk_sampler(host, loaded, prompts)
+    whole = film(sampler, 29)
+    assert whole.shape == (29, 3, SIDE, SIDE)
+    assert torch.equal(whole, film(sampler, 29))
+    assert torch.equal(film(sampler, 20), whole[:20]), "a shorter film is the beginning of a longer one"
+    assert not torch.equal(film(sampler, 29, seed=34)[:16], whole[:16])
+
+
+def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
+    caplog.set_level(logging.INFO)
+    other = encode(loaded.clip, "an empty street at night")
+    one = film(chunk_sampler(host, loaded, prompts), 32)
+    two = film(chunk_sampler(host, loaded, prompts, prompts=(prompts[0], other)), 32)
+    assert torch.equal(one[:16], two[:16]) and not torch.equal(one[16:24], two[16:24])
+    assert "chunk 2 has no prompt of its own; the last of 2 goes on" in caplog.text
+    settings = [chunk_sampler(host, loaded, prompts, prompts=p) for p in ((prompts[0],), (prompts[0], other))]
+    assert settings[0].settings() == settings[1].settings()
+    assert [settings[0].chunk_settings(i) == settings[1].chunk_settings(i) for i in range(3)] == [True, False, False]
+
+
+def test_guidance_steps_and_seed_take_effect(host, loaded, prompts):
+    base = film(chunk_sampler(host, loaded, prompts), 24)
+    for sampling in (host.family.official_sampling(3), host.family.official_sampling(2, cfg=2.0)):
+        changed = film(chunk_sampler(host, loaded, prompts, sampling=sampling), 24)
+        assert torch.equal(changed[:16], base[:16]) and not torch.equal(changed[16:], base[16:])
+
+
+def test_prompt_lines(host):
+    assert host.family.prompt_lines("a\n\n b \n") == ["a", "a", "b"]
+    with pytest.raises(SettingsError, match="no prompt"):
+        host.family.prompt_lines(" \n ")
+
+
+def test_wrong_control_frames_are_refused(host, loaded, prompts):
+    with pytest.raises(FrameMismatchError, match="multiples of 16 pixels"):
+        host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, side=28))
+    model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, side=48))
+    with pytest.raises(FrameMismatchError, match="48x48 but the latent is for 32x32"):
+        sample(host, model, *prompts)
+    model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, count=16))
+    with pytest.raises(SettingsError, match="16 control frames leave nothing new"):
+        sample(host, model, *prompts)
+    with pytest.raises(SettingsError, match="already continues"):
+        host.cam.with_modelscope_cam(model, loaded.cam, frames(0))
+
+
+def test_text_of_another_encoder_is_refused(host, loaded):
+    foreign = [[torch.zeros(1, 77, 768), {}]]
+    with pytest.raises(SettingsError, match="takes text of width 64, got shape"):
+        sample(host, loaded.model, foreign, foreign)
+
+
+def test_anchor_of_another_tower_is_refused(host, loaded):
+    other = SimpleNamespace(
+        patcher=loaded.clip_vision.patcher,
+        image_size=224,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+        load_device=loaded.clip_vision.load_device,
+        model=lambda **_: (None, None, torch.zeros(1, 32)),
+    )
+    with pytest.raises(SettingsError, match="width 32, this APM takes 64"):
+        host.apm.anchor_tokens(other, loaded.apm, torch.zeros(1, 3, 32, 32))
+
+
+def test_pickle_loads_like_safetensors_and_is_copied_once(host, loaded):
+    path = write_tiny_modelscope(model_path(host, "checkpoints", "modelscope_pickle.ckpt"))
+    model = host.load.load_streamingmodelscope(path.name, safetensors_copy=True).model
+    copy = path.with_suffix(".safetensors")
+    saved = load_file(copy)
+    want = tiny_weights()
+    assert saved.keys() == want.keys() and all(torch.equal(saved[key], want[key]) for key in want)
+    for key, value in loaded.model.model.diffusion_model.state_dict().items():
+        assert torch.equal(value, model.model.diffusion_model.state_dict()[key])
+    stamp = copy.stat().st_mtime_ns
+    host.load.load_streamingmodelscope(path.name, safetensors_copy=True)
+    assert copy.stat().st_mtime_ns == stamp and not list(copy.parent.glob("*.partial"))
+
+
+def test_pickle_with_foreign_classes_is_not_opened(host):
+    import argparse
+
+    path = model_path(host, "checkpoints", "modelscope_foreign.ckpt")
+    torch.save({"state_dict": tiny_weights(), "args": argparse.Namespace(a=1)}, path)
+    with pytest.raises(CheckpointError, match="Python objects besides weights") as caught:
+        host.load.load_streamingmodelscope(path.name)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_files_are_refused_in_a_sentence(host):
+    whole = write_tiny_modelscope(model_path(host, "checkpoints", "modelscope_cut.safetensors"))
+    whole.write_bytes(whole.read_bytes()[: 2**20])
+    with pytest.raises(CheckpointError, match="damaged or cut off") as caught:
+        host.load.load_streamingmodelscope(whole.name)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_other_families_are_named(host, loaded):
+    from tests.tiny import write_tiny_streamingsvd
+
+    write_tiny_streamingsvd(model_path(host, "checkpoints", "svd_tiny.safetensors"))
+    with pytest.raises(WrongCheckpointError, match="svd_tiny.safetensors is not a StreamingModelscope.*StreamingSVD"):
+        host.load.load_streamingmodelscope("svd_tiny.safetensors")
+    with pytest.raises(WrongCheckpointError, match="is not a StreamingSVD.*StreamingModelscope"):
+        host.load_svd.load_streamingsvd("modelscope_tiny.safetensors")
+    save_file(base_weights(), model_path(host, "checkpoints", "base.safetensors"))
+    with pytest.raises(WrongCheckpointError, match="ModelScope text-to-video UNet without CAM and APM"):
+        host.load.load_streamingmodelscope("base.safetensors")
+    write_tiny_modelscope(model_path(host, "diffusion_models", "whole.safetensors"))
+    with pytest.raises(WrongCheckpointError, match="Load StreamingModelscope reads"):
+        host.load.load_modelscope_unet("whole.safetensors")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["base_model.conv_in.", "unet.mid_block.", "resampler.", "text_encoder.text_model.final", "vae.quant_conv."],
+)
+def test_missing_parts_are_counted_and_named(host, prefix):
+    weights = {key: value for key, value in tiny_weights().items() if not key.startswith(prefix)}
+    path = model_path(host, "checkpoints", "modelscope_missing.safetensors")
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match=prefix.split(".")[1] or "resampler"):
+        host.load.load_streamingmodelscope(path.name)
+
+
+def test_unknown_keys_are_refused(host):
+    path = model_path(host, "checkpoints", "modelscope_more.safetensors")
+    save_file({**tiny_weights(), "optimizer.lr": torch.zeros(1)}, path)
+    with pytest.raises(
+        IncompleteCheckpointError, match=r"1 keys unknown to StreamingModelscope \(first optimizer.lr\)"
+    ):
+        host.load.load_streamingmodelscope(path.name)
+
+
+def test_cam_of_the_other_family_is_refused_in_words(host, loaded):
+    svd = host.load_svd.load_streamingsvd("svd_tiny.safetensors")
+    from comfyui_streamingt2v.nodes.host.cam import with_cam
+
+    with pytest.raises(SettingsError, match="this CAM belongs to StreamingModelscope, but the model is SVD"):
+        with_cam(svd.model, loaded.cam, frames(0))
+    with pytest.raises(SettingsError, match="this CAM belongs to StreamingSVD"):
+        host.cam.with_modelscope_cam(loaded.model, svd.cam, frames(0))

@@ -1,0 +1,142 @@
+"""Tiny files of the StreamingModelscope family: official key layouts, random weights.
+
+`write_tiny_modelscope` makes a `streaming_t2v` file, `write_tiny_base` the base text-to-video UNet and
+`write_tiny_vid2vid` the refiner's. Host tests and the demo of the template use them; what they make is noise that
+follows its inputs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from streaming_core.models.modelscope.apm import ImageProjector
+from streaming_core.models.modelscope.cam import ModelscopeCam
+from streaming_core.models.modelscope.config import (
+    ImageProjectorConfig,
+    MixerConfig,
+    ModelscopeCamConfig,
+    StreamingModelscopeConfig,
+    TextEncoderConfig,
+    UNet3DConfig,
+)
+from streaming_core.models.modelscope.detect import APM_PREFIX, CLIP_VISION_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from streaming_core.models.modelscope.unet import VideoUNet
+from streaming_core.models.registry import shapes_of
+from streaming_core.models.streamingsvd.config import ClipVisionConfig, VaeConfig
+
+from .tiny import _tower, random_weights
+
+WIDTH = 64
+UNET = UNet3DConfig(
+    in_channels=4,
+    out_channels=4,
+    channels=(64, 64),
+    attention=(True, False),
+    layers_per_block=1,
+    context_width=WIDTH,
+    input_attention_width=64,
+    mixers=MixerConfig(text_tokens=77, context_tokens=93, kernel=3),
+)
+BASE = replace(UNET, mixers=None)
+TINY = StreamingModelscopeConfig(
+    unet=UNET,
+    cam=ModelscopeCamConfig(BASE, (8, 12, 16, 24)),
+    image_projector=ImageProjectorConfig(WIDTH, 80, 16),
+    vae=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=False),
+    text_encoder=TextEncoderConfig(49408, WIDTH, 1, 1, 128, 77),
+    clip_vision=ClipVisionConfig(WIDTH, 2, 1, 128, 56, 224, WIDTH),
+)
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _text_shapes(config: TextEncoderConfig) -> Shapes:
+    """Keys of a CLIP text tower in the transformers layout."""
+    width, stem = config.width, "text_model."
+    shapes: Shapes = {
+        stem + "embeddings.token_embedding.weight": (config.vocabulary, width),
+        stem + "embeddings.position_embedding.weight": (config.max_tokens, width),
+    }
+    layers = {f"self_attn.{name}_proj": (width, width) for name in ("k", "v", "q", "out")}
+    layers |= {"mlp.fc1": (config.mlp_width, width), "mlp.fc2": (width, config.mlp_width)}
+    norms = ["final_layer_norm"]
+    for index in range(config.layers):
+        for name, shape in layers.items():
+            shapes[f"{stem}encoder.layers.{index}.{name}.weight"] = shape
+            shapes[f"{stem}encoder.layers.{index}.{name}.bias"] = shape[:1]
+        norms += [f"encoder.layers.{index}.layer_norm{number}" for number in (1, 2)]
+    return shapes | {f"{stem}{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
+
+
+def _vae_shapes(config: VaeConfig) -> Shapes:
+    """Keys of a KL autoencoder in the diffusers layout."""
+    from diffusers import AutoencoderKL
+
+    levels = len(config.channel_multipliers)
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            block_out_channels=tuple(config.base_channels * factor for factor in config.channel_multipliers),
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            layers_per_block=config.num_res_blocks,
+            latent_channels=config.latent_channels,
+        )
+    return shapes_of(vae.state_dict())
+
+
+def official_shapes(config: StreamingModelscopeConfig) -> Shapes:
+    """Every key and shape of a `streaming_t2v` file of this configuration, those that nothing reads included."""
+    unet = shapes_of(VideoUNet(config.unet, device="meta").state_dict())
+    cam = shapes_of(ModelscopeCam(config.cam, device="meta").state_dict())
+    shapes = {UNET_PREFIX + key: shape for key, shape in unet.items()}
+    shapes |= {key if key.startswith("unet.") else UNET_PREFIX + key: shape for key, shape in cam.items()}
+    projector = shapes_of(ImageProjector(config.image_projector, device="meta").state_dict())
+    shapes |= {APM_PREFIX + key: shape for key, shape in projector.items()}
+    shapes |= {TEXT_PREFIX + key: shape for key, shape in _text_shapes(config.text_encoder).items()}
+    shapes |= {VAE_PREFIX + key: shape for key, shape in _vae_shapes(config.vae).items()}
+    shapes |= {CLIP_VISION_PREFIX + key: shape for key, shape in _tower(config.clip_vision).items()}
+    left_over, width = CLIP_VISION_PREFIX.removesuffix("visual."), config.clip_vision.projection_width
+    return shapes | {left_over + "text_projection": (width, width), left_over + "logit_scale": ()}
+
+
+def tiny_weights(seed: int = 0, config: StreamingModelscopeConfig = TINY, dtype=torch.float16) -> dict[str, Tensor]:
+    """A whole `streaming_t2v` file; mixers are open, so anchors change what is made."""
+    weights = random_weights(official_shapes(config), seed, dtype)
+    return {key: torch.ones_like(value) if key.endswith(".alpha") else value for key, value in weights.items()}
+
+
+def base_weights(seed: int = 1, config: UNet3DConfig = BASE, dtype=torch.float16) -> dict[str, Tensor]:
+    """The base text-to-video UNet in the diffusers layout."""
+    return random_weights(shapes_of(VideoUNet(config, device="meta").state_dict()), seed, dtype)
+
+
+def write_tiny_modelscope(path: Path, seed: int = 0) -> Path:
+    """Write the tiny `streaming_t2v` file, as safetensors or, by its ending, as the pickle the release is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = tiny_weights(seed)
+    if path.suffix == ".safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"state_dict": weights, "epoch": 0, "pytorch-lightning_version": "2.0.9"}, path)
+    return path
+
+
+def write_tiny_base(path: Path, seed: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(base_weights(seed), path)
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--base", type=Path, help="also write the base UNet here")
+    arguments = parser.parse_args()
+    print(write_tiny_modelscope(arguments.path))
+    if arguments.base:
+        print(write_tiny_base(arguments.base))
