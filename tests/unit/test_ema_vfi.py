@@ -174,6 +174,17 @@ def test_weights_for_the_middle_reach_other_times_by_halving():
     assert torch.equal(quarters[3:], torch.cat((first, second)))
 
 
+def test_frames_made_by_halving_are_looked_at_only_to_halve_on(monkeypatch):
+    first, second = frames(32, 32)
+    middle_only, looked = model(any_time=False), []
+    look = EmaVfiInterpolator.extract_features
+    monkeypatch.setattr(EmaVfiInterpolator, "extract_features", lambda self, img: looked.append(1) or look(self, img))
+    for times, count in (([0.5], 2), ([0.25, 0.5], 3), ([0.25, 0.5, 0.75], 3), ([0.125], 4), ([0.0, 1.0], 2)):
+        looked.clear()
+        middle_only.forward_multi_timestep(first, second, times)
+        assert len(looked) == count
+
+
 def test_half_precision_stays_close():
     first, second = frames(64, 96)
     exact = model()(first, second)
@@ -182,6 +193,17 @@ def test_half_precision_stays_close():
     assert made.dtype == torch.float32
     assert halved.get_dtype() == torch.float16
     assert (made - exact).abs().mean() < 2e-3
+
+
+def test_memory_is_promised_for_one_pair_whatever_the_length():
+    chosen = model()
+    one = chosen.memory_used_forward((2, 720, 1280, 3), torch.float32)
+    assert chosen.memory_used_forward((500, 720, 1280, 3), torch.float32) == one
+    assert chosen.memory_used_forward((2, 720, 1280, 3), torch.float16) == one // 2
+    assert model(tta="full").memory_used_forward((2, 720, 1280, 3), torch.float32) > one
+    twice = model(tta="fast").memory_used_forward((2, 720, 1280, 3), torch.float32)
+    assert twice == 2 * one
+    assert chosen.memory_used_forward((2, 713, 1265, 3), torch.float32) == one  # the same after padding
 
 
 def test_frames_of_a_wrong_shape_are_refused():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import EmaVfiConfig
 from .features import PairFeatures
-from .layers import conv_prelu, one_format, resize
+from .layers import conv_prelu, join, resize
 from .warp import warp
 
 
@@ -38,8 +38,9 @@ def warp_pair(maps: tuple[Tensor, Tensor], flow: Tensor) -> tuple[Tensor, Tensor
 
 
 def unfold(x: Tensor) -> Tensor:
-    """Two pixel shuffles by 2 in one copy: `[B, 16 C, h, w]` -> `[B, C, 4 h, 4 w]`."""
-    return rearrange(x, "b (c i2 j2 i j) h w -> b c (h i i2) (w j j2)", i2=2, j2=2, i=2, j=2)
+    """Two pixel shuffles by 2 in one copy: `[B, 16 C, h, w]` -> channels-last `[B, C, 4 h, 4 w]`."""
+    x = rearrange(x, "b (c i2 j2 i j) h w -> b (h i i2) (w j j2) c", i2=2, j2=2, i=2, j=2)
+    return x.permute(0, 3, 1, 2)
 
 
 class FlowHead(nn.Module):
@@ -61,7 +62,7 @@ class FlowHead(nn.Module):
         parts = [features, resize(pictures, 4 / self.scale)]
         if flow is not None:
             parts.append(resize(flow, 4 / self.scale) * (4 / self.scale))
-        out = self.conv(one_format(torch.cat([part.to(features.dtype) for part in parts], dim=1)))
+        out = self.conv(join(*(part.to(features.dtype) for part in parts)))
         out = resize(out.float(), self.scale / 4)
         return out[:, :4] * (self.scale / 4), out[:, 4:]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,8 +27,8 @@ from .network import EmaVfi, enlarge
 Tta = Literal["off", "fast", "full"]
 FLOW_SCALES = (1.0, 0.5, 0.25)
 PAIR_KEY = "ema_vfi_pair"
-BYTES_PER_PIXEL = 4400
-"""Float32 activations of one pair at 448x256 with `ours`, measured on the CPU (docs/benchmarks.md)."""
+ACTIVATION_BYTES, FEATURE_BYTES = 2600, 800
+"""Per pixel, float32, `ours`: one time of one pair at its peak, and what is kept of a pair (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ class Frame:
     views: tuple[View, ...]
 
 
+@dataclass
+class Lazy:
+    """A picture `[1, 3, H, W]` that is looked at only when it is halved on from."""
+
+    picture: Tensor
+    frame: Frame | None = None
+
+
 @dataclass(frozen=True)
 class PairView:
     """Features of two frames; `small` is where the flow is found."""
@@ -110,9 +119,10 @@ class EmaVfiInterpolator(nn.Module):
         """Bytes of activations for one time between frames of an IMAGE batch of `shape` (B, H, W, C)."""
         multiple = self.settings.multiple_px
         pixels = (shape[1] + (-shape[1]) % multiple) * (shape[2] + (-shape[2]) % multiple)
-        batch = 2 if self.settings.tta == "fast" else 1
-        widths = self.network.config.channels[0] / 32
-        return int(pixels * BYTES_PER_PIXEL * widths * batch * dtype.itemsize / 4)
+        views = 1 if self.settings.tta == "off" else 2
+        at_once = 2 if self.settings.tta == "fast" else 1
+        per_pixel = (ACTIVATION_BYTES * at_once + FEATURE_BYTES * views) * self.network.config.channels[0] / 32
+        return int(pixels * per_pixel * dtype.itemsize / 4)
 
     def extract_features(self, img: Tensor) -> Frame:
         """What one frame `[1, 3, H, W]` shows; belongs to no pair and can be used for both of its pairs."""
@@ -155,11 +165,16 @@ class EmaVfiInterpolator(nn.Module):
         second = cache["img1"] if "img1" in cache else self.extract_features(img1)
         if self.settings.any_time:
             return self._between(first, second, ts, cache)
-        frames = by_halving(first, second, dyadic_times(ts), lambda low, high: self._middle(low, high, cache))
+        frames = by_halving(Lazy(img0, first), Lazy(img1, second), dyadic_times(ts), partial(self._middle, cache=cache))
         return torch.cat([frame.picture.float() for frame in frames])
 
-    def _middle(self, first: Frame, second: Frame, cache: MutableMapping[str, Any]) -> Frame:
-        return self.extract_features(self._between(first, second, [0.5], cache).to(first.picture.dtype))
+    def _middle(self, low: Lazy, high: Lazy, cache: MutableMapping[str, Any]) -> Lazy:
+        ends = []
+        for end in (low, high):
+            if end.frame is None:
+                end.frame = self.extract_features(end.picture)
+            ends.append(end.frame)
+        return Lazy(self._between(*ends, [0.5], cache).to(low.picture.dtype))
 
     def _between(self, first: Frame, second: Frame, ts: Sequence[float], cache: MutableMapping[str, Any]) -> Tensor:
         pairs = self._pair(first, second, cache)
@@ -216,4 +231,5 @@ def build(
     config, weights = detect_tensors(tensors)
     network = EmaVfi(config, operations=operations, dtype=dtype, device=device)
     load_strict(network, weights, "EMA-VFI")
-    return EmaVfiInterpolator(network.eval().requires_grad_(False), settings)
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # as the maps they meet
+    return EmaVfiInterpolator(network, settings)

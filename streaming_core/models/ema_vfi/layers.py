@@ -45,3 +45,14 @@ def resize(x: Tensor, factor: float) -> Tensor:
 def one_format(x: Tensor) -> Tensor:
     """Channels last in memory: what convolutions, token layers and warps here all read without copies."""
     return x.contiguous(memory_format=torch.channels_last)
+
+
+def join(*maps: Tensor) -> Tensor:
+    """Maps put together on channels, channels last; each is copied once, whatever its own format."""
+    batch, _, height, width = maps[0].shape
+    widths = [one.shape[1] for one in maps]
+    like = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
+    whole = torch.empty(batch, sum(widths), height, width, **like)
+    for part, one in zip(whole.split(widths, dim=1), maps, strict=True):
+        part.copy_(one)
+    return whole

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .config import EmaVfiConfig
 from .features import PairFeatures
 from .flow import Flow, warp_pair
-from .layers import PReLU, conv3x3, conv_prelu, one_format, resize
+from .layers import PReLU, conv3x3, conv_prelu, join, resize
 
 
 class Down(nn.Module):
@@ -63,12 +63,12 @@ class Refinement(nn.Module):
         flow, x, skips = estimate.flow, pictures, []
         for level, maps in enumerate(pair.appearance):
             maps = tuple(one.expand(len(flow), -1, -1, -1) for one in maps)
-            x = one_format(torch.cat((x, *warp_pair(maps, flow)), dim=1))
+            x = join(x, *warp_pair(maps, flow))
             if level < 4:
                 x = getattr(self, f"down{level}")(x)
                 skips.append(x)
                 flow = resize(flow, 0.5) * 0.5
         x = self.up0(x)
         for level in (1, 2, 3):
-            x = getattr(self, f"up{level}")(torch.cat((x, skips[3 - level]), dim=1))
+            x = getattr(self, f"up{level}")(join(x, skips[3 - level]))
         return self.conv(x).sigmoid()
