@@ -138,6 +138,7 @@ class _Worker:
     def __init__(self, film: InterpolatedFrames):
         self.film, self.model = film, film.model
         self.frames: dict[int, Tensor] = {}
+        self.sent: dict[int, Tensor] = {}
         self.seen: dict[int, tuple[Tensor, Any]] = {}
         self.cache: dict[str, Any] = {}
         self.held: tuple[int, bool] = (-1, False)
@@ -146,7 +147,7 @@ class _Worker:
 
     def rest(self) -> None:
         """Forget what lies on the device; a film that is kept must not keep that."""
-        self.seen, self.cache = {}, {}
+        self.sent, self.seen, self.cache = {}, {}, {}
 
     def make(self, start: int, stop: int, horizon: int | None = None) -> Tensor:
         """Frames `start` to `stop`. Source frames up to `horizon` (default: the last needed now) may be read ahead."""
@@ -170,7 +171,7 @@ class _Worker:
             return
         self.model.check_cancel()
         second = self._frame(span.left + 1, horizon)
-        if self._is_held(span.left, first, second):
+        if self._is_held(span.left):
             for index in between:
                 out[index] = first if span.times[index] < Fraction(1, 2) else second
             return
@@ -188,8 +189,16 @@ class _Worker:
             del self.frames[number]
         return self.frames[index]
 
-    def _is_held(self, left: int, first: Tensor, second: Tensor) -> bool:
+    def _sent(self, index: int) -> Tensor:
+        """A source frame on the model's device, `[H, W, 3]`."""
+        if index not in self.sent:
+            self.sent = {number: frame for number, frame in self.sent.items() if number == index - 1}
+            self.sent[index] = self.frames[index].to(self.model.device)
+        return self.sent[index]
+
+    def _is_held(self, left: int) -> bool:
         if self.held[0] != left:
+            first, second = self._sent(left), self._sent(left + 1)
             static = self.film.copy_static and is_static(first, second)
             self.held = (left, static or is_cut(first, second, self.film.cut_threshold))
         return self.held[1]
@@ -225,7 +234,7 @@ class _Worker:
     def _look(self, index: int) -> tuple[Tensor, Any]:
         """A source frame as the network wants it, and its features; computed once for both of its pairs."""
         if index not in self.seen:
-            frame = self.frames[index].movedim(-1, 0)[None].to(self.model.device, self.model.dtype)
+            frame = self._sent(index).movedim(-1, 0)[None].to(self.model.dtype)
             frame = _aligned(frame, getattr(self.model.network, "pad_align", 1))
             self.seen[index] = (frame, self.model.network.extract_features(frame))
         return self.seen[index]

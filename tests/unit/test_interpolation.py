@@ -259,7 +259,7 @@ def test_stream_keeps_nothing_on_the_device_between_reads():
     made = film(ramp(6), timeline.multiplied(6, 8, 2))
     made.read(0, 4)
     (worker,) = made._rested
-    assert worker.seen == {} and worker.cache == {}
+    assert worker.sent == worker.seen == worker.cache == {}
 
 
 def test_readers_in_threads_do_not_disturb_each_other():
