@@ -77,4 +77,3 @@ def to_core(patcher) -> InterpolationModel:
         out_of_memory=(mm.OOM_EXCEPTION,),
         check_cancel=check_cancel,
     )
-
