@@ -84,8 +84,7 @@ class InterFrameAttention(nn.Module):
         embedding the difference of coordinates without the bias.
         """
         offset = seen - layout.token_coordinates[:, None]
-        basis = torch.cat((torch.eye(2), torch.zeros(1, 2))).to(seen)
-        embedded = self.cor_embed(basis)
+        embedded = self.cor_embed(torch.eye(3, 2, dtype=seen.dtype, device=seen.device))  # x, y, and neither
         embed = rearrange(embedded[:2] - embedded[2:], "c (heads e) -> heads c e", heads=self.num_heads)
         motion = torch.einsum("fbnhc,hce->fbnhe", offset, embed)
         return self.motion_proj(motion.flatten(-2))

@@ -12,12 +12,14 @@ KEPT_GRIDS = 16
 
 
 @lru_cache(maxsize=KEPT_GRIDS)
-def _grid(height: int, width: int, device: torch.device) -> Tensor:
-    """Sampling positions of an unmoved picture, `[1, H, W, 2]`, -1..1 from the first to the last pixel."""
+def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sampling positions of an unmoved picture, `[1, H, W, 2]`, -1..1 from first to last pixel, and pixels per unit."""
     with torch.inference_mode(False):  # kept for callers in any mode
         x = torch.linspace(-1, 1, width, device=device).expand(height, width)
         y = torch.linspace(-1, 1, height, device=device)[:, None].expand(height, width)
-        return torch.stack((x, y), dim=-1)[None]
+        # One pixel wide maps exist (a 16 pixel frame at 1/16); every position is the same pixel there.
+        reach = torch.tensor((max(width - 1, 1) / 2, max(height - 1, 1) / 2), device=device)
+        return torch.stack((x, y), dim=-1)[None], reach
 
 
 def sampling_grid(flow: Tensor) -> Tensor:
@@ -25,10 +27,8 @@ def sampling_grid(flow: Tensor) -> Tensor:
 
     Always float32: a half has 11 bits, half a pixel of a 1000 pixel row.
     """
-    height, width = flow.shape[-2:]
-    # One pixel wide maps exist (a 16 pixel frame at 1/16); every position is the same pixel there.
-    reach = torch.tensor((max(width - 1, 1) / 2, max(height - 1, 1) / 2), device=flow.device)
-    return _grid(height, width, flow.device) + flow.float().permute(0, 2, 3, 1) / reach
+    grid, reach = _grid(*flow.shape[-2:], flow.device)
+    return grid + flow.float().permute(0, 2, 3, 1) / reach
 
 
 def sample(x: Tensor, grid: Tensor) -> Tensor:
