@@ -6,7 +6,7 @@ import importlib
 
 from .host.compat import ComfyExtension
 
-MODULES = ("streamingsvd", "modelscope", "stream", "frames", "interpolation", "blending", "enhancer")
+MODULES = ("streamingsvd", "modelscope", "stream", "frames", "interpolation", "blending", "enhancer", "metrics")
 """Modules of this package, in the order in which the host lists their nodes. Each has a tuple `NODES`."""
 
 

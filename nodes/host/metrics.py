@@ -1,0 +1,221 @@
+"""Measures with what the host has: its videos, OPTICAL_FLOW, CLIP and CLIP_VISION, its progress bar and Cancel."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import dataclass
+
+import comfy.model_management as mm
+import comfy.utils
+import folder_paths
+import torch
+from PIL import PngImagePlugin
+from torch import Tensor, nn
+
+from ...streaming_core.atomic import atomic_write
+from ...streaming_core.errors import FrameError, SettingsError
+from ...streaming_core.frames import FrameStream, TensorFrames, VideoFrames
+from ...streaming_core.metrics.clip_scores import ClipTools
+from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
+from ...streaming_core.metrics.layout import Layout
+from ...streaming_core.metrics.mawe import Mawe
+from ...streaming_core.metrics.measure import Measures, measure, measure_mawe
+from ...streaming_core.metrics.picture import draw_report
+from ...streaming_core.metrics.report import as_csv, as_json, as_text
+from .build import managed
+from .compat import InputImpl
+from .files import model_file, read_weights
+from .progress import check_cancel
+from .video_files import output_file, workflow_metadata
+
+# All-pairs correlations of one pair at 720x720, their pyramid and the recurrent unit's activations, float32.
+RAFT_BYTES = 1_500_000_000
+
+
+def ensure_folder() -> None:
+    """The model folder, for hosts that do not have it yet. Paths a user has added stay."""
+    if not folder_paths.folder_names_and_paths.get(RAFT_FOLDER, ((), ()))[1]:
+        folder_paths.add_model_folder_path(
+            RAFT_FOLDER, os.path.join(folder_paths.models_dir, RAFT_FOLDER), is_default=True
+        )
+        paths = folder_paths.folder_names_and_paths[RAFT_FOLDER][0]
+        # A folder made this way accepts every file; the host's own folders list weight files only.
+        folder_paths.folder_names_and_paths[RAFT_FOLDER] = (paths, folder_paths.supported_pt_extensions)
+
+
+def optical_flow_names() -> list[str]:
+    """Weight files in `models/optical_flow`."""
+    return folder_paths.get_filename_list(RAFT_FOLDER)
+
+
+def optical_flow_file(name: str) -> str:
+    """Path of one of them; raises when it is not there or leads outside."""
+    return model_file(RAFT_FOLDER, name)
+
+
+def load_raft(name: str):
+    """OPTICAL_FLOW as newer hosts have it: torchvision's RAFT-large in float32 under a patcher."""
+    network = build_raft(read_weights(optical_flow_file(name)), name).float()
+    return managed(network, mm.get_torch_device(), mm.unet_offload_device())
+
+
+def work_device() -> torch.device:
+    """Where pixels are worked on: CUDA devices know every operation that is needed, others may not."""
+    device = mm.get_torch_device()
+    return device if device.type == "cuda" else torch.device("cpu")
+
+
+def estimator(optical_flow) -> FlowEstimator:
+    """RAFT from an OPTICAL_FLOW of ours or of the host's own loader.
+
+    Raises:
+        SettingsError: the value is something else.
+        WrongCheckpointError: the network is not RAFT-large.
+    """
+    network = getattr(optical_flow, "model", None)
+    if not isinstance(network, nn.Module):
+        raise SettingsError("optical_flow is not an optical flow model; connect Load RAFT")
+    RAFT_LARGE.check(network.state_dict(), "the connected optical_flow")
+
+    def flow(left: Tensor, right: Tensor) -> Tensor:
+        # Asked for every time: another model may have taken the memory since.
+        mm.load_models_gpu([optical_flow], memory_required=RAFT_BYTES)
+        device = optical_flow.load_device
+        return network(left.to(device), right.to(device))[-1].to(left)
+
+    return raft_estimator(flow)
+
+
+def as_stream(film, fps: float) -> FrameStream:
+    """FRAME_STREAM, VIDEO or IMAGE as a stream; files are read in slices. `fps` is the rate of an IMAGE."""
+    if isinstance(film, FrameStream):
+        return film
+    if isinstance(film, Tensor):
+        return TensorFrames(film, fps)
+    if not hasattr(film, "get_components"):
+        raise FrameError(f"frames must be a frame stream, a video or images, got {type(film).__name__}")
+    source = film.get_stream_source() if isinstance(film, InputImpl.VideoFromFile) else None
+    if isinstance(source, str):
+        return trimmed_file(VideoFrames.open(source), film)
+    components = film.get_components()
+    return TensorFrames(components.images, components.frame_rate)
+
+
+def trimmed_file(stream: VideoFrames, video) -> FrameStream:
+    """The part of a file that a VIDEO of newer hosts is trimmed to."""
+    start, seconds = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
+    if not start and not seconds:
+        return stream
+    first = math.ceil(start * stream.fps - 1e-6)
+    stop = math.ceil((start + seconds) * stream.fps - 1e-6) if seconds else len(stream)
+    return stream.trimmed(first, min(stop, len(stream)))
+
+
+def text_embedding(clip, text: str, width: int) -> Tensor:
+    """Projected embedding `[width]` of a text, in the space of a CLIP vision model of that width.
+
+    Raises:
+        SettingsError: no part of the CLIP has that width, or its projection is not in the file it came from.
+    """
+    parts = {
+        name.removeprefix("clip_"): part
+        for name, part in clip.cond_stage_model.named_children()
+        if hasattr(getattr(part, "transformer", None), "text_projection")
+    }
+    widths = {name: part.transformer.text_projection.weight.shape[0] for name, part in parts.items()}
+    name = next((name for name, found in widths.items() if found == width), None)
+    if name is None:
+        found = ", ".join(f"{name}: {size}" for name, size in widths.items()) or "no CLIP text model at all"
+        raise SettingsError(
+            f"clip_vision gives embeddings of width {width}, clip has {found}; load the text encoder of the same CLIP"
+        )
+    part = parts[name]
+    check_projection(part.transformer.text_projection.weight)
+    tokens = clip.tokenize(text)[name]
+    clip.load_model()
+    try:
+        part.set_clip_options({"projected_pooled": True, "execution_device": clip.patcher.load_device})
+        return part.encode_token_weights(tokens)[1][0].float().cpu()
+    finally:
+        part.reset_clip_options()
+
+
+def check_projection(weight: Tensor) -> None:
+    """Raise `SettingsError` for a projection that was never loaded: CLIPs of image checkpoints come without one."""
+    weight = weight.detach().float()
+    is_number = bool(weight.isfinite().all())
+    spread = float(weight.std()) if is_number else 0.0
+    identity = torch.eye(*weight.shape, device=weight.device)
+    if not 1e-4 < spread < 1 or torch.equal(weight, identity):
+        raise SettingsError(
+            "the connected clip comes from a file without text_projection, so its texts cannot be compared with "
+            "pictures; load a complete CLIP file such as that of openai/clip-vit-large-patch14"
+        )
+
+
+def clip_tools(clip_vision, clip=None, text: str = "", anchor: Tensor | None = None) -> ClipTools:
+    """CLIP scores from the host's models; the text score needs `clip` and a text."""
+
+    def embed(frames: Tensor) -> Tensor:
+        return clip_vision.encode_image(frames)["image_embeds"]
+
+    anchor = None if anchor is None else anchor[:1, ..., :3].float()
+    embedded = None
+    if clip is not None and text.strip():
+        width = embed(torch.zeros(1, 32, 32, 3)).shape[-1]
+        embedded = text_embedding(clip, text.strip(), width)
+    return ClipTools(embed, text=embedded, anchor=anchor, name="CLIP vision")
+
+
+def bar(stream: FrameStream):
+    """A progress function that moves the node's bar."""
+    host_bar = comfy.utils.ProgressBar(len(stream))
+    return lambda done, total: host_bar.update_absolute(done, total)
+
+
+def host_mawe(stream: FrameStream, optical_flow) -> Mawe:
+    """MAWE with the host's progress bar and Cancel."""
+    return measure_mawe(stream, estimator(optical_flow), work_device(), bar(stream), check_cancel)
+
+
+def host_measures(stream: FrameStream, layout: Layout | None, optical_flow, clip: ClipTools | None) -> Measures:
+    """Every measure with the host's progress bar and Cancel."""
+    return measure(
+        stream,
+        layout,
+        flow=None if optical_flow is None else estimator(optical_flow),
+        clip=clip,
+        device=work_device(),
+        progress=bar(stream),
+        check_cancel=check_cancel,
+    )
+
+
+@dataclass(frozen=True)
+class SavedReport:
+    """A report on disk: name and subfolder of its PNG, and its contents; `image` is `[1, H, W, 3]`."""
+
+    name: str
+    subfolder: str
+    text: str
+    json: str
+    image: Tensor
+
+
+def save_report(measures: Measures, prefix: str, prompt, extra_pnginfo) -> SavedReport:
+    """Write picture, text, JSON and CSV below the output folder, under one name."""
+    picture, texts = draw_report(measures), {".txt": as_text(measures), ".json": as_json(measures)}
+    path, subfolder = output_file(prefix, ".png", *picture.size)
+    metadata = PngImagePlugin.PngInfo()
+    for key, value in workflow_metadata(prompt, extra_pnginfo).items():
+        metadata.add_text(key, value if isinstance(value, str) else json.dumps(value))
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format="PNG", pnginfo=metadata)
+    for suffix, content in {**texts, ".csv": as_csv(measures)}.items():
+        with atomic_write(path.with_suffix(suffix)) as temporary:
+            temporary.write_text(content, encoding="utf-8", newline="\n")
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    image = pixels.view(1, picture.height, picture.width, 3).float() / 255
+    return SavedReport(path.name, subfolder, texts[".txt"], texts[".json"], image)

@@ -1,0 +1,220 @@
+"""Nodes that put numbers to long videos: MAWE, and the report of everything."""
+
+from __future__ import annotations
+
+from ..streaming_core.metrics.layout import lay_out, parse_chunks
+from ..streaming_core.metrics.mawe import Mawe
+from .host.compat import blocked, io, schema, ui
+from .host.files import file_stamp
+from .host.metrics import (
+    as_stream,
+    clip_tools,
+    ensure_folder,
+    host_mawe,
+    host_measures,
+    load_raft,
+    optical_flow_file,
+    optical_flow_names,
+    save_report,
+)
+from .types import CATEGORY as PACK_CATEGORY
+from .types import FrameStream
+
+CATEGORY = f"{PACK_CATEGORY}/measure"
+OpticalFlow = io.Custom("OPTICAL_FLOW")
+
+ensure_folder()
+
+
+def film_inputs() -> list:
+    return [
+        io.MultiType.Input(
+            "frames",
+            types=[FrameStream, io.Video, io.Image],
+            tooltip="The film: a stream or a video file of any length is read in slices; images are in memory already.",
+        ),
+    ]
+
+
+def fps_input() -> io.Float.Input:
+    return io.Float.Input(
+        "fps",
+        default=24.0,
+        min=0.1,
+        max=1000.0,
+        step=0.001,
+        tooltip="Frames per second of images, for the time axis. Streams and videos bring their own.",
+    )
+
+
+def mawe_text(found: Mawe) -> str:
+    if found.is_still:
+        return f"still: none of {found.pairs} pairs moves, so MAWE has no value"
+    official = "infinite" if found.official is None else f"{found.official:.4f}"
+    with_them = f"; with them {official}" if found.still_pairs else ""
+    return f"MAWE {found.value:.4f} over {found.pairs} pairs, {found.still_pairs} still and left out{with_them}"
+
+
+class LoadRaft(io.ComfyNode):
+    """RAFT-large as the OPTICAL_FLOW of newer hosts."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VLoadRaft",
+            display_name="Load RAFT",
+            category=CATEGORY,
+            description="Loads RAFT-large optical flow weights from models/optical_flow, for Measure MAWE and Video "
+            "Report. The same type as ComfyUI's own Load Optical Flow Model.",
+            search_aliases=["optical flow", "raft", "mawe"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=optical_flow_names(),
+                    tooltip="torchvision's raft_large_C_T_SKHT_V2-ff5fadd5 (.pth or .safetensors), the weights MAWE is "
+                    "defined on; docs/checkpoints.md says where to get it.",
+                ),
+            ],
+            outputs=[OpticalFlow.Output(display_name="optical_flow", tooltip="For Measure MAWE and Video Report.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, model_name):
+        return file_stamp(optical_flow_file(model_name))
+
+    @classmethod
+    def execute(cls, model_name):
+        return io.NodeOutput(load_raft(model_name))
+
+
+class MeasureMawe(io.ComfyNode):
+    """Motion-aware warp error, as StreamingT2V measures it."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VMeasureMawe",
+            display_name="Measure MAWE",
+            category=CATEGORY,
+            description="Motion-aware warp error of StreamingT2V: how badly motion explains the next frame, per amount "
+            "of motion. Low is good. Exactly the official measure: RAFT-large at 720x720.",
+            search_aliases=["warp error", "temporal consistency", "video quality"],
+            inputs=[
+                *film_inputs(),
+                OpticalFlow.Input("optical_flow", tooltip="RAFT-large of Load RAFT or Load Optical Flow Model."),
+            ],
+            outputs=[
+                io.Float.Output(
+                    display_name="mawe", tooltip="Mean over all pairs that move; not made when the film stands still."
+                ),
+                io.Boolean.Output(display_name="is_still", tooltip="True when nothing moves: MAWE then has no value."),
+                io.String.Output(display_name="text", tooltip="The value in words, with the number of still pairs."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, frames, optical_flow):
+        found = host_mawe(as_stream(frames, 24.0), optical_flow)
+        text = mawe_text(found)
+        value = blocked(text) if found.is_still else found.value
+        return io.NodeOutput(value, found.is_still, text, ui=ui.PreviewText(text))
+
+
+class VideoReport(io.ComfyNode):
+    """Every measure, as picture, text and files."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VVideoReport",
+            display_name="Video Report",
+            category=CATEGORY,
+            description="Measures a film of any length: scene cuts, colour drift, seams between chunks, stagnation, "
+            "and with models MAWE and CLIP scores. Shows curves over time and writes PNG, text, JSON and CSV files.",
+            search_aliases=["video quality", "scene cuts", "colour drift", "clip score", "evaluate video", "mawe"],
+            inputs=[
+                *film_inputs(),
+                io.String.Input(
+                    "chunks",
+                    default="",
+                    tooltip="Frames of the first chunk, then of those after it, the last number repeated: 25,18 for "
+                    "chunks of 25 that overlap by 7. Empty: not known, joins are then not marked.",
+                ),
+                io.String.Input(
+                    "text",
+                    default="",
+                    multiline=True,
+                    tooltip="What the film should show, for the text score; needs clip and clip_vision of one CLIP.",
+                ),
+                fps_input(),
+                io.String.Input(
+                    "filename_prefix",
+                    default="report/video",
+                    tooltip="Name of the files below the output folder, with ComfyUI's placeholders such as %year%.",
+                ),
+                OpticalFlow.Input(
+                    "optical_flow",
+                    optional=True,
+                    tooltip="RAFT-large: adds MAWE and measures motion with it. Without it motion is measured by a "
+                    "fast weight-free method.",
+                ),
+                io.ClipVision.Input(
+                    "clip_vision",
+                    optional=True,
+                    tooltip="Adds the similarity to the anchor; needed for the text score.",
+                ),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="Text encoder of the same CLIP as clip_vision, complete with its projection, for the text "
+                    "score.",
+                ),
+                io.Image.Input(
+                    "anchor",
+                    optional=True,
+                    tooltip="Picture the film should keep looking like. Without it, the first frame of the film.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="picture", tooltip="Curves over time with chunk boundaries and cuts."),
+                io.String.Output(display_name="text", tooltip="The report as a table."),
+                io.String.Output(display_name="json", tooltip="Everything measured, every curve included, as JSON."),
+            ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, chunks=None):
+        try:
+            parse_chunks(chunks or "")  # a linked text comes later
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        frames,
+        chunks,
+        text,
+        fps,
+        filename_prefix,
+        optical_flow=None,
+        clip_vision=None,
+        clip=None,
+        anchor=None,
+    ):
+        stream, lengths = as_stream(frames, fps), parse_chunks(chunks)
+        tools = None if clip_vision is None else clip_tools(clip_vision, clip, text, anchor)
+        found = host_measures(stream, lay_out(len(stream), lengths) if lengths else None, optical_flow, tools)
+        report = save_report(found, filename_prefix, cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        shown = {
+            "images": [ui.SavedResult(report.name, report.subfolder, io.FolderType.output)],
+            "text": (report.text,),
+        }
+        return io.NodeOutput(report.image, report.text, report.json, ui=shown)
+
+
+NODES = (VideoReport, MeasureMawe, LoadRaft)
