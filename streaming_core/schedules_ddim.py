@@ -53,13 +53,14 @@ def kept_timesteps(steps: int, strength: float) -> Tensor:
     """The last `int(steps * strength)` of `leading_timesteps`: where SDEdit starts (Meng et al., arXiv:2108.01073)."""
     if not 0 < strength <= 1:
         raise SettingsError(f"strength lies above 0 and up to 1, got {strength:g}")
+    timesteps = leading_timesteps(steps)
     kept = min(int(steps * strength), steps)
     if not kept:
         raise SettingsError(
             f"strength {strength:g} of {steps} steps leaves no step to run: "
-            f"raise the strength to {1 / steps:.3g} or take more steps"
+            f"raise the strength to {math.ceil(100 / steps) / 100:g} or take more steps"
         )
-    return leading_timesteps(steps)[steps - kept :]
+    return timesteps[steps - kept :]
 
 
 def sigmas_of(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:

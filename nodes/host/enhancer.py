@@ -330,4 +330,3 @@ def enhance_stream(enhancer: Enhancer, request: EnhanceRequest) -> FrameStream:
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)
         raise
-

@@ -136,8 +136,7 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
             embedding = torch.zeros(1, 1, width)
         elif embedding.shape[-1] != width:
             raise SettingsError(
-                f"I2VGen-XL takes image embeddings of width {width}, got {embedding.shape[-1]}; "
-                "use CLIP vision ViT-H"
+                f"I2VGen-XL takes image embeddings of width {width}, got {embedding.shape[-1]}; use CLIP vision ViT-H"
             )
         fps = torch.tensor([kwargs.get(FPS_CONDITION, EnhanceSettings.fps_condition)], dtype=torch.long)
         device = kwargs["device"]
