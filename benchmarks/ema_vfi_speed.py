@@ -1,9 +1,9 @@
 """Speed of EMA-VFI: work shared between pairs, against the same network pair by pair without sharing or caches.
 
-    python -m benchmarks.ema_vfi_speed [--pairs 20] [--size 448x256] [--threads 2] [--naive]
+    python -m benchmarks.ema_vfi_speed [--pairs 20] [--size 448x256] [--threads 2] [--naive] [--record]
 
 Random weights of the published size. All ways run in turn on every pair, so that a busy machine is as unfair to one as
-to the other; what is printed is the median per pair. Small differences between pictures are part of the report.
+to the other; what is printed is the median per pair.
 
 ways:
     naive         features of both frames for every pair, masks and grids made anew at every use, plain memory layout
@@ -18,13 +18,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.record import record, table
 from streaming_core import timeline
 from streaming_core.frames import TensorFrames
 from streaming_core.interpolation import InterpolatedFrames, InterpolationModel
@@ -35,6 +38,8 @@ from streaming_core.models.ema_vfi.network import EmaVfi
 
 OURS = standard_config(32, (2, 2, 2, 4, 4))
 OURS_SMALL = standard_config(16, (2, 2, 2, 2, 2))
+STAGE_PAIRS = 5
+"""Pairs that are also timed stage by stage."""
 
 
 def random_network(config: EmaVfiConfig, seed: int = 0) -> EmaVfi:
@@ -90,7 +95,6 @@ class Shared:
     """`Interpolate Stream`, one pair per call."""
 
     def __init__(self, network: EmaVfi, frames: Tensor, tta: str):
-        network = network.to(memory_format=torch.channels_last)
         model = InterpolationModel(EmaVfiInterpolator(network, EmaVfiSettings(tta=tta)))
         line = timeline.multiplied(len(frames), 8, 2)
         stream = InterpolatedFrames(TensorFrames(frames, 8), line, model)
@@ -121,65 +125,126 @@ def parts(network: EmaVfi, first: Tensor, second: Tensor, plain: bool) -> dict[s
     return seconds
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ema_vfi_speed", description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20)
-    parser.add_argument("--size", default="448x256", help="width x height")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--naive", action="store_true", help="only the naive ways")
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    width, height = (int(side) for side in args.size.split("x"))
-    frames = film(args.pairs + 2, height, width)
-    plain, laid_out = random_network(OURS), random_network(OURS)
+@dataclass
+class Measured:
+    """Seconds per pair of each way (wall clock, and processor time of all threads), stages, worst differences."""
+
+    wall: dict[str, list[float]] = field(default_factory=dict)
+    used: dict[str, list[float]] = field(default_factory=dict)
+    stages: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    worst: dict[str, float] = field(default_factory=dict)
+
+    def median(self, name: str) -> tuple[float, float]:
+        return statistics.median(self.wall[name]), statistics.median(self.used[name])
+
+    def ratio(self, slow: str, fast: str) -> tuple[float, float]:
+        """Medians over the pairs of the ratio within a pair, which a busy spell does to both alike."""
+        return tuple(
+            statistics.median(a / b for a, b in zip(clock[slow], clock[fast], strict=True))
+            for clock in (self.wall, self.used)
+        )
+
+    def shares(self, name: str) -> dict[str, tuple[float, float]]:
+        """Median seconds and share of each stage."""
+        median = {part: statistics.median(row[part] for row in self.stages[name]) for part in self.stages[name][0]}
+        return {part: (value, value / sum(median.values())) for part, value in median.items()}
+
+
+def measure(num_pairs: int, width: int, height: int, naive_only: bool) -> Measured:
+    frames = film(num_pairs + 2, height, width)
+    plain, laid_out = random_network(OURS), random_network(OURS).to(memory_format=torch.channels_last)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "naive": naive(plain, tta=False),
         "naive tta": naive(plain, tta=True),
     }
-    if not args.naive:
+    if not naive_only:
+        small = random_network(OURS_SMALL).to(memory_format=torch.channels_last)
         ways["shared"] = Shared(laid_out, frames, "off")
         ways["shared tta"] = Shared(laid_out, frames, "fast")
-        ways["shared small"] = Shared(random_network(OURS_SMALL), frames, "off")
-    wall: dict[str, list[float]] = {name: [] for name in ways}
-    used: dict[str, list[float]] = {name: [] for name in ways}
-    stages: dict[str, list[dict[str, float]]] = {"naive": [], "shared": []}
-    worst = {"shared": 0.0, "shared tta": 0.0}
-    for index in range(args.pairs + 1):
+        ways["shared small"] = Shared(small, frames, "off")
+    found = Measured({name: [] for name in ways}, {name: [] for name in ways})
+    for index in range(num_pairs + 1):
         pair, made = (frames[index : index + 1], frames[index + 1 : index + 2]), {}
         for name, run in ways.items():
             begin, used_begin = time.perf_counter(), time.process_time()
             made[name] = run(*pair)
             if index:  # the first pair warms up
-                wall[name].append(time.perf_counter() - begin)
-                used[name].append(time.process_time() - used_begin)
-        for name in worst.keys() & made.keys():
-            worst[name] = max(worst[name], float((made[name] - made[name.replace("shared", "naive")]).abs().max()))
-        if index:
-            stages["naive"].append(parts(plain, *pair, plain=True))
-            if not args.naive:
-                stages["shared"].append(parts(laid_out, *pair, plain=False))
-
-    print(f"{args.size}, {args.pairs} pairs, {args.threads} threads, torch {torch.__version__}, seconds per pair (median)")
-    seconds = {name: statistics.median(values) for name, values in wall.items()}
-    for name in ways:
-        print(f"{name:14} {seconds[name]:7.3f} wall {statistics.median(used[name]):7.3f} of all threads")
-    for name, rows in stages.items():
-        if rows:
-            median = {part: statistics.median(row[part] for row in rows) for part in rows[0]}
-            total = sum(median.values())
-            print(name, *(f"| {part} {value:.3f} ({value / total:.0%})" for part, value in median.items()))
-    if not args.naive:
-        print(f"shared is {ratio(wall, 'naive', 'shared'):.2f} times as fast as naive (bar 1.08)")
-        print(f"fast tta takes {ratio(wall, 'shared tta', 'shared'):.2f} times plain (bar 2.05); ", end="")
-        print(f"in one batch {ratio(wall, 'naive tta', 'naive'):.2f}")
-        print(f"ours_small is {ratio(wall, 'shared', 'shared small'):.2f} times as fast as ours (bar 3)")
-        print(f"largest difference from naive: {worst['shared']:.1e} plain, {worst['shared tta']:.1e} tta (bar 1e-4)")
+                found.wall[name].append(time.perf_counter() - begin)
+                found.used[name].append(time.process_time() - used_begin)
+        for name in {"shared", "shared tta"} & made.keys():
+            difference = float((made[name] - made[name.replace("shared", "naive")]).abs().max())
+            found.worst[name] = max(found.worst.get(name, 0.0), difference)
+        if index in range(1, STAGE_PAIRS + 1):
+            found.stages.setdefault("naive", []).append(parts(plain, *pair, plain=True))
+            if not naive_only:
+                found.stages.setdefault("shared", []).append(parts(laid_out, *pair, plain=False))
+    return found
 
 
-def ratio(seconds: dict[str, list[float]], slow: str, fast: str) -> float:
-    """Median over the pairs of the ratio within a pair, which a busy spell does to both alike."""
-    return statistics.median(a / b for a, b in zip(seconds[slow], seconds[fast], strict=True))
+def report(found: Measured) -> str:
+    """The measurements as markdown."""
+    rows = [[name, *(f"{value:.2f}" for value in found.median(name))] for name in found.wall]
+    text = table(["way", "seconds per pair", "processor seconds per pair"], rows)
+    names = list(found.stages)
+    shares = {name: found.shares(name) for name in names}
+    stage_rows = [
+        [part, *(f"{shares[name][part][0]:.2f} ({shares[name][part][1]:.0%})" for name in names)]
+        for part in shares[names[0]]
+    ]
+    text += "\n\n" + table(["stage, seconds (share)", *names], stage_rows)
+    if "shared" not in found.wall:
+        return text
+    ratios = [
+        ("naive / shared", *found.ratio("naive", "shared"), "at least 1.08"),
+        ("shared tta / shared", *found.ratio("shared tta", "shared"), "at most 2.05"),
+        ("naive tta / naive", *found.ratio("naive tta", "naive"), "(2.45 in the reference)"),
+        ("shared / shared small", *found.ratio("shared", "shared small"), "at least 3"),
+    ]
+    rows = [[name, f"{wall:.2f}", f"{used:.2f}", bar] for name, wall, used, bar in ratios]
+    text += "\n\n" + table(["ratio, median over pairs", "by the clock", "by processor time", "bar"], rows)
+    return text + (
+        f"\n\nLargest difference between pictures: {found.worst['shared']:.1e} plain, {found.worst['shared tta']:.1e} "
+        "with fast augmentation (bar 1e-4)."
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--size", default="448x256", help="width x height")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--naive", action="store_true", help="only the naive ways")
+    parser.add_argument("--record", action="store_true", help="write the result to docs/benchmarks.md")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    width, height = (int(side) for side in args.size.split("x"))
+    found = measure(args.pairs, width, height, args.naive)
+    text = report(found)
+    print(text)
+    if args.record:
+        command = f"python -m benchmarks.ema_vfi_speed --pairs {args.pairs} --record"
+        head = (
+            f"## EMA-VFI, work shared between pairs\n\n`ours` at full size with random weights, {args.size}, float32, "
+            f"{args.pairs} pairs, {args.threads} threads, all ways in turn on every pair. naive: the same network pair "
+            "by pair, nothing shared or kept, plain memory layout; its augmentation runs both views in one batch. "
+            "shared: what Interpolate Stream does.\n\n"
+        )
+        record("ema_vfi_speed", command, head + text + LIMITS)
+    return 0
+
+
+LIMITS = """
+
+Where the time went: features of a frame are needed once instead of twice, masks and grids are kept, maps stay channels
+last from the first convolution to the last, and the two views of fast augmentation run one after the other (in one
+batch they fall out of the cache). What limits it now: refinement, whose convolutions of 62 G multiplications run near
+the processor's rate; and fresh memory: with `MALLOC_MMAP_THRESHOLD_=4000000000
+MALLOC_TRIM_THRESHOLD_=8000000000` in the environment of a Linux process the C library keeps large blocks, which took a
+further 13 to 17 % off the processor time (measured once, one thread).
+
+No accelerator was at hand: float16 with channels-last on a GPU is built, and its equality tested on the CPU; its speed,
+memory and error there are **not measured**."""
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
