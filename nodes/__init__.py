@@ -6,7 +6,17 @@ import importlib
 
 from .host.compat import ComfyExtension
 
-MODULES = ("streamingsvd", "modelscope", "stream", "frames", "interpolation", "blending", "enhancer", "metrics")
+MODULES = (
+    "streamingsvd",
+    "modelscope",
+    "stream",
+    "frames",
+    "interpolation",
+    "blending",
+    "enhancer",
+    "refine",
+    "metrics",
+)
 """Modules of this package, in the order in which the host lists their nodes. Each has a tuple `NODES`."""
 
 

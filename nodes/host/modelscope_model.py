@@ -142,20 +142,34 @@ class ModelscopeModel(comfy.model_base.BaseModel):
 
 
 def empty_modelscope(
-    config: UNet3DConfig, weight_dtype: torch.dtype, parameters: int, device=None, model_class=ModelscopeModel
+    config: UNet3DConfig,
+    weight_dtype: torch.dtype,
+    parameters: int,
+    device=None,
+    model_class=ModelscopeModel,
+    keep_in: torch.dtype | None = None,
 ):
-    """The host's model without weights; `parameters` lets the host choose type and device as for a file."""
+    """The host's model without weights; `parameters` lets the host choose type and device as for a file.
+
+    `keep_in` is the type of the weights instead of the host's choice.
+    """
     model_config = ModelscopeModelConfig({"config": config})
     supported = list(model_config.supported_inference_dtypes)
-    dtype = mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype)
+    dtype = keep_in or mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype)
     model_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
     return model_class(model_config, device=device or mm.unet_inital_load_device(parameters, dtype))
 
 
-def build_modelscope(tensors: Mapping[str, Tensor], config: UNet3DConfig, what: str, model_class=ModelscopeModel):
+def build_modelscope(
+    tensors: Mapping[str, Tensor],
+    config: UNet3DConfig,
+    what: str,
+    model_class=ModelscopeModel,
+    keep_in: torch.dtype | None = None,
+):
     """MODEL from a UNet's tensors, keyed as in `VideoUNet`; loaded strictly. `what` names the network in errors."""
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    model = empty_modelscope(config, stored_dtype(tensors), parameters, model_class=model_class)
+    model = empty_modelscope(config, stored_dtype(tensors), parameters, model_class=model_class, keep_in=keep_in)
     compare_keys(shapes_of(model.diffusion_model.state_dict()), shapes_of(tensors), what)
     patcher = managed(model, mm.get_torch_device(), mm.unet_offload_device())
     # Dynamic patchers want weights assigned, not copied; older hosts do not know the option.

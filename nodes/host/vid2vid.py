@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import comfy.model_base
 import comfy.model_sampling
+import torch
 from torch import Tensor
 
 from ...streaming_core.models.modelscope.detect import detect_unet
@@ -39,15 +40,21 @@ class Vid2VidModel(ModelscopeModel):
         self.model_sampling = Vid2VidSampling(model_config)
 
 
-def build_vid2vid(tensors: Mapping[str, Tensor], source: str = "the file", head_width: int = 64):
+def build_vid2vid(
+    tensors: Mapping[str, Tensor],
+    source: str = "the file",
+    head_width: int = 64,
+    keep_in: torch.dtype | None = None,
+):
     """MODEL from an MS-Vid2Vid UNet under its official names, loaded strictly.
 
+    `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
     Raises `WrongCheckpointError`, which says what the file is instead, and `IncompleteCheckpointError`.
     """
     ARCHITECTURE.check(tensors, source)
     renamed = rename(tensors)
     config = detect_unet(shapes_of(renamed), "", head_width, vid2vid=True)
-    return build_modelscope(renamed, config, "the MS-Vid2Vid UNet", Vid2VidModel)
+    return build_modelscope(renamed, config, "the MS-Vid2Vid UNet", Vid2VidModel, keep_in)
 
 
 def vid2vid_sigmas(steps: int = OFFICIAL_STEPS, level: int = OFFICIAL_LEVEL) -> Tensor:

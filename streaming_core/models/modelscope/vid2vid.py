@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, SettingsError
 from ..registry import Architecture
 
 ARCHITECTURE = Architecture(
@@ -135,3 +135,23 @@ def _as_linear(name: str, tensor: Tensor) -> Tensor:
     temporal = name.startswith("transformer_in.") or ".temp_attentions." in name
     projection = name.endswith((".proj_in.weight", ".proj_out.weight"))
     return tensor.squeeze(-1) if temporal and projection and tensor.ndim == 3 else tensor
+
+
+def fit_refiner_size(
+    height_px: int, width_px: int, box_height_px: int, box_width_px: int, factor: int
+) -> tuple[int, int]:
+    """Height and width of the largest picture of about this shape inside the box that MS-Vid2Vid can work on.
+
+    Widths are multiples of `8 * factor` pixels, heights `16 % (8 * factor)` more than such a multiple: with the
+    official factor of 8 that is 64, and 16 more (720 fits). Raises `SettingsError` for a box that holds no such size.
+    """
+    step, extra = 8 * factor, 16 % (8 * factor)
+    scale = min(box_height_px / height_px, box_width_px / width_px)
+    height = (round(height_px * scale) - extra) // step * step + extra
+    width = round(width_px * scale) // step * step
+    if height < step or width < step:
+        raise SettingsError(
+            f"a picture of {width_px}x{height_px} has no size inside {box_width_px}x{box_height_px} for MS-Vid2Vid; "
+            f"its width is a multiple of {step} and its height {extra} more than one: use a larger box"
+        )
+    return height, width

@@ -6,10 +6,20 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from ..registry import IncompleteCheckpointError, take
-from .detect import APM_PREFIX, ARCHITECTURE, CAM_PREFIX, CLIP_VISION_PREFIX, MERGER_STEM, TEXT_PREFIX, UNET_PREFIX
-from .detect import VAE_PREFIX as VAE_PREFIX
+from .detect import (
+    APM_PREFIX,
+    ARCHITECTURE,
+    CAM_PREFIX,
+    CLIP_VISION_PREFIX,
+    MERGER_STEM,
+    TEXT_PREFIX,
+    UNET_PREFIX,
+    VAE_PREFIX,
+)
 
 Value = TypeVar("Value")
+READ_PREFIXES = (UNET_PREFIX, CAM_PREFIX, APM_PREFIX, CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX)
+"""Prefixes below which every key belongs to a network."""
 
 
 def unet_part(tensors: Mapping[str, Value]) -> dict[str, Value]:
@@ -26,8 +36,7 @@ def cam_part(tensors: Mapping[str, Value]) -> dict[str, Value]:
 
 def unread_keys(tensors: Mapping[str, Value]) -> list[str]:
     """Keys that no network of the file reads and that are not known to be unused."""
-    read = (UNET_PREFIX, CAM_PREFIX, APM_PREFIX, CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX)
-    return [key for key in tensors if not key.startswith(read) and ARCHITECTURE.unused_reason(key) is None]
+    return [k for k in tensors if not k.startswith(READ_PREFIXES) and ARCHITECTURE.unused_reason(k) is None]
 
 
 def refuse_unread(tensors: Mapping[str, Value], source: str) -> None:
