@@ -21,12 +21,12 @@ def folder_name(name: str) -> str:
     long is shortened; then eight digits of a hash are added, so that different names never share a folder.
 
     Raises:
-        RunNameError: empty, or with a slash, a backslash or a drive: a run is one folder inside the root.
+        RunNameError: empty, or with a slash or backslash: a run is one folder inside the root.
     """
     clean = unicodedata.normalize("NFC", name).strip()
     if not clean:
         raise RunNameError("a run needs a name")
-    if "/" in clean or "\\" in clean or clean in (".", "..") or re.match(r"[A-Za-z]:", clean):
+    if "/" in clean or "\\" in clean or clean in (".", ".."):
         raise RunNameError(f"run name {name[:60]!r} is a path; give a name without slashes, it becomes one folder")
     safe = "".join("_" if char in '<>:"|?*' or unicodedata.category(char) in ("Cc", "Cs") else char for char in clean)
     safe = re.sub(r"^[.\s]+|[.\s]+$", "_", safe)

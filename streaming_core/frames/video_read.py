@@ -103,7 +103,7 @@ class VideoFrames(FrameStream):
             height, width = first.height, first.width
             if orientation.quarter_turns % 2:
                 height, width = width, height
-            if index.pts.size and first.pts > index.pts[0]:  # leading frames that refer to a part which was cut away
+            if index.pts.size and (first.pts or 0) > index.pts[0]:  # leading frames that refer to a part which was cut away
                 index = _without_head(index, first.pts)
             for _ in decoder.frames([index.num_frames - 1], index):
                 pass  # a file that is cut off fails here, not hours later
@@ -200,11 +200,7 @@ class _Decoder:
             retreats = 0
             while held is None or self.next <= wanted:
                 held = next(self._decoded, None)
-                if held is None:
-                    raise VideoReadError(
-                        f"{self.path} ends at frame {self.next} of {index.num_frames}; it is cut off or damaged"
-                    )
-                number = self._number(held, index)
+                number = index.num_frames if held is None else self._number(held, index)
                 if number is None:
                     continue
                 if number > wanted:  # decoding began too late, or the frame cannot be decoded at all
@@ -219,7 +215,9 @@ class _Decoder:
         """Which stored frame this is; None for one that is not counted (before the start, or marked as not shown)."""
         if not index.pts.size:
             return self.next
-        number = int(np.searchsorted(index.pts, frame.pts)) if frame.pts is not None else self.next
+        if frame.pts is None:
+            return None
+        number = int(np.searchsorted(index.pts, frame.pts))
         return number if number < index.num_frames and index.pts[number] == frame.pts else None
 
     def _go_to(self, number: int, index: VideoIndex) -> None:
@@ -298,7 +296,7 @@ def _unreadable(path: str, error: Exception) -> str:
 
 def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
     if not container.streams.video:
-        raise VideoReadError(f"{path} has no video stream")
+        raise VideoReadError(f"{path} has no video stream; it holds only sound, or is cut off")
     return container.streams.video[0]
 
 

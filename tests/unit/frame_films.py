@@ -66,17 +66,17 @@ def psnr(actual: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def write_at_times(
-    path: Path, frames: torch.Tensor, times_ms: Sequence[int], encoder: str = "libx264", **options
+    path: Path, frames: torch.Tensor, times: Sequence[int], encoder: str = "libx264", ticks: int = 1000, **options
 ) -> None:
-    """A video whose frames are shown at any times, in milliseconds: what a phone or a screen recorder writes."""
+    """A video whose frames are shown at any times, in ticks per second: what a phone or a screen recorder writes."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(encoder, rate=1000, options={key: str(value) for key, value in options.items()})
+        stream = container.add_stream(encoder, rate=ticks, options={key: str(value) for key, value in options.items()})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = Fraction(1, 1000)
-        for frame, time in zip((to_rgb(frames) * 255).round().to(torch.uint8).numpy(), times_ms, strict=True):
+        stream.codec_context.time_base = Fraction(1, ticks)
+        for frame, time in zip((to_rgb(frames) * 255).round().to(torch.uint8).numpy(), times, strict=True):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = time, Fraction(1, 1000)
+            picture.pts, picture.time_base = time, Fraction(1, ticks)
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 

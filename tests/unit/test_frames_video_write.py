@@ -281,7 +281,7 @@ def test_cancel_leaves_nothing(tmp_path):
 
 def test_cancel_while_the_encoder_finishes(tmp_path):
     """All frames are written and the end of the block waits for a slow encoder; Cancel must still come through."""
-    film = torch.rand(40, 64, 64, 3)
+    film = torch.rand(20, 64, 64, 3)
     options = {"codec": "h265", "preset": "veryslow", "queue_frames": 64}
     began = time.monotonic()
     with VideoWriter(tmp_path / "film.mp4", 24, **options) as writer:

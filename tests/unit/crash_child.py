@@ -1,0 +1,87 @@
+"""A process that the crash tests kill: it waits ready, and for every line on its input does the work in a fork.
+
+    python crash_child.py ROOT_OF_THE_PACK      then per line: WORK FOLDER, tab-separated
+
+The fork prints its process id, then one line after every finished chunk, then "done".
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+
+import torch  # noqa: E402 - the path of the pack comes first
+
+torch.set_num_threads(1)
+
+from streaming_core.frames import write_video  # noqa: E402
+from streaming_core.run_folder import RunFolder, settings_hash  # noqa: E402
+from tests.unit.frame_films import LazyFilm  # noqa: E402
+
+NUM_CHUNKS, CHUNK_FRAMES, HEIGHT, WIDTH = 12, 6, 48, 64
+HASHES = [settings_hash({"chunk": index}) for index in range(NUM_CHUNKS)]
+
+
+def say(*words: object) -> None:
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def chunk_after(tail: torch.Tensor, index: int) -> torch.Tensor:
+    """A chunk that depends on every bit of the one before."""
+    noise = torch.rand(CHUNK_FRAMES, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(index))
+    return 0.5 * noise + 0.5 * tail
+
+
+def make_film(root: str) -> None:
+    """A run of twelve chunks, gone on with from where the last attempt was killed."""
+    size = {"kind": "crash", "height": HEIGHT, "width": WIDTH, "fps": 24}
+    with RunFolder.open_or_create(root, "run", num_frames=NUM_CHUNKS * CHUNK_FRAMES, **size) as run:
+        begin = run.completed_prefix(HASHES).next_index
+        tail = run.read_chunk(begin - 1).tail if begin else torch.zeros(1, HEIGHT, WIDTH, 3)
+        for index in range(begin, NUM_CHUNKS):
+            say("begin", index)
+            frames = chunk_after(tail, index)
+            tail = frames[-1:]
+            run.write_chunk(index, settings_hash=HASHES[index], seed=index, frames=frames, tail=tail)
+            say("stored", index)
+
+
+def save_video(folder: str) -> None:
+    write_video(LazyFilm(1000, 64, 64), Path(folder) / "film.mp4", progress=lambda done, total: say("stored", done))
+
+
+def without_disk(work: str, folder: str) -> None:
+    """The same with files that may not grow beyond 20 kB, which fails like a full disk does."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    WORKS[work](folder)
+
+
+WORKS = {"film": make_film, "video": save_video}
+
+
+def main() -> None:
+    for line in sys.stdin:
+        work, folder = line.rstrip("\n").split("\t")
+        child = os.fork()
+        if child == 0:
+            try:
+                say("pid", os.getpid())
+                if work.startswith("full "):
+                    without_disk(work.removeprefix("full "), folder)
+                else:
+                    WORKS[work](folder)
+                say("done")
+            except Exception as error:
+                say("error", type(error).__name__, error)
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        say("ended")
+
+
+if __name__ == "__main__":
+    main()
