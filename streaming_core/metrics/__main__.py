@@ -53,9 +53,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def installed_raft() -> Path | None:
     """The RAFT weights in the ComfyUI in whose custom_nodes this pack lies."""
     for place in (Path(__file__).absolute(), Path(__file__).resolve()):
-        path = place.parents[4] / "models" / RAFT_FOLDER / RAFT_FILE if len(place.parents) > 4 else None
-        if path is not None and path.is_file():
-            return path
+        folder = place.parents[min(4, len(place.parents) - 1)] / "models" / RAFT_FOLDER
+        for name in (RAFT_FILE, Path(RAFT_FILE).with_suffix(".safetensors").name):
+            if (folder / name).is_file():
+                return folder / name
     return None
 
 
@@ -85,7 +86,8 @@ def write(path: Path, content: str | Image.Image) -> None:
 
 def show_progress(done: int, total: int) -> None:
     if sys.stderr.isatty():
-        print(f"\r{done} of {total} frames", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        sys.stderr.write(f"\r{done} of {total} frames" + "\n" * (done == total))
+        sys.stderr.flush()
 
 
 def run(args: argparse.Namespace) -> str:
@@ -115,14 +117,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         text = run(args)
     except StreamingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        print("cancelled", file=sys.stderr)
+        sys.stderr.write("cancelled\n")
         return 130
-    print(text, end="")
+    sys.stdout.write(text)
     if args.text is not None and args.clip is None:
-        print("note: the text score was left out, because --text needs --clip FOLDER", file=sys.stderr)
+        sys.stderr.write("note: the text score was left out, because --text needs --clip FOLDER\n")
     return 0
 
 

@@ -186,8 +186,8 @@ def headlines(measures: Measures) -> list[tuple[str, str, str]]:
     if seams.joins:
         worst = max(seams.joins, key=lambda join: join.score)
         cut = " (a scene cut)" if worst.frame in measures.cuts.frames else ""
-        remark = f"largest, at frame {worst.frame}{cut}; typical {number(seams.typical)}x; 1x is as elsewhere"
-        lines.append(("Seams", f"{number(seams.largest)}x", remark))
+        remark = f"largest, at frame {worst.frame}{cut}; typical {number(seams.typical, 1)}x; 1x is as elsewhere"
+        lines.append(("Seams", f"{number(seams.largest, 1)}x", remark))
     first = f"{number(rest.chunk_motion[0])} % of the diagonal per frame at first"
     if rest.is_still:
         lines.append(("Motion kept", "still", "no frame differs from the one before"))
@@ -216,7 +216,7 @@ TABLE = [
     ("spread_ratio", "spread", 2),
     ("motion_percent", "motion %", 3),
     ("cuts", "cuts", 0),
-    ("seam", "seam x", 2),
+    ("seam", "seam x", 1),
     ("mawe", "MAWE", 2),
     ("anchor_similarity", "anchor", 3),
     ("text_similarity", "text", 3),

@@ -38,7 +38,7 @@ def _widget_values(node: Mapping[str, Any], description: Mapping[str, Any]) -> d
         options = declaration[1] if len(declaration) > 1 else {}
         if options.get("control_after_generate"):
             next(saved, None)
-        if options.get("image_upload"):
+        if options.get("image_upload") or options.get("video_upload"):
             next(saved, None)
     if left := list(saved):
         raise ValueError(f"node {node['id']} ({node['type']}) stores {len(left)} values too many: {left}")
@@ -47,10 +47,12 @@ def _widget_values(node: Mapping[str, Any], description: Mapping[str, Any]) -> d
 
 def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[str, dict]:
     """The API prompt of a UI workflow without subgraphs; raises where the page would show a red node."""
-    links = {link[0]: (str(link[1]), link[2]) for link in workflow["links"]}
+    # A switched-off or bypassed node gives nothing; sockets that hang on it stay empty, as on the page.
+    off = {node["id"] for node in workflow["nodes"] if node.get("mode", 0) in (2, 4)}
+    links = {link[0]: (link[1], link[2]) for link in workflow["links"]}
     prompt = {}
     for node in workflow["nodes"]:
-        if node["type"] in NOTES or node.get("mode", 0) in (2, 4):
+        if node["type"] in NOTES or node["id"] in off:
             continue
         if node["type"] not in object_info:
             raise ValueError(f"node {node['id']} is of type {node['type']}, which the host does not know")
@@ -58,7 +60,8 @@ def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> di
         for socket in node.get("inputs", []):
             if socket.get("link") is not None:
                 origin, slot = links[socket["link"]]
-                inputs[socket["name"]] = [origin, slot]
+                if origin not in off:
+                    inputs[socket["name"]] = [str(origin), slot]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 

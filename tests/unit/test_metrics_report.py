@@ -237,10 +237,11 @@ def test_raft_is_found_in_the_comfyui_around_the_pack(tmp_path, monkeypatch):
     here = tmp_path / "ComfyUI" / "custom_nodes" / "pack" / "streaming_core" / "metrics" / "__main__.py"
     monkeypatch.setattr(command, "__file__", str(here))
     assert command.installed_raft() is None
-    weights = tmp_path / "ComfyUI" / "models" / "optical_flow" / RAFT_FILE
-    weights.parent.mkdir(parents=True)
-    weights.touch()
-    assert command.installed_raft() == weights
+    folder = tmp_path / "ComfyUI" / "models" / "optical_flow"
+    folder.mkdir(parents=True)
+    for name in (RAFT_FILE.replace(".pth", ".safetensors"), RAFT_FILE):
+        (folder / name).touch()
+        assert command.installed_raft() == folder / name
 
 
 # -- CLIP from a folder ------------------------------------------------------------------------------------------------
