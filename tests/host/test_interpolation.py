@@ -20,6 +20,7 @@ import_host()
 import_pack()
 
 import comfy.model_management as mm  # noqa: E402
+import comfy.ops  # noqa: E402
 import folder_paths  # noqa: E402
 from comfyui_streamingt2v.nodes import interpolation as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import interpolation as host  # noqa: E402
@@ -158,6 +159,17 @@ def test_the_host_manages_the_weights(files):
     assert any(loaded.model is patcher for loaded in mm.current_loaded_models)
     assert patcher.model_dtype() == torch.float32
     assert patcher.model.memory_used_forward((9, 40, 56, 3), torch.float32) > 0
+
+
+def test_weights_of_another_type_are_cast_where_they_are_used(files):
+    """As the host keeps weights when memory is short: no layer may touch its weights past the host's casting."""
+    settings, source = EmaVfiSettings(any_time=True), clip(2).movedim(-1, 1)
+    tensors = host.read_weights(host.interpolation_file("ours_t.pkl"))
+    cast = host.build(tensors, settings, operations=comfy.ops.manual_cast, dtype=torch.float16)
+    assert {parameter.dtype for parameter in cast.parameters()} == {torch.float16}
+    rounded = {key: value.half().float() if value.is_floating_point() else value for key, value in tensors.items()}
+    want = host.build(rounded, settings)(*source.split(1))
+    torch.testing.assert_close(cast(*source.split(1)), want, atol=1e-5, rtol=0)
 
 
 def test_cancel_ends_at_the_next_pair(files, monkeypatch):
