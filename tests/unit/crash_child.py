@@ -1,6 +1,6 @@
 """A process that the crash tests kill: it waits ready, and for every line on its input does the work in a fork.
 
-    python crash_child.py ROOT_OF_THE_PACK      then per line: WORK FOLDER, tab-separated
+    python -m tests.unit.crash_child      then per line: WORK FOLDER, tab-separated
 
 The fork prints its process id, then one line after every finished chunk, then "done".
 """
@@ -12,15 +12,11 @@ import resource
 import sys
 from pathlib import Path
 
-sys.path.insert(0, sys.argv[1])
+import torch
 
-import torch  # noqa: E402 - the path of the pack comes first
-
-torch.set_num_threads(1)
-
-from streaming_core.frames import write_video  # noqa: E402
-from streaming_core.run_folder import RunFolder, settings_hash  # noqa: E402
-from tests.unit.frame_films import LazyFilm  # noqa: E402
+from streaming_core.frames import write_video
+from streaming_core.run_folder import RunFolder, settings_hash
+from tests.unit.frame_films import LazyFilm
 
 NUM_CHUNKS, CHUNK_FRAMES, HEIGHT, WIDTH = 12, 6, 48, 64
 HASHES = [settings_hash({"chunk": index}) for index in range(NUM_CHUNKS)]
@@ -64,6 +60,7 @@ WORKS = {"film": make_film, "video": save_video}
 
 
 def main() -> None:
+    torch.set_num_threads(1)
     for line in sys.stdin:
         work, folder = line.rstrip("\n").split("\t")
         child = os.fork()

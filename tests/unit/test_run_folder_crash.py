@@ -30,9 +30,9 @@ KILLS = 15
 
 @pytest.fixture(scope="module")
 def child() -> Iterator[subprocess.Popen]:
-    script = Path(__file__).with_name("crash_child.py")
-    command = [sys.executable, str(script), str(ROOT)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+    command = [sys.executable, "-m", "tests.unit.crash_child"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         yield process
         process.stdin.close()
 
