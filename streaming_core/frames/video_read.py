@@ -103,7 +103,8 @@ class VideoFrames(FrameStream):
             height, width = first.height, first.width
             if orientation.quarter_turns % 2:
                 height, width = width, height
-            if index.pts.size and (first.pts or 0) > index.pts[0]:  # leading frames that refer to a part which was cut away
+            # Leading frames may refer to a part which was cut away.
+            if index.pts.size and (first.pts or 0) > index.pts[0]:
                 index = _without_head(index, first.pts)
             for _ in decoder.frames([index.num_frames - 1], index):
                 pass  # a file that is cut off fails here, not hours later
