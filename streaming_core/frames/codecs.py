@@ -22,6 +22,7 @@ class VideoCodec:
     crf: int | None = None
     max_crf: int = 0
     preset: str | None = None
+    min_px: int = 1
 
 
 CODECS: dict[str, VideoCodec] = {
@@ -33,7 +34,9 @@ CODECS: dict[str, VideoCodec] = {
         51,
         "medium",
     ),
-    "h265": VideoCodec(("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium"),
+    "h265": VideoCodec(
+        ("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium", 64
+    ),
     "av1": VideoCodec(("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8"),
     "ffv1": VideoCodec(("ffv1",), ("bgr0", "yuv420p", "yuv444p", "gbrp16le"), (".mkv",)),
 }
@@ -84,6 +87,17 @@ def encoder_options(
     if encoder == "libx265":
         options["x265-params"] = "log-level=error"
     return options
+
+
+def check_size(codec: str, height: int, width: int) -> None:
+    """Refuse pictures that a codec's encoder cannot take: x265 writes past its buffers for widths below 50.
+
+    Raises:
+        SettingsError: too small; names the least size.
+    """
+    least = CODECS[codec].min_px
+    if min(height, width) < least:
+        raise SettingsError(f"{codec} needs at least {least}x{least} pixels, the film is {width}x{height}; use h264")
 
 
 def audio_encoder(codec: str, container: str) -> str:

@@ -22,7 +22,7 @@ import torch
 from ..atomic import atomic_write
 from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWriteError
 from .audio import AudioFeed, AudioTrack
-from .codecs import CONTAINERS, audio_encoder, choose_encoder, encoder_options
+from .codecs import CONTAINERS, audio_encoder, check_size, choose_encoder, encoder_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
 from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
 
@@ -121,6 +121,7 @@ class VideoWriter:
         self.fps = as_rate(fps)
         self.info: VideoInfo | None = None
         self.num_frames = 0
+        self._codec = codec
         self._encoder, self._pixel_format = choose_encoder(codec, self.path.suffix.lower(), pixel_format)
         self._options = encoder_options(codec, self._encoder, crf, bitrate, preset)
         self._bitrate = bitrate
@@ -164,6 +165,7 @@ class VideoWriter:
             if self._size is None:
                 if 0 in size:
                     raise FrameMismatchError(f"frames of {size_text(*size)} have no pixels")
+                check_size(self._codec, *size)
                 self._size = size
             elif size != self._size:
                 raise FrameMismatchError(

@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def gop(path: Path, encoder: str, **options) -> None:
     """A film of frame numbers with a key frame every 12 frames or so."""
-    write_at_times(path, counted_film(LENGTH), range(LENGTH), encoder, ticks=25, **options)
+    write_at_times(path, counted_film(LENGTH, 64, 96), range(LENGTH), encoder, ticks=25, **options)
 
 
 KINDS = {
@@ -82,7 +82,7 @@ def kind(request, kinds) -> VideoFrames:
 
 
 def test_frames_are_counted_and_in_order(kind):
-    assert (len(kind), kind.width, kind.height) == (LENGTH, 48, 32)
+    assert (len(kind), kind.width, kind.height) == (LENGTH, 96, 64)
     assert kind.fps == 25 and not kind.variable_rate and not kind.has_audio
     assert numbers_in(kind.read(0, LENGTH)) == list(range(LENGTH))
 

@@ -112,7 +112,7 @@ def test_rates_are_exact_in_the_file(tmp_path, fps, suffix):
         ("yuv420p", "h264", (32, 51), (32, 52)),
         ("yuv422p", "h264", (33, 51), (33, 52)),
         ("yuv444p", "h264", (33, 51), (33, 51)),
-        ("yuv420p", "h265", (33, 51), (34, 52)),
+        ("yuv420p", "h265", (65, 71), (66, 72)),
         ("yuv420p", "av1", (65, 67), (66, 68)),
         ("bgr0", "ffv1", (33, 51), (33, 51)),
         ("yuv420p", "h264", (1, 1), (2, 2)),
@@ -423,6 +423,9 @@ def test_frames_that_do_not_fit(tmp_path):
         write_video(iter([torch.rand(1, 32, 32, 3)]), path)
     with pytest.raises(FrameError, match="shape"):
         write_video(iter([torch.rand(32, 32)]), path, 24)
+    for size in ((32, 80), (80, 48), (63, 63)):
+        with pytest.raises(SettingsError, match="at least 64x64.*h264"):
+            write_video(LazyFilm(3, *size), tmp_path / "small.mp4", codec="h265")
     assert nothing_left(tmp_path)
 
 
