@@ -6,9 +6,9 @@ diffusers is imported when a network is built, never before: the pack works with
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -16,21 +16,36 @@ from torch import Tensor, nn
 
 from ...errors import StreamingError
 from ..adopt import adopt
-from ..attention import MAX_ATTENTION_BATCH, Attention, attend, attend_in_slices
+from ..attention import MAX_ATTENTION_BATCH, Attention, attend
 from .detect import I2VGenXLConfig
 
 Move = Callable[[Tensor], Tensor]
+
+MAX_VALUES = 2**27
+"""Intermediate values that one layer makes at a time. Whole feed-forward layers would set the peak of all memory."""
 
 
 class MissingLibraryError(StreamingError):
     """A library that this one network needs is not installed."""
 
 
+def _in_parts(compute: Callable[..., Tensor], parts: int, *inputs: Tensor) -> Tensor:
+    """`compute` on `parts` parts of the first axis of `inputs`, joined; it keeps the shape of its first input."""
+    parts = min(parts, len(inputs[0]))
+    if parts < 2:
+        return compute(*inputs)
+    out, done = torch.empty_like(inputs[0]), 0
+    for part in zip(*(tensor.tensor_split(parts) for tensor in inputs), strict=True):
+        out[done : done + len(part[0])] = compute(*part)
+        done += len(part[0])
+    return out
+
+
 class AttentionThrough:
     """Attention processor that computes queries, keys and values itself and leaves the rest to `attention`.
 
     The callable travels with each call (`cross_attention_kwargs`), so one network serves callers with different
-    kernels at the same time.
+    kernels at the same time. Large batches go in parts: kernels have a limit, and memory too.
     """
 
     def __call__(
@@ -42,11 +57,33 @@ class AttentionThrough:
         temb: Tensor | None = None,
         attention: Attention = attend,
     ) -> Tensor:
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        q, k, v = layer.to_q(hidden_states), layer.to_k(context), layer.to_v(context)
-        out = attend_in_slices(q, k, v, layer.heads, attention, max(1, MAX_ATTENTION_BATCH // layer.heads))
         project, dropout = layer.to_out
-        return dropout(project(out))
+
+        def attend_part(states: Tensor, context: Tensor | None = None) -> Tensor:
+            context = states if context is None else context
+            q, k, v = layer.to_q(states), layer.to_k(context), layer.to_v(context)
+            return dropout(project(attention(q, k, v, layer.heads)))
+
+        batch, inputs = len(hidden_states), [hidden_states]
+        values = 4 * hidden_states.numel()
+        if encoder_hidden_states is not None:
+            inputs.append(encoder_hidden_states)
+        parts = max(-(-values // MAX_VALUES), -(-batch * layer.heads // MAX_ATTENTION_BATCH))
+        return _in_parts(attend_part, parts, *inputs)
+
+
+@cache
+def _split_feed_forward(kind: type[nn.Module]) -> type[nn.Module]:
+    """`kind`, a feed-forward layer, that works on parts of its first axis when the whole is too wide; same result."""
+
+    class SplitFeedForward(kind):
+        def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            # Eight times the width: both halves of the gated projection are four times as wide as the input.
+            parts = -(-8 * hidden_states.numel() // MAX_VALUES)
+            whole = super().forward
+            return _in_parts(lambda part: whole(part, *args, **kwargs), parts, hidden_states)
+
+    return SplitFeedForward
 
 
 def position_ramp(first: Tensor, num_frames: int) -> Tensor:
@@ -129,13 +166,28 @@ def network_class() -> type[nn.Module]:
     return I2VGenXL
 
 
+class Fetched:
+    """Stored skips of one up block, which takes them from the end: each is fetched when it is taken."""
+
+    def __init__(self, stored: Sequence[Tensor], fetch: Move):
+        self.stored, self.fetch = stored, fetch
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index: int | slice) -> Tensor | Fetched:
+        if isinstance(index, slice):
+            return Fetched(self.stored[index], self.fetch)
+        return self.fetch(self.stored[index])
+
+
 @contextmanager
 def skips_kept_elsewhere(
     network: nn.Module, away: Move = lambda skip: skip.to("cpu"), back: Callable[[Tensor, Tensor], Tensor] | None = None
 ) -> Iterator[None]:
     """Inside, what `network`'s down blocks hand across to its up blocks is stored by `away` and fetched by `back`.
 
-    `back(stored, like)` returns the stored tensor on the device of `like`. One block's skips are fetched at a time.
+    `back(stored, like)` returns the stored tensor on the device of `like`. One skip is fetched at a time.
     """
     back = back or (lambda stored, like: stored.to(like.device))
 
@@ -144,9 +196,8 @@ def skips_kept_elsewhere(
         return sample, tuple(away(skip) for skip in skips)
 
     def fetch(_block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        like = kwargs["hidden_states"]
-        skips = tuple(back(skip, like) for skip in kwargs["res_hidden_states_tuple"])
-        return args, {**kwargs, "res_hidden_states_tuple": skips}
+        fetched = partial(back, like=kwargs["hidden_states"].new_empty(0))
+        return args, {**kwargs, "res_hidden_states_tuple": Fetched(kwargs["res_hidden_states_tuple"], fetched)}
 
     with ExitStack() as hooks:
         for block in network.down_blocks:
@@ -184,6 +235,9 @@ def build(
         )
     adopt(network, operations)
     network.set_attn_processor(AttentionThrough())
+    for name, module in network.named_modules():
+        if name.endswith(".ff"):
+            module.__class__ = _split_feed_forward(type(module))
     dtype = dtype or torch.get_default_dtype()
     # torch's own .to: the library's wraps it with checks for quantised models that say nothing here.
     nn.Module.to(network, dtype=dtype)
