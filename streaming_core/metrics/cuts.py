@@ -78,11 +78,11 @@ class AdaptiveCuts:
         self._found: list[int] = []
 
     def add(self, frames: Tensor) -> None:
-        images = frames.movedim(-1, 1).float().mul(255).round()
+        images = frames.movedim(-1, 1).float()
         size = score_size(*images.shape[-2:])
         if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False).round()
-        images = hsv8(images)
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        images = hsv8(images.mul(255).round())
         first = images[:1] if self._before is None else self._before
         scores = (images - torch.cat((first, images[:-1]))).abs().mean((1, 2, 3)).tolist()
         self._before = images[-1:].clone()
@@ -128,11 +128,12 @@ class PySceneDetectCuts:
         self._found += [place if isinstance(place, int) else place.frame_num for place in places]
 
     def add(self, frames: Tensor) -> None:
-        images = frames.float().mul(255).round().to("cpu", torch.uint8).flip(-1).contiguous().numpy()
-        height, width = score_size(*images.shape[1:3])
-        for image in images:
+        height, width = score_size(*frames.shape[1:3])
+        for frame in frames:
+            image = frame.float().mul(255).round().to("cpu", torch.uint8).numpy()
             if image.shape[:2] != (height, width):
                 image = self._cv2.resize(image, (width, height), interpolation=self._cv2.INTER_LINEAR)
+            image = self._cv2.cvtColor(image, self._cv2.COLOR_RGB2BGR)
             self._note(self._detector.process_frame(self._place(self._seen), image))
             self._seen += 1
 

@@ -1,0 +1,190 @@
+"""Speed and memory of the measures on 720p video, and how often the two cut detectors agree.
+
+    python -m benchmarks.metrics [--record] [--frames 200 2000]
+
+References: reading the same frames and doing nothing with them; RAFT-large alone; PySceneDetect's AdaptiveDetector.
+Each length runs in a process of its own; peak resident memory is the kernel's own mark (VmHWM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+WIDTH, HEIGHT, FPS = 1280, 720, 24
+MAWE_PAIRS = (1, 4)
+
+
+def moving_frames(num_frames: int) -> Iterator:
+    """A camera that wanders over a texture, with a new picture every 300 frames; slices of `[F, H, W, 3]`."""
+    import torch
+
+    from tests.unit.metrics_films import texture
+
+    picture = None
+    for frame in range(num_frames):
+        if frame % 300 == 0:
+            picture = texture(HEIGHT + 160, WIDTH + 620, frame).movedim(0, -1)
+        x, y = 2 * (frame % 300), abs(frame % 160 - 80)
+        yield torch.as_tensor(picture[None, y : y + HEIGHT, x : x + WIDTH])
+
+
+def peak_mib() -> float:
+    mark = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(mark.split()[1]) / 1024
+
+
+def read_only(path: str) -> dict:
+    from streaming_core.frames import VideoFrames
+    from streaming_core.metrics.measure import slice_frames
+
+    stream = VideoFrames.open(path)
+    began = time.monotonic()
+    for _ in stream.slices(slice_frames(stream.height, stream.width)):
+        pass
+    return {"frames": len(stream), "seconds": time.monotonic() - began, "mib": peak_mib()}
+
+
+def report(path: str) -> dict:
+    from streaming_core.frames import VideoFrames
+    from streaming_core.metrics.layout import lay_out
+    from streaming_core.metrics.measure import measure
+    from streaming_core.metrics.picture import draw_report
+
+    stream = VideoFrames.open(path)
+    began = time.monotonic()
+    found = measure(stream, lay_out(len(stream), (25, 18)))
+    seconds = time.monotonic() - began
+    draw_report(found)
+    return {"frames": len(stream), "seconds": seconds, "mib": peak_mib(), "cuts": found.cuts.count}
+
+
+def mawe(path: str) -> dict:
+    """MAWE of one and of several pairs with random weights, and RAFT alone on one pair."""
+    import torch
+
+    from streaming_core.frames import VideoFrames
+    from streaming_core.metrics.flow import empty_raft, raft_estimator
+    from streaming_core.metrics.measure import measure_mawe
+
+    network = empty_raft().requires_grad_(False)
+    flow = raft_estimator(lambda left, right: network(left, right)[-1])
+    stream, result = VideoFrames.open(path), {}
+    frames = flow.working_frames(stream.read(0, 2).movedim(-1, 1))
+    with torch.inference_mode():
+        network(torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))
+        began = time.monotonic()
+        flow.estimate(frames[:1], frames[1:])
+        result["raft_seconds"] = time.monotonic() - began
+    for pairs in MAWE_PAIRS:
+        began = time.monotonic()
+        measure_mawe(stream.trimmed(0, pairs + 1), flow)
+        result[f"seconds_{pairs}"], result[f"mib_{pairs}"] = time.monotonic() - began, peak_mib()
+    return result
+
+
+def cut_rows() -> list[list[object]]:
+    """One row per generated film: cuts that were put in, and what each detector finds."""
+    from streaming_core.metrics.cuts import AdaptiveCuts, PySceneDetectCuts
+    from tests.unit.cut_films import generated_films
+
+    rows = []
+    for film in generated_films():
+        found = []
+        for detector in (AdaptiveCuts(), PySceneDetectCuts()):
+            detector.add(film.frames)
+            found.append(detector.cuts().frames)
+        rows.append([film.name, *(", ".join(map(str, frames)) or "none" for frames in (film.cuts, *found))])
+    return rows
+
+
+def apart(task: str, path: Path) -> dict:
+    """Run a task in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.metrics", "--task", task, "--video", str(path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def speed(lengths: list[int], keep: bool) -> bool:
+    from benchmarks.record import record, table
+    from streaming_core.frames import write_video
+
+    rows, peaks = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for length in lengths:
+            path = Path(folder) / f"{length}.mp4"
+            write_video(moving_frames(length), path, FPS)
+            alone, measured = apart("read_only", path), apart("report", path)
+            peaks.append(measured["mib"])
+            rate = length / measured["seconds"]
+            ratio = measured["seconds"] / alone["seconds"]
+            mib = [f"{found['mib']:.0f}" for found in (alone, measured)]
+            rows.append([length, f"{rate:.1f}", f"{ratio:.1f}", *mib, f"{measured['mib'] / peaks[0]:.3f}"])
+            print(rows[-1], measured["cuts"], "cuts", flush=True)
+        raft = apart("mawe", path)
+    print(raft, flush=True)
+    few, many = MAWE_PAIRS
+    per_pair = (raft[f"seconds_{many}"] - raft[f"seconds_{few}"]) / (many - few)
+    spread = max(peaks) / min(peaks) - 1
+    raft_rows = [
+        [few, f"{raft[f'seconds_{few}']:.1f}", f"{raft[f'mib_{few}']:.0f}"],
+        [many, f"{raft[f'seconds_{many}']:.1f}", f"{raft[f'mib_{many}']:.0f}"],
+    ]
+    header = ["frames", "frames per second", "time / reading alone", "peak MiB, reading", "peak MiB", "ratio to first"]
+    if keep:
+        body = (
+            f"## Measuring {WIDTH}x{HEIGHT} video\n\nVideo Report without models on H.264 files: cuts, colour drift, "
+            f"seams and stagnation by the weight-free flow. **Peaks differ by {spread:.1%}** (promise at most 5 %).\n\n"
+            f"{table(header, rows)}\n\nMAWE with RAFT-large (random weights, 12 refinements at 720x720): "
+            f"{per_pair:.1f} s per pair, {per_pair / raft['raft_seconds']:.2f} times RAFT-large alone in the same "
+            f"process. On a CPU RAFT is what MAWE costs.\n\n{table(['pairs', 'seconds', 'peak MiB'], raft_rows)}"
+        )
+        record("metrics", "python -m benchmarks.metrics --record", body)
+    flat = spread <= 0.05 and raft[f"mib_{many}"] <= 1.05 * raft[f"mib_{few}"]
+    print(f"peak memory differs by {spread:.1%} between {lengths[0]} and {lengths[-1]} frames")
+    return flat
+
+
+def agreement(keep: bool) -> bool:
+    from benchmarks.record import record, table
+
+    rows = cut_rows()
+    agree = sum(own == theirs for _, _, own, theirs in rows)
+    print(f"{agree} of {len(rows)} films agree")
+    if keep:
+        body = (
+            "## Scene cuts: our detector and PySceneDetect\n\nFrames at which a new scene begins in generated films. "
+            f"**{agree} of {len(rows)} agree** with PySceneDetect's AdaptiveDetector and its defaults, which SCuts is "
+            "defined by. Both keep scenes at least 15 frames long and take no dissolve or fade for a cut; a flash of "
+            "three frames is one for both.\n\n" + table(["film", "put in", "our detector", "PySceneDetect"], rows)
+        )
+        record("scene_cuts", "python -m benchmarks.metrics --record", body)
+    return agree == len(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--record", action="store_true", help="write the results to docs/benchmarks.md")
+    parser.add_argument("--frames", type=int, nargs="+", default=[200, 2000], help="lengths of the films")
+    parser.add_argument("--task", choices=["read_only", "report", "mawe"], help=argparse.SUPPRESS)
+    parser.add_argument("--video", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+
+    import dev
+
+    dev.ensure_environment("benchmarks.metrics")
+    if args.task:
+        print(json.dumps({"read_only": read_only, "report": report, "mawe": mawe}[args.task](args.video)))
+        return 0
+    agree, flat = agreement(args.record), speed(args.frames, args.record)
+    return int(not (agree and flat))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
