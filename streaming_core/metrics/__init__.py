@@ -1,0 +1,5 @@
+"""Numbers for long video: MAWE, scene cuts, colour drift, seams, stagnation and CLIP scores, taken in one pass.
+
+`measure.measure` takes them all from a frame stream in constant memory; `report` and `picture` show them;
+`python -m streaming_core.metrics VIDEO` does both from a file. Each measure has a module of its own with its rule.
+"""
