@@ -26,6 +26,7 @@ from .svd import core_to_images
 
 Conditioning = list
 log = logging.getLogger(__name__)
+TRAINED_SIZE = (256, 256)
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,9 @@ class ModelscopeChunkSampler:
         return (self.sampling if chunk.index else self.first_sampling).steps
 
     def embed_anchor(self, frame: Tensor) -> AnchorTokens | None:
+        height, width = frame.shape[-2:]
+        if (height, width) != TRAINED_SIZE:
+            log.info("%dx%d is not the 256x256 that StreamingModelscope was trained on", width, height)
         return self.tokens(frame) if self.tokens is not None else None
 
     def _prompt(self, index: int) -> Conditioning:

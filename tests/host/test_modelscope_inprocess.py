@@ -232,6 +232,26 @@ def test_context_and_pixels_are_projected_once_per_chunk(host, loaded, prompts, 
     assert counts["pixels"] == 1
 
 
+def test_partially_loaded_below_its_size_gives_the_same(host, loaded, prompts):
+    """UNet and CAM both kept out of the device for two thirds, mixers and mergers included."""
+    conds = anchored(host, loaded, prompts)
+    model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(1))
+    whole = sample(host, model, *conds)
+    cpu = torch.device("cpu")
+    patchers = (loaded.model, loaded.cam.patcher)
+    for patcher in patchers:
+        patcher.detach()
+        patcher.load(cpu, lowvram_model_memory=patcher.model_size() // 3)
+        assert patcher.model.model_lowvram
+        kept_out = [module for module in patcher.model.modules() if hasattr(module, "prev_comfy_cast_weights")]
+        sizes = sum(host.comfy.model_management.module_size(module) for module in kept_out)
+        assert sizes > patcher.model_size() / 2
+    assert torch.equal(sample(host, model, *conds), whole)
+    for patcher in patchers:
+        patcher.detach()
+    assert torch.equal(sample(host, model, *conds), whole)
+
+
 def test_long_prompts_are_mixed_piece_by_piece(host, loaded, prompts):
     long = encode(loaded.clip, "a cat runs on the street, " * 30)
     assert long[0][0].shape[1] > 77 and long[0][0].shape[1] % 77 == 0
@@ -281,11 +301,13 @@ def film(sampler, num_frames: int, seed: int = 33):
     return torch.cat(made)[:num_frames]
 
 
-def test_film_has_its_length_and_repeats(host, loaded, prompts):
+def test_film_has_its_length_and_repeats(host, loaded, prompts, caplog):
+    caplog.set_level(logging.INFO)
     sampler = chunk_sampler(host, loaded, prompts)
     whole = film(sampler, 29)
     assert whole.shape == (29, 3, SIDE, SIDE)
     assert torch.equal(whole, film(sampler, 29))
+    assert "32x32 is not the 256x256 that StreamingModelscope was trained on" in caplog.text
     assert torch.equal(film(sampler, 20), whole[:20]), "a shorter film is the beginning of a longer one"
     assert not torch.equal(film(sampler, 29, seed=34)[:16], whole[:16])
 
