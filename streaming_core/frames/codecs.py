@@ -37,7 +37,9 @@ CODECS: dict[str, VideoCodec] = {
     "h265": VideoCodec(
         ("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium", 64
     ),
-    "av1": VideoCodec(("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8"),
+    "av1": VideoCodec(
+        ("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8", 64
+    ),
     "ffv1": VideoCodec(("ffv1",), ("bgr0", "yuv420p", "yuv444p", "gbrp16le"), (".mkv",)),
 }
 
@@ -90,7 +92,8 @@ def encoder_options(
 
 
 def check_size(codec: str, height: int, width: int) -> None:
-    """Refuse pictures that a codec's encoder cannot take: x265 writes past its buffers for widths below 50.
+    """Refuse pictures that a codec's encoder cannot take: x265 (below a width of 50) and SVT-AV1
+    (at 16x16) write past their buffers and take the whole process with them.
 
     Raises:
         SettingsError: too small; names the least size.

@@ -360,6 +360,7 @@ def test_what_is_no_video(tmp_path):
         VideoFrames.open(tmp_path / "sound.mp4")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_length(tmp_path):
     """100 and 500 frames are written, read and joined in processes of their own; whole, 400 more take 350 MB."""
     script = """

@@ -424,8 +424,9 @@ def test_frames_that_do_not_fit(tmp_path):
     with pytest.raises(FrameError, match="shape"):
         write_video(iter([torch.rand(32, 32)]), path, 24)
     for size in ((32, 80), (80, 48), (63, 63)):
-        with pytest.raises(SettingsError, match="at least 64x64.*h264"):
-            write_video(LazyFilm(3, *size), tmp_path / "small.mp4", codec="h265")
+        for codec in ("h265", "av1"):
+            with pytest.raises(SettingsError, match="at least 64x64.*h264"):
+                write_video(LazyFilm(3, *size), tmp_path / "small.mp4", codec=codec)
     assert nothing_left(tmp_path)
 
 

@@ -83,6 +83,7 @@ def undisturbed(child, tmp_path_factory) -> tuple[torch.Tensor, float]:
     return film_of(root), seconds
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_at_most_the_chunk_in_work(child, undisturbed, tmp_path):
     """Killed at random moments over several films; each film ends bit for bit like one that was left alone."""
     dice = random.Random(5)
