@@ -113,8 +113,9 @@ def main() -> None:
     body = (
         "## Seams between windows that disagree\n\n"
         f"{FRAMES} frames, windows of {WINDOW} with {OVERLAP} shared, {STEPS} Euler steps, mean of 8 films. Both "
-        "numbers are in units of the same inside windows: a jump of 1 is no seam, a sharpness of 1 no blur. The denoiser "
-        "of each window is exact for a Gaussian film but expects fine detail of its own.\n\n" + record.table(head, rows)
+        "numbers are in units of the same inside windows: a jump of 1 is no seam, a sharpness of 1 no blur. The "
+        "denoiser of each window is exact for a Gaussian film but expects fine detail of its own.\n\n"
+        + record.table(head, rows)
     )
     print(body)
     if args.record:
