@@ -97,7 +97,8 @@ def begin_film(sampler, request: FilmRequest) -> tuple[FilmState, Tensor]:
     else:
         first = sampler.sample_first_clip(plan.chunk(0), request.fitted(request.start_image[:1]))
     if request.anchor is not None:
-        anchor = request.fitted(request.anchor[:1])
+        several = getattr(sampler, "averages_anchors", False)
+        anchor = request.fitted(request.anchor if several else request.anchor[:1])
     else:
         anchor = pick_anchor(first, request.anchor_frame)
     return start_film(plan, first, anchor, sampler), first

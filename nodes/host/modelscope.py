@@ -145,6 +145,7 @@ class ModelscopeChunkSampler:
 
     kind = "streamingmodelscope"
     starts_from_prompt = True
+    averages_anchors = True
 
     @property
     def multiple_px(self) -> int:

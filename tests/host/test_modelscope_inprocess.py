@@ -312,6 +312,22 @@ def test_film_has_its_length_and_repeats(host, loaded, prompts, caplog):
     assert not torch.equal(film(sampler, 29, seed=34)[:16], whole[:16])
 
 
+def test_a_film_keeps_the_looks_of_several_anchors(host, loaded, prompts):
+    from comfyui_streamingt2v.nodes.host import films
+
+    def made(anchor):
+        request = films.FilmRequest(20, 16, 8, SIDE, SIDE, "crop", 5, 0, anchor=anchor)
+        with torch.inference_mode():
+            state, first = films.begin_film(chunk_sampler(host, loaded, prompts), request)
+        return state
+
+    both = made(frames(1, 2, 40))
+    assert both.anchor.frame.shape == (2, 3, SIDE, SIDE)
+    singles = [made(frames(1, 2, 40)[index : index + 1]) for index in range(2)]
+    tokens = [state.anchor.embedding.positive for state in (both, *singles)]
+    assert not torch.allclose(tokens[0], tokens[1], atol=1e-4) and not torch.allclose(tokens[0], tokens[2], atol=1e-4)
+
+
 def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
     caplog.set_level(logging.INFO)
     other = encode(loaded.clip, "an empty street at night")

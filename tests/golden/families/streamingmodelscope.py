@@ -59,10 +59,11 @@ def apm_mixing(case: Case) -> Iterator[Comparison]:
     projector = ImageProjector(config)
     load_strict(projector, take(weights, APM_PREFIX), "the APM token network")
     text = case.input("text")
+    # One embedding per video, and several: image_embed, image_embed_3frames, ...
+    for suffix, embeddings in case.group("in.image_embed").items():
+        tokens = projector(embeddings.view(text.shape[0], -1, config.width))
+        yield Comparison(f"image_tokens{suffix}", tokens, case.output(f"image_tokens{suffix}"))
     tokens = projector(case.input("image_embed").view(text.shape[0], -1, config.width))
-    yield Comparison("image_tokens", tokens, case.output("image_tokens"))
-    several = projector(case.input("image_embed_3frames").view(text.shape[0], -1, config.width))
-    yield Comparison("image_tokens_3frames", several, case.output("image_tokens_3frames"))
     context = join_context(text, tokens)
     yield Comparison("context_93", context, case.output("context_93"))
 
