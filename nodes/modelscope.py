@@ -302,6 +302,7 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                 prompts=tuple(prompts or (positive,)),
                 negative=negative,
                 tokens=None if apm is None else partial(anchor_tokens, clip_vision, apm),
+                anchor_models=() if apm is None else (clip_vision.patcher, apm.patcher),
                 first_model=first_model or model,
                 anchor_weight=anchor_weight,
                 sampling=modelscope.ModelscopeSampling(

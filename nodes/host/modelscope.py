@@ -142,6 +142,8 @@ class ModelscopeChunkSampler:
     noise: Callable[[Chunk, tuple[int, ...]], ClipNoise] = draw_noise
     decode_clip: Callable[[object, Tensor], Tensor] = decode_frames
     progress: StepProgress | None = None
+    anchor_models: tuple[object, ...] = ()
+    """Patchers of the networks behind `tokens`, so that the settings hash knows them."""
 
     kind = "streamingmodelscope"
     starts_from_prompt = True
@@ -160,6 +162,7 @@ class ModelscopeChunkSampler:
                 "first_model": model_fingerprint(self.first_model),
                 "cam": self.cam.source or model_fingerprint(self.cam.patcher),
                 "vae": model_fingerprint(self.vae.patcher),
+                "anchor": [model_fingerprint(patcher) for patcher in self.anchor_models],
             },
             "negative": conditioning_fingerprint(self.negative),
             "anchor_weight": self.anchor_weight if self.tokens is not None else None,
