@@ -17,8 +17,8 @@ from .cuts import CutDetector, Cuts, best_detector
 from .flow import FlowEstimator, classical_flow
 from .layout import Layout, windows
 from .mawe import Mawe
-from .seams import Seams, compensated_difference, diagonal, measure_seams, motion_change
-from .stagnation import Stagnation, measure_stagnation, still_pairs
+from .seams import Seams, compensated_difference, measure_seams, motion_change
+from .stagnation import Stagnation, measure_stagnation, motion_percent, still_pairs, with_refreshes
 
 SLICE_PIXELS = 8_000_000
 Progress = Callable[[int, int], None]
@@ -69,7 +69,7 @@ class PairMeasures:
         self._flow, self._check_cancel, self._only_mawe = flow, check_cancel or (lambda: None), only_mawe
         self._frame_before: Tensor | None = None
         self._flow_before: Tensor | None = None
-        self.still: list[bool] = []
+        self._still: list[bool] = []
         self.errors: list[float] = []
         self.lengths: list[float] = []
         self.motion: list[float] = []
@@ -89,8 +89,10 @@ class PairMeasures:
             self._add_pairs(frames[start:stop], frames[start + 1 : stop + 1])
 
     def _add_pairs(self, left: Tensor, right: Tensor) -> None:
-        flow, still = self._flow.estimate(left, right), still_pairs(left, right)
-        self.still += still.tolist()
+        flow = self._flow.estimate(left, right)
+        still = still_pairs(left, right, flow)
+        self._still += still.tolist()
+        self.motion += motion_percent(flow).tolist()
         if self._flow.is_raft:
             errors, lengths = mawe_rule.pair_errors(left, right, flow)
             self.errors += errors.tolist()
@@ -99,7 +101,6 @@ class PairMeasures:
             return
         # Where nothing changes, whatever flow was found is noise.
         flow = flow.masked_fill(still.view(-1, 1, 1, 1), 0)
-        self.motion += (mawe_rule.mean_flow_length(flow) * (100 / diagonal(flow))).tolist()
         detail, tone = compensated_difference(left, right, flow)
         self.details += detail.tolist()
         self.tones += tone.tolist()
@@ -108,6 +109,10 @@ class PairMeasures:
         else:
             self.changes += motion_change(torch.cat((self._flow_before, flow[:-1])), flow).tolist()
         self._flow_before = flow[-1:].clone()
+
+    @property
+    def still(self) -> list[bool]:
+        return with_refreshes(self._still, self.motion)
 
     def mawe(self) -> Mawe | None:
         return mawe_rule.summarize(self.errors, self.lengths, self.still) if self._flow.is_raft else None

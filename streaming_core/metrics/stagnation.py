@@ -2,34 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from .layout import Layout
+from .mawe import mean_flow_length
 
-STILL_GREY_LEVELS = 1.5
 BLOCK_PX = 16
+# Grey levels by which the most changed block may differ: what an encoder leaves of equal frames, and what it adds.
+SAME_GREY_LEVELS, NOISE_GREY_LEVELS = 0.25, 2.0
+# Per cent of the diagonal: the slowest motion told from noise, and what flow makes of a picture that is coded anew.
+STILL_MOTION, REFRESH_MOTION = 0.006, 0.1
+REFRESH_SHARE = 0.1
 STAGNANT_SHARE = 0.2
 STAGNANT_PAIRS = 12
 
 
-def still_pairs(left: Tensor, right: Tensor) -> Tensor:
-    """Which pairs show nothing but coding noise: no block of 16x16 pixels differs by 1.5 grey levels on average.
+def motion_percent(flow: Tensor) -> Tensor:
+    """Mean length of the flow `[P, 2, H, W]` of each pair, in per cent of the picture's diagonal; `[P]`."""
+    diagonal = (flow.shape[-1] ** 2 + flow.shape[-2] ** 2) ** 0.5
+    return mean_flow_length(flow) * (100 / diagonal)
 
-    Blocks, because a small thing that moves before a still background changes few pixels, but those by much.
+
+def still_pairs(left: Tensor, right: Tensor, flow: Tensor) -> Tensor:
+    """Which pairs show nothing but coding noise: equal frames, or small differences without flow.
+
+    Differences are those of the most changed block of 16x16 pixels, because a small thing that moves before a still
+    background changes few pixels, but those by much.
 
     Args:
         left, right: `[P, 3, H, W]` on the scale 0..255.
+        flow: `[P, 2, H, W]` from left to right, in pixels.
 
     Returns:
         `[P]`, bool.
     """
     difference = (right - left).abs().mean(1, keepdim=True)
-    blocks = F.avg_pool2d(difference, min(BLOCK_PX, *difference.shape[-2:]), ceil_mode=True)
-    return blocks.amax((1, 2, 3)) < STILL_GREY_LEVELS
+    blocks = F.avg_pool2d(difference, min(BLOCK_PX, *difference.shape[-2:]), ceil_mode=True).amax((1, 2, 3))
+    return (blocks < SAME_GREY_LEVELS) | (blocks < NOISE_GREY_LEVELS) & (motion_percent(flow) < STILL_MOTION)
+
+
+def with_refreshes(still: Sequence[bool], motion: Sequence[float]) -> list[bool]:
+    """Still pairs, and single pairs between them where the encoder only drew the picture anew.
+
+    At a key frame a still film changes a little everywhere. That is no motion, if it is rare and small: at most every
+    tenth pair, and `motion` (per cent of the diagonal) no more than flow finds in such noise.
+    """
+    alone = [
+        not stands and moved < REFRESH_MOTION and all(still[max(pair - 1, 0) : pair] + still[pair + 1 : pair + 2])
+        for pair, (stands, moved) in enumerate(zip(still, motion, strict=True))
+    ]
+    if sum(alone) > REFRESH_SHARE * len(alone):
+        return list(still)
+    return [stands or refreshed for stands, refreshed in zip(still, alone, strict=True)]
 
 
 @dataclass(frozen=True)

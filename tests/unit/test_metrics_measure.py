@@ -17,7 +17,7 @@ from streaming_core.metrics.flow import raft_estimator
 from streaming_core.metrics.layout import Layout, lay_out, parse_chunks, windows
 from streaming_core.metrics.measure import measure, slice_frames
 from streaming_core.metrics.seams import against_neighbours
-from streaming_core.metrics.stagnation import measure_stagnation, still_pairs
+from streaming_core.metrics.stagnation import measure_stagnation, still_pairs, with_refreshes
 from tests.unit.cut_films import grain
 from tests.unit.metrics_films import pan, stream, texture
 
@@ -259,13 +259,42 @@ def test_a_small_moving_thing_is_not_still():
     left = torch.full((2, 3, 128, 128), 100.0)
     right = left.clone()
     right[1, :, 50:56, 50:56] = 180
-    assert still_pairs(left, right).tolist() == [True, False]
+    assert still_pairs(left, right, torch.zeros(2, 2, 128, 128)).tolist() == [True, False]
 
 
-def test_coding_noise_is_still():
+def test_coding_noise_is_still_and_slow_motion_is_not():
     left = torch.full((1, 3, 128, 128), 100.0)
-    noise = torch.randint(-1, 2, left.shape, generator=torch.Generator().manual_seed(0))
-    assert still_pairs(left, left + noise).item()
+    right = left + torch.randint(-1, 2, left.shape, generator=torch.Generator().manual_seed(0))
+    assert still_pairs(left, right, torch.zeros(1, 2, 128, 128)).item()
+    assert not still_pairs(left, right, torch.full((1, 2, 128, 128), 0.05)).item()
+    # Equal frames are still whatever flow was found between them.
+    assert still_pairs(left, left, torch.full((1, 2, 128, 128), 0.05)).item()
+
+
+@pytest.mark.parametrize("step", [0.1, 0.3])
+def test_a_slow_pan_is_not_still(step):
+    found = measure(stream(pan(20, step=(step, 0), size=(128, 192))), lay_out(20, (10,))).stagnation
+    assert found.still_pairs == 0
+    assert found.kept == pytest.approx(1, abs=0.1)
+
+
+def test_a_still_film_stays_still_through_a_video_file(tmp_path):
+    """An encoder draws the whole picture anew at key frames, here after 250 frames: no motion."""
+    write_video(stream(pan(1, size=(90, 160)).expand(270, -1, -1, -1)), tmp_path / "still.mp4")
+    found = measure(VideoFrames.open(tmp_path / "still.mp4"))
+    assert found.stagnation.is_still and found.stagnation.still_pairs == 269
+    assert found.cuts.count == 0
+
+
+def test_refreshes_are_rare_small_and_alone():
+    still = [True] * 30
+    still[10] = False
+    assert with_refreshes(still, [0.05] * 30) == [True] * 30
+    assert with_refreshes(still, [0.5] * 30) == still  # too large: a cut between two pictures
+    still[11] = False
+    assert with_refreshes(still, [0.05] * 30) == still  # two in a row move
+    twelve_in_twenty_four = [True, False] * 15
+    assert with_refreshes(twelve_in_twenty_four, [0.05] * 30) == twelve_in_twenty_four
 
 
 def test_motion_of_still_pairs_does_not_count():
