@@ -103,6 +103,7 @@ takes("`ProgressBar(node_id=)`", "comfy.utils:ProgressBar", "node_id")
 takes("`load_torch_file(return_metadata=)`", "comfy.utils:load_torch_file", "return_metadata")
 has("`GraphBuilder`", "comfy_execution.graph_utils:GraphBuilder")
 has("nodes for `INTERP_MODEL`", "comfy_extras.nodes_frame_interpolation:FrameInterpolate")
+has("nodes for `OPTICAL_FLOW`", "comfy_extras.nodes_void:OpticalFlowLoader")
 has("`ModelPatcher.set_model_middle_block_after_patch`",
     "comfy.model_patcher:ModelPatcher.set_model_middle_block_after_patch")
 

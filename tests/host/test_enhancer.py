@@ -209,7 +209,7 @@ def test_windows_of_a_film_can_start_from_pictures_of_their_own(server):
     prompt["keys"]["inputs"]["frames"] = ["parts11", 0]
     prompt["sample"]["inputs"]["positive"] = ["whole", 0]
     assert not torch.equal(pixels(server.run(prompt)), pixels(server.run(svd_prompt(server, "one_picture"))))
-    prompt["keys"]["inputs"]["overlap"] = 3
+    prompt["keys"]["inputs"]["overlap"] = 4
     error = server.run(prompt).check("error").error
     assert error.node_type == "KSampler" and "conditions for 4 windows, but this film has 3" in error.message
 
