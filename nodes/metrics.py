@@ -7,7 +7,6 @@ from ..streaming_core.metrics.mawe import Mawe
 from .host.compat import blocked, io, schema, ui
 from .host.files import file_stamp
 from .host.metrics import (
-    as_stream,
     clip_tools,
     ensure_folder,
     host_mawe,
@@ -17,6 +16,7 @@ from .host.metrics import (
     optical_flow_names,
     save_report,
 )
+from .host.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 

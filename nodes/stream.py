@@ -5,8 +5,9 @@ from __future__ import annotations
 from ..streaming_core.fitting import FITS
 from ..streaming_core.loop import continue_film
 from .host.compat import InputImpl, blocked, io, schema
-from .host.films import FilmRequest, begin_film, film_images, film_video, make_film
+from .host.films import FilmRequest, begin_film, film_video, make_film
 from .host.progress import StepProgress
+from .host.streams import film_images
 from .host.svd import core_to_images
 from .types import CATEGORY, ChunkSampler, FilmState, FrameStream
 
@@ -170,7 +171,10 @@ class StreamSampler(io.ComfyNode):
     @classmethod
     def execute(cls, chunk_sampler, run_name, fps, collect_images, **request):
         stream = make_film(chunk_sampler, FilmRequest(**request), run_name, fps)
-        images = film_images(stream) if collect_images else blocked("turn on collect_images in Stream Sampler")
+        if collect_images:
+            images = film_images(stream, "turn collect_images off and use the frames or video output")
+        else:
+            images = blocked("turn on collect_images in Stream Sampler")
         return io.NodeOutput(stream, InputImpl.VideoFromFile(film_video(stream)), images)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import comfy.model_management as mm
 import folder_paths
-import torch
 from torch import Tensor
 
 from ...streaming_core.chunks import ChunkPlan
@@ -225,24 +224,6 @@ def resumed_state(run: RunFolder, sampler, plan: ChunkPlan, next_index: int) -> 
     anchor = run.chunk_file(0).read("anchor")
     tail = run.chunk_file(next_index - 1).read("tail")
     return FilmState(plan, Anchor(anchor, sampler.embed_anchor(anchor)), tail, next_index)
-
-
-def film_images(stream: FrameStream) -> Tensor:
-    """All frames as one IMAGE; refused in a sentence when they cannot fit into free memory."""
-    wanted = len(stream) * stream.height * stream.width * 3 * 4
-    free = mm.get_free_memory(torch.device("cpu"))
-    if wanted > 0.9 * free:
-        raise SettingsError(
-            f"{len(stream)} frames as IMAGE need {wanted / 2**30:.1f} GiB but {free / 2**30:.1f} GiB are free; "
-            "turn collect_images off and use the frames or video output"
-        )
-    images = torch.empty(len(stream), stream.height, stream.width, 3)
-    start = 0
-    for part in stream.slices(16):
-        check_cancel()
-        images[start : start + len(part)] = part
-        start += len(part)
-    return images
 
 
 def film_video(stream: FrameStream, prefix: str = "film") -> str:

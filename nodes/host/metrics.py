@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass
 
 import comfy.model_management as mm
-import comfy.utils
 import folder_paths
 import torch
 from PIL import PngImagePlugin
 from torch import Tensor, nn
 
 from ...streaming_core.atomic import atomic_write
-from ...streaming_core.errors import FrameError, SettingsError
-from ...streaming_core.frames import FrameStream, TensorFrames, VideoFrames
+from ...streaming_core.errors import SettingsError
+from ...streaming_core.frames import FrameStream
 from ...streaming_core.metrics.clip_scores import ClipTools
 from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
 from ...streaming_core.metrics.layout import Layout
@@ -25,9 +23,8 @@ from ...streaming_core.metrics.measure import Measures, measure, measure_mawe
 from ...streaming_core.metrics.picture import draw_report
 from ...streaming_core.metrics.report import as_csv, as_json, as_text
 from .build import managed
-from .compat import InputImpl
 from .files import model_file, read_weights
-from .progress import check_cancel
+from .progress import check_cancel, frames_bar
 from .video_files import output_file, workflow_metadata
 
 # All-pairs correlations of one pair at 720x720, their pyramid and the recurrent unit's activations, float32.
@@ -88,31 +85,6 @@ def estimator(optical_flow) -> FlowEstimator:
     return raft_estimator(flow)
 
 
-def as_stream(film, fps: float) -> FrameStream:
-    """FRAME_STREAM, VIDEO or IMAGE as a stream; files are read in slices. `fps` is the rate of an IMAGE."""
-    if isinstance(film, FrameStream):
-        return film
-    if isinstance(film, Tensor):
-        return TensorFrames(film, fps)
-    if not hasattr(film, "get_components"):
-        raise FrameError(f"frames must be a frame stream, a video or images, got {type(film).__name__}")
-    source = film.get_stream_source() if isinstance(film, InputImpl.VideoFromFile) else None
-    if isinstance(source, str):
-        return trimmed_file(VideoFrames.open(source), film)
-    components = film.get_components()
-    return TensorFrames(components.images, components.frame_rate)
-
-
-def trimmed_file(stream: VideoFrames, video) -> FrameStream:
-    """The part of a file that a VIDEO of newer hosts is trimmed to."""
-    start, seconds = video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
-    if not start and not seconds:
-        return stream
-    first = math.ceil(start * stream.fps - 1e-6)
-    stop = math.ceil((start + seconds) * stream.fps - 1e-6) if seconds else len(stream)
-    return stream.trimmed(first, min(stop, len(stream)))
-
-
 def text_embedding(clip, text: str, width: int) -> Tensor:
     """Projected embedding `[width]` of a text, in the space of a CLIP vision model of that width.
 
@@ -169,15 +141,9 @@ def clip_tools(clip_vision, clip=None, text: str = "", anchor: Tensor | None = N
     return ClipTools(embed, text=embedded, anchor=anchor, name="CLIP vision")
 
 
-def bar(stream: FrameStream):
-    """A progress function that moves the node's bar."""
-    host_bar = comfy.utils.ProgressBar(len(stream))
-    return lambda done, total: host_bar.update_absolute(done, total)
-
-
 def host_mawe(stream: FrameStream, optical_flow) -> Mawe:
     """MAWE with the host's progress bar and Cancel."""
-    return measure_mawe(stream, estimator(optical_flow), work_device(), bar(stream), check_cancel)
+    return measure_mawe(stream, estimator(optical_flow), work_device(), frames_bar(stream), check_cancel)
 
 
 def host_measures(stream: FrameStream, layout: Layout | None, optical_flow, clip: ClipTools | None) -> Measures:
@@ -188,7 +154,7 @@ def host_measures(stream: FrameStream, layout: Layout | None, optical_flow, clip
         flow=None if optical_flow is None else estimator(optical_flow),
         clip=clip,
         device=work_device(),
-        progress=bar(stream),
+        progress=frames_bar(stream),
         check_cancel=check_cancel,
     )
 

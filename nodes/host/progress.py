@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 import comfy.model_management as mm
 import comfy.utils
@@ -10,6 +10,12 @@ import latent_preview
 
 check_cancel = mm.throw_exception_if_processing_interrupted
 """Raises the host's own exception when the user pressed Cancel."""
+
+
+def frames_bar(frames: Sized) -> Callable[[int, int | None], None]:
+    """A progress function `(frames done, frames in all)` that moves the node's bar."""
+    bar = comfy.utils.ProgressBar(len(frames))
+    return lambda done, total: bar.update_absolute(done, total)
 
 
 class StepProgress:

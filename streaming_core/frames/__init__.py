@@ -6,7 +6,7 @@ from .audio import AudioTrack
 from .codecs import CODECS
 from .run_source import GroupDecoder, LatentDecoder, LatentGroup, RunFolderFrames
 from .sinks import read_ahead, to_tensor, write_png_folder
-from .stream import FrameStream, JoinedFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
+from .stream import FrameStream, JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
 from .video_read import VideoFrames, close_idle_decoders
 from .video_write import VideoInfo, VideoWriter, write_video
 
@@ -18,6 +18,7 @@ __all__ = [
     "JoinedFrames",
     "LatentDecoder",
     "LatentGroup",
+    "ResampledFrames",
     "RunFolderFrames",
     "TensorFrames",
     "TrimmedFrames",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,12 +25,15 @@ class AudioTrack:
     Attributes:
         sample_rate: samples per second of the source.
         layout: name of the channel layout ("mono", "stereo", "5.1" ...).
+        start: seconds of the file that are left out.
+        seconds: where the sound ends at the latest, counted from there; None: with the file.
     """
 
     sample_rate: int
     layout: str
     path: str | None = None
     start: Fraction = Fraction(0)
+    seconds: Fraction | None = None
     waveform: torch.Tensor | None = field(default=None, repr=False)
 
     @classmethod
@@ -51,18 +55,26 @@ class AudioTrack:
         return cls(int(sample_rate), _LAYOUTS[waveform.shape[0]], waveform=waveform)
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], start_seconds: float | Fraction = 0) -> AudioTrack:
+    def from_file(
+        cls,
+        path: str | os.PathLike[str],
+        start_seconds: float | Fraction = 0,
+        seconds: float | Fraction | None = None,
+    ) -> AudioTrack:
         """Sound of a media file from `start_seconds` on, counted from its first video frame (or its first sample).
+
+        seconds: how much of it at most; default up to its end.
 
         Raises:
             VideoReadError: not readable, or without sound.
         """
         try:
             with av.open(os.fspath(path)) as container:
-                if not container.streams.audio:
+                audio = audio_stream(container)
+                if audio is None:
                     raise VideoReadError(f"{path} has no sound to carry over")
-                context = container.streams.audio[0].codec_context
-                return cls(context.sample_rate, context.layout.name, os.fspath(path), Fraction(start_seconds))
+                context, limit = audio.codec_context, None if seconds is None else Fraction(seconds)
+                return cls(context.sample_rate, context.layout.name, os.fspath(path), Fraction(start_seconds), limit)
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(f"the sound of {path} cannot be read: {error}") from error
 
@@ -72,12 +84,30 @@ class AudioTrack:
         return self.sample_rate if not allowed or self.sample_rate in allowed else 48000
 
     def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
-        """The samples at `sample_rate` as planar float32 blocks `[C, n]`; ends where the source ends."""
+        """The samples at `sample_rate` as planar float32 blocks `[C, n]`; ends where the source or `seconds` ends."""
+        left = None if self.seconds is None else round(self.seconds * sample_rate)
+        with contextlib.closing(self._resampled(sample_rate)) as blocks:
+            for block in blocks:
+                if left is not None:
+                    block = block[:, :left]
+                    left -= block.shape[1]
+                if block.shape[1]:
+                    yield block
+                if left == 0:
+                    return
+
+    def read(self) -> torch.Tensor:
+        """All samples as `[C, T]`, float32 on the CPU: the one use whose memory grows with the length."""
+        blocks = [torch.from_numpy(block.copy()) for block in self.blocks(self.sample_rate)]
+        return torch.cat(blocks, dim=1) if blocks else torch.zeros(len(av.AudioLayout(self.layout).channels), 0)
+
+    def _resampled(self, sample_rate: int) -> Iterator[np.ndarray]:
         resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=sample_rate)
         frames = self._file_frames() if self.path is not None else self._waveform_frames()
-        for frame in frames:
-            for piece in resampler.resample(frame):
-                yield piece.to_ndarray()
+        with contextlib.closing(frames):
+            for frame in frames:
+                for piece in resampler.resample(frame):
+                    yield piece.to_ndarray()
         for piece in resampler.resample(None):
             yield piece.to_ndarray()
 
@@ -97,7 +127,7 @@ class AudioTrack:
         """Frames from the start on; silence before a late first sample, samples before the start cut off."""
         try:
             with av.open(self.path) as container:
-                audio = container.streams.audio[0]
+                audio = audio_stream(container)
                 origin = _start_of(container.streams.video[0] if container.streams.video else audio)
                 begin = origin + self.start
                 if self.start > 0:
@@ -121,6 +151,11 @@ class AudioTrack:
                             position += samples.shape[1]
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(f"the sound of {self.path} cannot be read: {error}") from error
+
+
+def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
+    """The first sound that this FFmpeg can decode; phones add spatial sound that it cannot, which has no codec."""
+    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
 def _start_of(stream: av.stream.Stream) -> Fraction:

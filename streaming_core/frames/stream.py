@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import floor
 from numbers import Rational
 
 import torch
@@ -200,6 +201,38 @@ class TrimmedFrames(FrameStream):
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
         return self.source.read(self.start + start, self.start + stop)
+
+
+@dataclass(frozen=True)
+class ResampledFrames(FrameStream):
+    """Another stream at another constant rate: frames are repeated or left out, the length in seconds stays.
+
+    Video files do this by themselves, from the times they store: see `VideoFrames.at_rate`.
+    """
+
+    source: FrameStream
+    fps: Fraction
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fps", as_rate(self.fps))
+
+    @property
+    def height(self) -> int:
+        return self.source.height
+
+    @property
+    def width(self) -> int:
+        return self.source.width
+
+    def __len__(self) -> int:
+        return max(1, round(self.source.seconds * self.fps))
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        last = len(self.source) - 1
+        wanted = [min(floor(number * self.source.fps / self.fps), last) for number in range(start, stop)]
+        numbers = sorted(set(wanted))  # what is left out is not read, what is repeated is read once
+        frames = torch.cat([self.source.read(number, number + 1) for number in numbers])
+        return frames[[numbers.index(number) for number in wanted]]
 
 
 @dataclass(frozen=True)

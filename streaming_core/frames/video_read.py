@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from numbers import Rational
 
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import SettingsError, VideoReadError
+from .audio import audio_stream
 from .pixels import Orientation, from_video_frame, orientation_of
 from .stream import FrameStream, as_rate
 
@@ -93,7 +94,7 @@ class VideoFrames(FrameStream):
             with av.open(path) as container:
                 stream = _video_stream(container, path)
                 index = _index(container, stream, path)
-                has_audio = bool(container.streams.audio)
+                has_audio = audio_stream(container) is not None
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(_unreadable(path, error)) from error
         decoder = _Decoder(path, identity)
@@ -122,6 +123,19 @@ class VideoFrames(FrameStream):
     def variable_rate(self) -> bool:
         """Whether stored frames are unevenly spaced; then `open(path, fps)` is what keeps motion and sound right."""
         return self.index.variable
+
+    def at_rate(self, fps: float | Rational) -> VideoFrames:
+        """The same file at a constant rate, as `open` with `fps` gives it; the file is not looked through again."""
+        return replace(self, fps=as_rate(fps), resampled=True)
+
+    def number_at(self, seconds: float | Fraction) -> int:
+        """The first frame of this stream that begins `seconds` after the first one, or later; at most `len`."""
+        if self.resampled or not self.index.variable:
+            number = math.ceil(seconds * self.fps - Fraction(1, 10**6))
+        else:
+            ticks = math.ceil(seconds / self.index.time_base - Fraction(1, 10**6))
+            number = int(np.searchsorted(self.index.pts, self.index.pts[0] + ticks, side="left"))
+        return min(max(number, 0), len(self))
 
     def _stored_number(self, number: int) -> int:
         """The stored frame that frame `number` of this stream shows."""

@@ -32,6 +32,7 @@ import folder_paths  # noqa: E402
 from comfy_api.latest import InputImpl, Types  # noqa: E402
 from comfyui_streamingt2v.nodes import metrics as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import metrics as host  # noqa: E402
+from comfyui_streamingt2v.nodes.host import streams  # noqa: E402
 
 from tests.host.tiny_clip import tiny_clip, tiny_clip_vision  # noqa: E402
 
@@ -227,16 +228,16 @@ def test_an_anchor_may_have_alpha_and_company(film, tmp_path):
 def test_every_kind_of_film_is_taken(film, tmp_path):
     path = tmp_path / "film.mp4"
     write_video(stream(film, fps=12), path)
-    from_file = host.as_stream(InputImpl.VideoFromFile(str(path)), 24.0)
+    from_file = streams.as_stream(InputImpl.VideoFromFile(str(path)), 24.0)
     assert isinstance(from_file, VideoFrames) and (len(from_file), from_file.fps) == (42, 12)
     components = Types.VideoComponents(images=film, frame_rate=Fraction(8))
-    from_memory = host.as_stream(InputImpl.VideoFromComponents(components), 24.0)
+    from_memory = streams.as_stream(InputImpl.VideoFromComponents(components), 24.0)
     assert isinstance(from_memory, TensorFrames) and from_memory.fps == 8
-    images = host.as_stream(film, 30.0)
+    images = streams.as_stream(film, 30.0)
     assert isinstance(images, TensorFrames) and images.fps == 30
-    assert host.as_stream(images, 5.0) is images
+    assert streams.as_stream(images, 5.0) is images
     with pytest.raises(FrameError, match="got str"):
-        host.as_stream("film.mp4", 24.0)
+        streams.as_stream("film.mp4", 24.0)
 
 
 @pytest.mark.skipif(not hasattr(InputImpl.VideoFromFile, "get_active_trim_window"), reason="this host trims no videos")
@@ -245,7 +246,7 @@ def test_trimmed_videos_are_read_as_the_host_reads_them(film, tmp_path, start, s
     path = tmp_path / "film.mp4"
     write_video(stream(film, fps=12), path)
     video = InputImpl.VideoFromFile(str(path), start_time=start, duration=seconds)
-    ours, theirs = host.as_stream(video, 24.0), video.get_components().images
+    ours, theirs = streams.as_stream(video, 24.0), video.get_components().images
     whole = InputImpl.VideoFromFile(str(path)).get_components().images
     first = int((whole - theirs[:1]).abs().mean((1, 2, 3)).argmin())
     assert len(ours) == len(theirs) and torch.equal(whole[first], theirs[0])
