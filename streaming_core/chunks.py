@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 
 from .errors import SettingsError
+from .script import Script
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Chunk:
     """One model call. Chunk 0 is the first clip; every later one re-creates `overlap_frames` and adds the rest.
 
     `start`, `stop`: the frames of the film it contributes, trimmed to the film's length. `num_frames`: frames of the
-    model call. `overlap_frames`: how many of them, at its beginning, exist already.
+    model call. `overlap_frames`: how many of them, at its beginning, exist already. `prompt`: None for the family's
+    own; `cam_strength`, `anchor_strength`: factors on short-term and long-term memory. Families use what they can.
     """
 
     index: int
@@ -24,6 +27,14 @@ class Chunk:
     num_frames: int
     overlap_frames: int
     seed: int
+    prompt: str | None = None
+    cam_strength: float = 1.0
+    anchor_strength: float = 1.0
+
+    def changed(self, *names: str) -> dict[str, Any]:
+        """Those of these fields that are not what they are without a script, for settings hashes."""
+        defaults = {each.name: each.default for each in fields(self)}
+        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
 
     @property
     def new_frames(self) -> int:
@@ -39,6 +50,8 @@ class Chunk:
 class ChunkPlan:
     """How a film of `num_frames` is made: a first clip, then chunks that each continue its tail.
 
+    `script`: what differs from chunk to chunk besides.
+
     Raises `SettingsError` for lengths that cannot work.
     """
 
@@ -47,6 +60,7 @@ class ChunkPlan:
     overlap_frames: int
     first_frames: int
     seed: int = 0
+    script: Script = Script()
 
     def __post_init__(self):
         if self.num_frames < 1:
@@ -73,12 +87,20 @@ class ChunkPlan:
         """Chunk `index`, from 0 (the first clip) to `num_chunks - 1`."""
         if not 0 <= index < self.num_chunks:
             raise SettingsError(f"chunk {index} is not in this plan of {self.num_chunks} chunks (0 is the first clip)")
-        if index == 0:
-            return Chunk(0, 0, min(self.first_frames, self.num_frames), self.first_frames, 0, self.seed)
         step = self.chunk_frames - self.overlap_frames
-        start = self.first_frames + (index - 1) * step
-        stop = min(start + step, self.num_frames)
-        return Chunk(index, start, stop, self.chunk_frames, self.overlap_frames, self.seed)
+        start = self.first_frames + (index - 1) * step if index else 0
+        whole = start + (step if index else self.first_frames)  # untrimmed: a longer film has the same chunks
+        return Chunk(
+            index=index,
+            start=start,
+            stop=min(whole, self.num_frames),
+            num_frames=self.chunk_frames if index else self.first_frames,
+            overlap_frames=self.overlap_frames if index else 0,
+            seed=self.script.seed(self.seed, index, whole),
+            prompt=self.script.value("prompts", None, index, whole),
+            cam_strength=self.script.value("cam_strength", 1.0, index, whole),
+            anchor_strength=self.script.value("anchor_strength", 1.0, index, whole),
+        )
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

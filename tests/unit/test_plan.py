@@ -1,0 +1,168 @@
+"""Film plans and the texts they are written in."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streaming_core.chunks import ChunkPlan
+from streaming_core.errors import SettingsError
+from streaming_core.plan import FilmPlan
+from streaming_core.run_manifest import plain
+from streaming_core.script import MAX_SEED, Cue, Script, parse_chunk_list, parse_cues, parse_numbers
+
+words = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=8)
+
+
+def prompts(text: str, num_chunks: int, fps=None, **sizes) -> list[str | None]:
+    sizes = {"num_frames": 8 + 5 * (num_chunks - 1), "chunk_frames": 8, "overlap_frames": 3, **sizes}
+    script = Script(prompts=parse_cues(text), fps=fps)
+    return [chunk.prompt for chunk in ChunkPlan(**sizes, first_frames=8, script=script).chunks]
+
+
+def test_prompts_by_chunk_hold_until_the_next():
+    assert prompts("0: a dog runs\n2: it jumps", 4) == ["a dog runs", "a dog runs", "it jumps", "it jumps"]
+    assert prompts("3: late", 4) == [None, None, None, "late"]
+    assert prompts("", 2) == [None, None]
+    assert prompts("4: b\n\n  0: a  ", 6) == ["a"] * 4 + ["b"] * 2
+
+
+def test_lines_without_numbers_belong_to_one_chunk_after_the_other():
+    assert prompts("a\n\nb\nc", 6) == ["a", "a", "b", "c", "c", "c"]
+    assert prompts("a\n3: b\nc", 6) == ["a", "a", "a", "b", "c", "c"]
+    assert prompts("4:30 pm, a street\nratio 16:9", 2) == ["4:30 pm, a street", "ratio 16:9"]
+
+
+def test_prompts_by_time_begin_with_the_chunk_that_shows_it():
+    # Chunks show frames 0-7, 8-12, 13-17, 18-22; at 4 fps second 3 is frame 12 and second 3.25 frame 13.
+    assert prompts("a\n00:03: b", 4, Fraction(4)) == ["a", "b", "b", "b"]
+    assert prompts("a\n00:03.25: b", 4, Fraction(4)) == ["a", "a", "b", "b"]
+    assert prompts("a\n0:00:03.25: b\n1:00:00: c", 4, Fraction(4)) == ["a", "a", "b", "b"]
+    # The last chunk is trimmed to frame 13, but a longer film has the same chunks.
+    assert prompts("a\n00:04: b", 3, Fraction(4), num_frames=14) == ["a", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0: a\n00:05: b\n7: c", "chunk 7.*cannot be mixed"),
+        ("3: a\n3: b", "chunk 3 is named twice"),
+        ("00:05: a\n0:05: b", "second 5 is named twice"),
+        ("2:", "nothing behind"),
+    ],
+)
+def test_texts_that_contradict_themselves(text, message):
+    with pytest.raises(SettingsError, match=message):
+        parse_cues(text)
+
+
+def test_times_need_a_rate():
+    with pytest.raises(SettingsError, match="frame rate"):
+        prompts("00:05: a", 2)
+
+
+@given(st.dictionaries(st.integers(0, 40), words, min_size=1, max_size=8), st.randoms(), st.integers(1, 50))
+def test_numbered_lines_in_any_order(cues, dice, num_chunks):
+    lines = [f"{index}: {text}" for index, text in cues.items()]
+    dice.shuffle(lines)
+    expected = [next((cues[i] for i in range(index, -1, -1) if i in cues), None) for index in range(num_chunks)]
+    assert prompts("\n".join(lines), num_chunks) == expected
+
+
+@given(st.lists(words, min_size=1, max_size=8))
+def test_plain_lines_equal_numbered_ones(lines):
+    assert parse_cues("\n".join(lines)) == parse_cues("\n".join(f"{i}: {line}" for i, line in enumerate(lines)))
+
+
+def test_numbers():
+    assert parse_numbers("1, 4: 0.5", "strength", 0, 2) == (Cue(1.0, 0), Cue(0.5, 4))
+    assert parse_numbers("", "strength", 0, 2) == ()
+    assert parse_numbers("33, 35\n9: 18446744073709551615", "seed", 0, MAX_SEED, int)[2] == Cue(MAX_SEED, 9)
+    for text in ("nan", "0: x", "3", "-1"):
+        with pytest.raises(SettingsError, match="strength is a number from 0 to 2"):
+            parse_numbers(text, "strength", 0, 2)
+
+
+@given(st.sets(st.integers(0, 200), min_size=1, max_size=12))
+def test_chunk_lists(numbers):
+    assert parse_chunk_list(", ".join(map(str, numbers))) == tuple(sorted(numbers))
+    assert parse_chunk_list(f"{min(numbers)} - {max(numbers)}") == tuple(range(min(numbers), max(numbers) + 1))
+
+
+@pytest.mark.parametrize("text", ["", " , ", "7-5", "-1", "a", "1.5", "1--2", "9" * 30])
+def test_wrong_chunk_lists(text):
+    with pytest.raises(SettingsError, match="write for example 3, 5-7"):
+        parse_chunk_list(text)
+
+
+def test_seeds_per_chunk():
+    def seeds(script, count=5):
+        return [chunk.seed for chunk in ChunkPlan(8 + 5 * (count - 1), 8, 3, 8, 33, script).chunks]
+
+    assert seeds(Script()) == [33] * 5
+    assert seeds(Script(increment=True)) == [33, 34, 35, 36, 37]
+    assert seeds(Script(seeds=parse_numbers("7, 8, 4: 9", "seed", 0, MAX_SEED, int))) == [7, 8, 8, 8, 9]
+    assert ChunkPlan(50, 8, 3, 8, MAX_SEED, Script(increment=True)).chunk(1).seed == 0
+
+
+@st.composite
+def film_plans(draw):
+    chunk_frames = draw(st.integers(2, 30))
+    script = Script(
+        seeds=tuple(Cue(draw(st.integers(0, MAX_SEED)), at) for at in sorted(draw(st.sets(st.integers(0, 20))))),
+        increment=draw(st.booleans()),
+        prompts=tuple(Cue(draw(words), seconds=Fraction(at, 7)) for at in sorted(draw(st.sets(st.integers(0, 70))))),
+        cam_strength=tuple(Cue(draw(st.floats(0, 2)), at) for at in sorted(draw(st.sets(st.integers(0, 20))))),
+        fps=draw(st.fractions(1, 60, max_denominator=1001)),
+    )
+    sizes = draw(st.integers(1, 300)), chunk_frames, draw(st.integers(1, chunk_frames - 1))
+    return FilmPlan(*sizes, draw(st.integers(0, MAX_SEED)), script.fps, script)
+
+
+@given(film_plans(), st.integers(1, 100))
+def test_a_longer_plan_begins_like_the_shorter_one(plan, more):
+    longer = FilmPlan(plan.num_frames + more, *(getattr(plan, n) for n in ("chunk_frames", "overlap_frames", "seed")),
+                      plan.fps, plan.script)  # fmt: skip
+    short, long = plan.begin(plan.chunk_frames), longer.begin(plan.chunk_frames)
+    for index in range(short.num_chunks):
+        a, b = short.chunk(index), long.chunk(index)
+        assert (a.start, a.seed, a.prompt, a.cam_strength) == (b.start, b.seed, b.prompt, b.cam_strength)
+
+
+@given(film_plans())
+def test_plans_survive_a_manifest(plan):
+    assert FilmPlan.from_dict(json.loads(json.dumps(plain(plan.to_dict())))) == plan
+
+
+@given(film_plans())
+def test_the_table_names_every_chunk_once(plan):
+    rows = [line.split(" | ") for line in plan.table().splitlines()[2:]]
+    numbers = [number for row in rows for number in parse_chunk_list(row[0])]
+    assert numbers == list(range(plan.begin(plan.chunk_frames).num_chunks))
+    assert rows[-1][1].endswith(f"-{plan.num_frames - 1}")
+
+
+def test_a_table():
+    script = Script(increment=False, prompts=parse_cues("a dog\n2: it jumps"), cam_strength=(Cue(0.5, 1),))
+    assert FilmPlan(20, 8, 3, 5, Fraction(4), script).table() == (
+        "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames that share 3\n"
+        "chunk | frames | time | seed | CAM | anchor | prompt\n"
+        "0 | 0-7 | 00:00.00-00:02.00 | 5 | 1 | 1 | a dog\n"
+        "1 | 8-12 | 00:02.00-00:03.25 | 5 | 0.5 | 1 | a dog\n"
+        "2-3 | 13-19 | 00:03.25-00:05.00 | 5 | 0.5 | 1 | it jumps"
+    )
+
+
+def test_only_what_a_script_changed_counts():
+    chunk = ChunkPlan(20, 8, 3, 8, 0, Script(cam_strength=(Cue(0.5, 1), Cue(1.0, 2)))).chunk
+    assert chunk(1).changed("cam_strength", "anchor_strength", "prompt") == {"cam_strength": 0.5}
+    assert chunk(2).changed("cam_strength", "anchor_strength", "prompt") == {}
+
+
+def test_impossible_plans_are_refused_when_they_are_made():
+    with pytest.raises(SettingsError, match="overlap_frames"):
+        FilmPlan(20, 8, 8, 0, Fraction(4))
