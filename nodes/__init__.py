@@ -11,6 +11,7 @@ MODULES = (
     "modelscope",
     "stream",
     "frames",
+    "save",
     "interpolation",
     "blending",
     "enhancer",

@@ -1,61 +1,185 @@
-"""Nodes of frame streams."""
+"""Nodes that make, cut and join frame streams."""
 
 from __future__ import annotations
 
-from .host.compat import InputImpl, io, schema, ui
-from .host.video_files import encode, output_file, workflow_metadata
+from ..streaming_core.errors import FrameRangeError
+from ..streaming_core.frames import JoinedFrames, TensorFrames
+from .host.compat import io, schema
+from .host.progress import frames_bar
+from .host.streams import film_images, stream_and_sound
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 
 CATEGORY = f"{PACK_CATEGORY}/frames"
-SUFFIXES = {"h264": ".mp4", "h265": ".mp4", "av1": ".mp4", "ffv1": ".mkv"}
 
 
-class SaveStream(io.ComfyNode):
-    """A stream to a video file, without ever holding the film."""
+class StreamFromImages(io.ComfyNode):
+    """An IMAGE batch as a stream."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VSaveStream",
-            display_name="Save Stream",
+            node_id="StreamingT2VStreamFromImages",
+            display_name="Stream from Images",
             category=CATEGORY,
-            description="Encodes a frame stream to a video file in the output folder, slice by slice.",
-            search_aliases=["save video", "export video"],
+            description="Makes a frame stream of an image batch, for Interpolate Stream, Save Stream and others.",
+            search_aliases=["images to video", "frames"],
             inputs=[
-                FrameStream.Input("frames", tooltip="The film; its own frame rate is used."),
-                io.String.Input(
-                    "filename_prefix",
-                    default="video/StreamingT2V",
-                    tooltip="Name below the output folder, with ComfyUI's placeholders such as %date:yyyy-MM-dd%.",
-                ),
-                io.Combo.Input(
-                    "codec",
-                    options=list(SUFFIXES),
-                    default="h264",
-                    tooltip="h264 plays everywhere, h265 and av1 are smaller and slower, ffv1 is lossless (.mkv).",
+                io.Image.Input(
+                    "images", tooltip="Frames in order; one picture is a film of one frame. Alpha is dropped."
                 ),
                 io.Float.Input(
-                    "crf",
-                    default=18.0,
-                    min=0.0,
-                    max=63.0,
-                    step=1.0,
-                    tooltip="Quality, 0 (best) to 63, without unit; about 6 more halves the file. Unused by ffv1.",
+                    "fps",
+                    default=24.0,
+                    min=0.001,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip="Frames per second, 0.001 to 1000. 23.976 and 29.97 become the exact NTSC rates.",
                 ),
             ],
-            outputs=[io.Video.Output(display_name="video", tooltip="The file, for other video nodes.")],
-            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
-            is_output_node=True,
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The film.")],
         )
 
     @classmethod
-    def execute(cls, frames, filename_prefix, codec, crf):
-        path, subfolder = output_file(filename_prefix, SUFFIXES[codec], frames.width, frames.height)
-        metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        encode(frames, path, codec, None if codec == "ffv1" else crf, metadata)
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+    def execute(cls, images, fps):
+        return io.NodeOutput(TensorFrames(images, fps))
 
 
-NODES = (SaveStream,)
+class StreamFromVideo(io.ComfyNode):
+    """A VIDEO as a stream, with its sound."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VStreamFromVideo",
+            display_name="Stream from Video",
+            category=CATEGORY,
+            description="Reads a video of any length in slices: only the frames in work are in memory. Files that are "
+            "cut off or damaged are refused before any work begins.",
+            search_aliases=["load video", "read video", "vfr", "frame rate"],
+            inputs=[
+                io.Video.Input("video", tooltip="A video file (Load Video), trimmed ones included, or Create Video."),
+                io.Float.Input(
+                    "fps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.001,
+                    tooltip="Frames per second of the stream; frames are repeated or left out, the length in seconds "
+                    "stays. 0: every frame once; for a variable frame rate the average, evenly spaced.",
+                ),
+            ],
+            outputs=[
+                FrameStream.Output(display_name="frames", tooltip="The film."),
+                io.Audio.Output(display_name="audio", tooltip="Its sound, for Save Stream; nothing if it has none."),
+                io.Int.Output(display_name="num_frames", tooltip="Number of frames of the stream."),
+                io.Float.Output(display_name="fps", tooltip="Frames per second of the stream."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video, fps):
+        frames, audio = stream_and_sound(video, fps)
+        return io.NodeOutput(frames, audio, len(frames), float(frames.fps))
+
+
+class StreamToImages(io.ComfyNode):
+    """A stream as an IMAGE batch."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VStreamToImages",
+            display_name="Stream to Images",
+            category=CATEGORY,
+            description="Puts all frames of a stream into memory as an image batch, for nodes that want images. "
+            "Refuses films that do not fit.",
+            search_aliases=["video to images", "frames", "collect"],
+            inputs=[
+                FrameStream.Input(
+                    "frames", tooltip="The film; every frame needs 12 bytes per pixel: 11 MB at 1280x720."
+                )
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="All frames."),
+                io.Float.Output(display_name="fps", tooltip="Frames per second, for Create Video."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, frames):
+        way_out = "take a part of the film with Trim Stream, or use Save Stream, which needs no memory"
+        return io.NodeOutput(film_images(frames, way_out, frames_bar(frames)), float(frames.fps))
+
+
+class TrimStream(io.ComfyNode):
+    """A part of a film."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VTrimStream",
+            display_name="Trim Stream",
+            category=CATEGORY,
+            description="Takes a part of a film. Nothing is read or made for the rest.",
+            search_aliases=["cut video", "video slice", "split"],
+            inputs=[
+                FrameStream.Input("frames", tooltip="The film."),
+                io.Int.Input(
+                    "start",
+                    default=0,
+                    min=-1_000_000,
+                    max=1_000_000,
+                    tooltip="First frame to keep, counted from 0; negative counts from the end, -16: the last 16.",
+                ),
+                io.Int.Input(
+                    "length", default=0, min=0, max=1_000_000, tooltip="Number of frames to keep; 0: up to the end."
+                ),
+            ],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="That part, at the same frame rate.")],
+        )
+
+    @classmethod
+    def execute(cls, frames, start, length):
+        total = len(frames)
+        first = start + total if start < 0 else start
+        stop = first + length if length else total
+        if not 0 <= first < stop <= total:
+            wanted = f"{length} frames from frame {start} on" if length else f"all frames from frame {start} on"
+            raise FrameRangeError(
+                f"{wanted} were asked for, the film has {total} (0 to {total - 1}); choose a start and length within it"
+            )
+        return io.NodeOutput(frames.trimmed(first, stop))
+
+
+class JoinStreams(io.ComfyNode):
+    """Films one after the other."""
+
+    @classmethod
+    def define_schema(cls):
+        more = [
+            FrameStream.Input(f"frames_{number}", optional=True, tooltip=f"Part {number}, if there is one.")
+            for number in (3, 4)
+        ]
+        return schema(
+            node_id="StreamingT2VJoinStreams",
+            display_name="Join Streams",
+            category=CATEGORY,
+            description="Puts films one after the other; chain several of these for more than four. All parts need one "
+            "size and one frame rate.",
+            search_aliases=["concatenate video", "append video", "merge"],
+            inputs=[
+                FrameStream.Input("frames_1", tooltip="First part."),
+                FrameStream.Input("frames_2", tooltip="Second part."),
+                *more,
+            ],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The whole film.")],
+        )
+
+    @classmethod
+    def execute(cls, frames_1, frames_2, frames_3=None, frames_4=None):
+        parts = (frames_1, frames_2, frames_3, frames_4)
+        return io.NodeOutput(JoinedFrames(tuple(part for part in parts if part is not None)))
+
+
+NODES = (StreamFromImages, StreamFromVideo, StreamToImages, TrimStream, JoinStreams)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .audio import AudioTrack
-from .codecs import CODECS
+from .codecs import CODECS, check_quality
 from .run_source import GroupDecoder, LatentDecoder, LatentGroup, RunFolderFrames
 from .sinks import read_ahead, to_tensor, write_png_folder
 from .stream import FrameStream, JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
@@ -26,6 +26,7 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "as_rate",
+    "check_quality",
     "close_idle_decoders",
     "read_ahead",
     "to_rgb",

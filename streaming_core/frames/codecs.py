@@ -91,6 +91,17 @@ def encoder_options(
     return options
 
 
+def check_quality(codec: str, suffix: str, crf: float | None, bitrate: int | None) -> None:
+    """Refuse what a codec cannot be asked for, before there are frames.
+
+    Raises:
+        SettingsError: unknown codec, wrong file type or quality.
+        VideoWriteError: this PyAV has no encoder for it.
+    """
+    encoder, _ = choose_encoder(codec, suffix, None)
+    encoder_options(codec, encoder, crf, bitrate, None)
+
+
 def check_size(codec: str, height: int, width: int) -> None:
     """Refuse pictures that a codec's encoder cannot take: x265 (below a width of 50) and SVT-AV1
     (at 16x16) write past their buffers and take the whole process with them.

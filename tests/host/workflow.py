@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 NOTES = {"Note", "MarkdownNote"}
+MUTED, BYPASSED = 2, 4
 
 
 def load_workflow(path: Path) -> dict[str, Any]:
@@ -45,23 +46,45 @@ def _widget_values(node: Mapping[str, Any], description: Mapping[str, Any]) -> d
     return values
 
 
+def _bypass_socket(node: Mapping[str, Any], slot: int) -> Mapping[str, Any] | None:
+    """The input that the page connects with an output of a bypassed node.
+
+    The one at the same place, else the first of the same type, else the first that takes the type among others.
+    """
+    kind, sockets = node["outputs"][slot]["type"], node["inputs"]
+    same_place = sockets[slot : slot + 1]
+    for fits in (lambda found: found == kind, lambda found: kind in found.split(",")):
+        match = next((socket for socket in [*same_place, *sockets] if fits(socket["type"])), None)
+        if match is not None:
+            return match
+    return None
+
+
 def to_prompt(workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[str, dict]:
     """The API prompt of a UI workflow without subgraphs; raises where the page would show a red node."""
-    # A switched-off or bypassed node gives nothing; sockets that hang on it stay empty, as on the page.
-    off = {node["id"] for node in workflow["nodes"] if node.get("mode", 0) in (2, 4)}
+    nodes = {node["id"]: node for node in workflow["nodes"]}
     links = {link[0]: (link[1], link[2]) for link in workflow["links"]}
+
+    def source(link: int) -> tuple[int, int] | None:
+        """What a link brings. A muted node gives nothing; a bypassed one what comes in at the socket of that type."""
+        origin, slot = links[link]
+        node = nodes[origin]
+        if node.get("mode", 0) != BYPASSED:
+            return None if node.get("mode", 0) == MUTED else (origin, slot)
+        way_in = _bypass_socket(node, slot)
+        return None if way_in is None or way_in["link"] is None else source(way_in["link"])
+
     prompt = {}
     for node in workflow["nodes"]:
-        if node["type"] in NOTES or node["id"] in off:
+        if node["type"] in NOTES or node.get("mode", 0) in (MUTED, BYPASSED):
             continue
         if node["type"] not in object_info:
             raise ValueError(f"node {node['id']} is of type {node['type']}, which the host does not know")
         inputs: dict[str, Any] = _widget_values(node, object_info[node["type"]])
         for socket in node.get("inputs", []):
-            if socket.get("link") is not None:
-                origin, slot = links[socket["link"]]
-                if origin not in off:
-                    inputs[socket["name"]] = [str(origin), slot]
+            found = None if socket.get("link") is None else source(socket["link"])
+            if found is not None:
+                inputs[socket["name"]] = [str(found[0]), found[1]]
         prompt[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
     return prompt
 

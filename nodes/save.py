@@ -1,0 +1,145 @@
+"""Nodes that write a film: to a video file, or to a folder of pictures."""
+
+from __future__ import annotations
+
+from ..streaming_core.errors import StreamingError
+from ..streaming_core.frames import check_quality
+from .host.audio import to_track
+from .host.compat import InputImpl, io, schema, ui
+from .host.video_files import encode, output_file, save_pictures, workflow_metadata
+from .types import CATEGORY as PACK_CATEGORY
+from .types import FrameStream
+
+CATEGORY = f"{PACK_CATEGORY}/frames"
+SUFFIXES = {"h264": ".mp4", "h265": ".mp4", "av1": ".mp4", "ffv1": ".mkv"}
+SHOWN_PICTURES = 5
+
+
+def quality(codec: str, crf: float, bitrate_mbps: float) -> dict[str, float | int | None]:
+    """What the widgets mean: a bitrate of 0 is none, and a lossless codec has neither."""
+    if codec == "ffv1":
+        return {"crf": None, "bitrate": None}
+    return {"crf": None, "bitrate": round(bitrate_mbps * 1e6)} if bitrate_mbps else {"crf": crf, "bitrate": None}
+
+
+def film_inputs(default_prefix: str) -> list:
+    return [
+        FrameStream.Input("frames", tooltip="The film; its own frame rate is used."),
+        io.String.Input(
+            "filename_prefix",
+            default=default_prefix,
+            tooltip="Name below the output folder, with ComfyUI's placeholders such as %date:yyyy-MM-dd%.",
+        ),
+    ]
+
+
+class SaveStream(io.ComfyNode):
+    """A stream to a video file, without ever holding the film."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VSaveStream",
+            display_name="Save Stream",
+            category=CATEGORY,
+            description="Encodes a frame stream to a video file in the output folder, slice by slice. The file appears "
+            "when it is complete; Cancel leaves none.",
+            search_aliases=["save video", "export video", "mp4"],
+            inputs=[
+                *film_inputs("video/StreamingT2V"),
+                io.Combo.Input(
+                    "codec",
+                    options=list(SUFFIXES),
+                    default="h264",
+                    tooltip="h264 plays everywhere, h265 and av1 are smaller and slower, ffv1 is lossless (.mkv).",
+                ),
+                io.Float.Input(
+                    "crf",
+                    default=18.0,
+                    min=0.0,
+                    max=63.0,
+                    step=1.0,
+                    tooltip="Quality, 0 (best) to 51, for av1 to 63, without unit; about 6 more halves the file. "
+                    "Unused by ffv1 and with a bitrate.",
+                ),
+                io.Float.Input(
+                    "bitrate_mbps",
+                    default=0.0,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Megabits per second instead of constant quality, for a file of known size; 8 suits 720p. "
+                    "0: use crf. Unused by ffv1.",
+                ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound from any node; cut, or padded with silence, to the length of the film.",
+                ),
+            ],
+            outputs=[io.Video.Output(display_name="video", tooltip="The file, for other video nodes.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def validate_inputs(cls, codec=None, crf=None, bitrate_mbps=None):
+        """Refuse a quality that the codec does not have now, not when the film has been made."""
+        if None in (codec, crf, bitrate_mbps):
+            return True  # linked: known later
+        try:
+            check_quality(codec, SUFFIXES.get(codec, ""), **quality(codec, crf, bitrate_mbps))
+        except StreamingError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, frames, filename_prefix, codec, crf, bitrate_mbps, audio=None):
+        sound = to_track(audio)
+        path, subfolder = output_file(filename_prefix, SUFFIXES[codec], frames.width, frames.height)
+        metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        encode(frames, path, codec, metadata, audio=sound, **quality(codec, crf, bitrate_mbps))
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+
+
+class SaveStreamAsPngs(io.ComfyNode):
+    """A stream to a folder of pictures."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VSaveStreamAsPngs",
+            display_name="Save Stream as PNGs",
+            category=CATEGORY,
+            description="Writes every frame of a stream as a PNG file into a new folder below the output folder, for "
+            "editing programs. The folder appears when it is complete; Cancel leaves none.",
+            search_aliases=["save images", "image sequence", "export frames", "png"],
+            inputs=[
+                *film_inputs("frames/StreamingT2V"),
+                io.Int.Input(
+                    "compress_level",
+                    default=4,
+                    min=0,
+                    max=9,
+                    tooltip="PNG compression, 0 (fast, large) to 9 (slow, small); the pictures are the same.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="folder", tooltip="Path of the folder.")],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, frames, filename_prefix, compress_level):
+        folder, subfolder = output_file(filename_prefix, "", frames.width, frames.height)
+        names = save_pictures(
+            frames, folder, compress_level, workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
+        )
+        picked = sorted({round(step * (len(names) - 1) / (SHOWN_PICTURES - 1)) for step in range(SHOWN_PICTURES)})
+        inside = f"{subfolder}/{folder.name}" if subfolder else folder.name
+        shown = [ui.SavedResult(names[number], inside, io.FolderType.output) for number in picked]
+        return io.NodeOutput(str(folder), ui={"images": shown})
+
+
+NODES = (SaveStream, SaveStreamAsPngs)
