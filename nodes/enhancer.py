@@ -6,49 +6,19 @@ import torch
 
 from ..streaming_core.blending import key_frames, plan_windows
 from ..streaming_core.enhancer import NEGATIVE_PROMPT, OFFICIAL_SEED, PROMPT, EnhanceSettings, Size, to_image
-from ..streaming_core.frames import FrameStream as Frames
-from ..streaming_core.frames import TensorFrames, to_rgb
+from ..streaming_core.frames import to_rgb
+from .forms import film_input, film_outputs, image_fps_input, images_result, seed_input, stream_result, window_inputs
 from .host import enhancer as host
-from .host.compat import blocked, io, schema
+from .host.compat import io, schema
 from .host.files import diffusion_model_names, file_stamp, model_file
 from .host.i2vgenxl import enhancer_sigmas
 from .host.load_enhancer import FOLDER, WEIGHT_TYPES, load_enhancer
+from .host.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
-from .types import FrameStream
 
 CATEGORY = f"{PACK_CATEGORY}/enhance"
 DEFAULTS = EnhanceSettings()
-
-
-def as_stream(frames, fps: float = 24.0) -> Frames:
-    """IMAGE or FRAME_STREAM as a stream."""
-    return frames if isinstance(frames, Frames) else TensorFrames(frames, fps)
-
-
-def frames_input(**options) -> io.MultiType.Input:
-    return io.MultiType.Input("frames", types=[io.Image, FrameStream], **options)
-
-
-def window_inputs() -> list:
-    """Windows of the main pass; the same widgets, defaults and words wherever they appear."""
-    return [
-        io.Int.Input(
-            "window",
-            default=DEFAULTS.window_frames,
-            min=1,
-            max=10_000,
-            tooltip="Frames enhanced together, 1 to 10000; 38 is official. Memory goes with it. A film that fits into "
-            "one window is enhanced in one piece.",
-        ),
-        io.Int.Input(
-            "overlap",
-            default=DEFAULTS.overlap_frames,
-            min=0,
-            max=9_999,
-            tooltip="Frames that neighbouring windows share, 0 to below window; 12 is official. More blends better and "
-            "takes longer.",
-        ),
-    ]
+WINDOWS = (DEFAULTS.window_frames, DEFAULTS.overlap_frames)
 
 
 def prompt_inputs() -> list:
@@ -78,7 +48,7 @@ def stage_inputs() -> list:
     """Everything the enhancement depends on besides the key frames."""
     return [
         *model_inputs(),
-        frames_input(tooltip="The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
+        film_input("The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
         io.Int.Input(
             "width",
             default=1280,
@@ -126,15 +96,8 @@ def stage_inputs() -> list:
             step=0.1,
             tooltip="Guidance scale, 1 to 30; 9 is official. 1 halves the time and ignores the negative prompt.",
         ),
-        *window_inputs(),
-        io.Int.Input(
-            "seed",
-            default=OFFICIAL_SEED,
-            min=0,
-            max=2**64 - 1,
-            control_after_generate=True,
-            tooltip="Seed of the noise and of the cuts between windows, 0 to 2^64 - 1.",
-        ),
+        *window_inputs(*WINDOWS),
+        seed_input(OFFICIAL_SEED, "the noise and of the cuts between windows"),
         io.Int.Input(
             "model_fps",
             default=DEFAULTS.fps_condition,
@@ -237,34 +200,22 @@ class EnhanceVideo(io.ComfyNode):
             search_aliases=["streamingt2v", "upscale video", "video enhancer", "i2vgenxl", "vid2vid"],
             inputs=[
                 *stage_inputs(),
-                io.Float.Input(
-                    "fps",
-                    default=24.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.01,
-                    tooltip="Rate of an IMAGE in frames per second, for the frames output; a stream has its own.",
-                ),
+                image_fps_input(24.0),
                 io.Image.Input(
                     "key_frames",
                     optional=True,
                     tooltip="Enhanced first frames of all windows, from Key-frame Pass. Default: made here.",
                 ),
             ],
-            outputs=[
-                FrameStream.Output(display_name="frames", tooltip="The enhanced film; on disk if a stream came in."),
-                io.Image.Output(display_name="images", tooltip="The enhanced film as a batch, if a batch came in."),
-            ],
+            outputs=film_outputs("enhanced"),
         )
 
     @classmethod
     def execute(cls, frames, fps=24.0, **values):
         enhancer, request = stage(frames, fps, **values)
         if request.frames is frames:
-            missing = blocked("Enhance Video got a frame stream and gives one; use Stream to Images behind it")
-            return io.NodeOutput(host.enhance_stream(enhancer, request), missing)
-        images = host.enhance_images(enhancer, request)
-        return io.NodeOutput(TensorFrames(images, fps), images)
+            return stream_result("Enhance Video", host.enhance_stream(enhancer, request))
+        return images_result(host.enhance_images(enhancer, request), fps)
 
 
 class KeyFramePass(io.ComfyNode):
@@ -300,7 +251,7 @@ class PickKeyFrames(io.ComfyNode):
             description="The first frame of every window of a film: enhance them with any model as one short clip, "
             "then send them as a list through a conditioning node into Window Conditioning.",
             search_aliases=["key frames", "windows"],
-            inputs=[frames_input(tooltip="The film, as IMAGE or FRAME_STREAM."), *window_inputs()],
+            inputs=[film_input("The film, as IMAGE or FRAME_STREAM."), *window_inputs(*WINDOWS)],
             outputs=[
                 io.Image.Output(display_name="key_frames", tooltip="One frame per window, as a batch."),
                 io.Image.Output(display_name="list", is_output_list=True, tooltip="The same, one by one."),
@@ -310,7 +261,7 @@ class PickKeyFrames(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames, window, overlap):
-        stream = as_stream(frames)
+        stream = as_stream(frames, 24.0)
         picked = [stream.read(frame, frame + 1) for frame in key_frames(plan_windows(len(stream), window, overlap))]
         return io.NodeOutput(torch.cat(picked), picked, len(picked))
 

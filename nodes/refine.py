@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from ..streaming_core.frames import FrameStream as Frames
-from ..streaming_core.frames import TensorFrames, to_rgb
+from .forms import film_input, film_outputs, image_fps_input, images_result, seed_input, stream_result, window_inputs
 from .host import refine
-from .host.compat import blocked, io, schema
+from .host.compat import io, schema
+from .host.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
-from .types import FrameStream
 
 CATEGORY = f"{PACK_CATEGORY}/enhance"
 DEFAULTS = refine.RefineSettings()
@@ -33,11 +32,7 @@ class RefineVideo(io.ComfyNode):
                     tooltip="The film's prompt with a comma behind it (official), from the text encoder of SD 2.1.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What the result should not be; officially empty."),
-                io.MultiType.Input(
-                    "frames",
-                    types=[io.Image, FrameStream],
-                    tooltip="The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory.",
-                ),
+                film_input("The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
                 io.Int.Input(
                     "width",
                     default=1280,
@@ -87,41 +82,11 @@ class RefineVideo(io.ComfyNode):
                     tooltip="How far guidance is brought back to the contrast of the prompt's own prediction, 0 (not) "
                     "to 1; 0.2 is official.",
                 ),
-                io.Int.Input(
-                    "window",
-                    default=DEFAULTS.window_frames,
-                    min=1,
-                    max=10_000,
-                    tooltip="Frames refined together, 1 to 10000; 24 is official. Memory goes with it.",
-                ),
-                io.Int.Input(
-                    "overlap",
-                    default=DEFAULTS.overlap_frames,
-                    min=0,
-                    max=9_999,
-                    tooltip="Frames that neighbouring windows share, 0 to below window; 8 is official.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=DEFAULTS.seed,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the noise and of the cuts between windows, 0 to 2^64 - 1.",
-                ),
-                io.Float.Input(
-                    "fps",
-                    default=8.0,
-                    min=0.01,
-                    max=1000.0,
-                    step=0.01,
-                    tooltip="Rate of an IMAGE in frames per second, for the frames output; a stream has its own.",
-                ),
+                *window_inputs(DEFAULTS.window_frames, DEFAULTS.overlap_frames),
+                seed_input(DEFAULTS.seed, "the noise and of the cuts between windows"),
+                image_fps_input(8.0),
             ],
-            outputs=[
-                FrameStream.Output(display_name="frames", tooltip="The refined film; on disk if a stream came in."),
-                io.Image.Output(display_name="images", tooltip="The refined film as a batch, if a batch came in."),
-            ],
+            outputs=film_outputs("refined"),
         )
 
     @classmethod
@@ -129,13 +94,11 @@ class RefineVideo(io.ComfyNode):
         cls, model, vae, positive, negative, frames, width, height, noise_level, window, overlap, fps, **settings
     ):
         settings = refine.RefineSettings(level=noise_level, window_frames=window, overlap_frames=overlap, **settings)
-        stream = frames if isinstance(frames, Frames) else TensorFrames(to_rgb(frames), fps)
+        stream = as_stream(frames, fps)
         request = refine.RefineRequest(model, vae, stream, positive, negative, width, height, settings)
         if stream is frames:
-            missing = blocked("Refine Video got a frame stream and gives one; use Stream to Images behind it")
-            return io.NodeOutput(refine.refine_stream(request), missing)
-        images = refine.refine_images(request)
-        return io.NodeOutput(TensorFrames(images, fps), images)
+            return stream_result("Refine Video", refine.refine_stream(request))
+        return images_result(refine.refine_images(request), fps)
 
 
 NODES = (RefineVideo,)
