@@ -10,6 +10,8 @@ MODULES = (
     "streamingsvd",
     "modelscope",
     "stream",
+    "plan",
+    "runs",
     "frames",
     "save",
     "interpolation",

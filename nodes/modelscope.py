@@ -8,6 +8,7 @@ from functools import partial
 from ..streaming_core.errors import SettingsError
 from ..streaming_core.frames import to_rgb
 from ..streaming_core.schedules_modelscope import modelscope_sigmas
+from ..streaming_core.script import chunk_prompts
 from .host import modelscope
 from .host.compat import io, schema
 from .host.ddim import Ddim
@@ -190,8 +191,8 @@ class ChunkPromptsNode(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="One line per chunk, the first for the first clip. An empty line repeats the line above; "
-                    "after the last line the last prompt goes on.",
+                    tooltip="One line per chunk, the first for the first clip; an empty line repeats the line above. "
+                    "Or numbered: '4: it jumps' holds from chunk 4 on. The last prompt goes on.",
                 ),
             ],
             outputs=[ChunkPrompts.Output(display_name="prompts", tooltip="For a chunk sampler.")],
@@ -199,8 +200,8 @@ class ChunkPromptsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip, prompts):
-        lines = modelscope.prompt_lines(prompts)
-        encoded = {line: clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in dict.fromkeys(lines)}
+        lines = chunk_prompts(prompts)
+        encoded = modelscope.encode_prompts(clip, lines)
         return io.NodeOutput(tuple(encoded[line] for line in lines))
 
 
@@ -265,6 +266,9 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                     tooltip="Guidance of the first clip; 9 is official.",
                 ),
                 io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels per chunk instead of steps."),
+                io.Clip.Input(
+                    "clip", optional=True, tooltip="Text encoder of the same file, for the prompts of a Chunk Plan."
+                ),
             ],
             outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
         )
@@ -288,9 +292,10 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
         first_model=None,
         sampler=None,
         sigmas=None,
+        clip=None,
     ):
-        if prompts is None and positive is None:
-            raise SettingsError("a film needs a prompt; connect positive or prompts")
+        if prompts is None and positive is None and clip is None:
+            raise SettingsError("a film needs a prompt; connect positive or prompts, or clip for those of a Chunk Plan")
         if (clip_vision is None) != (apm is None):
             raise SettingsError("APM needs clip_vision and apm together; connect both, or neither to go without")
         official = modelscope.official_sampling(steps, cfg)
@@ -299,7 +304,7 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                 model=model,
                 cam=cam,
                 vae=vae,
-                prompts=tuple(prompts or (positive,)),
+                prompts=tuple(prompts or ([] if positive is None else [positive])),
                 negative=negative,
                 tokens=None if apm is None else partial(anchor_tokens, clip_vision, apm),
                 anchor_models=() if apm is None else (clip_vision.patcher, apm.patcher),
@@ -309,6 +314,7 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                     sampler or official.sampler, official.sigmas if sigmas is None else sigmas, cfg
                 ),
                 first_sampling=modelscope.first_clip_sampling(first_steps, first_cfg),
+                clip=clip,
             )
         )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from ..streaming_core.fitting import FITS
 from ..streaming_core.loop import continue_film
-from .host.compat import InputImpl, blocked, io, schema
-from .host.films import FilmRequest, begin_film, film_video, make_film
+from .host.compat import blocked, io, schema
+from .host.films import FilmRequest, FilmVideo, begin_film, make_film, reroll_stamp
 from .host.progress import StepProgress
 from .host.streams import film_images
 from .host.svd import core_to_images
-from .types import CATEGORY, ChunkSampler, FilmState, FrameStream
+from .types import CATEGORY, ChunkPlan, ChunkSampler, FilmState, FrameStream
 
 
 def film_inputs() -> list:
@@ -76,6 +76,16 @@ def film_inputs() -> list:
     ]
 
 
+def plan_input() -> io.Input:
+    """A plan in place of the widgets that it covers."""
+    return ChunkPlan.Input(
+        "plan",
+        optional=True,
+        tooltip="Of Chunk Plan. Takes the place of num_frames, chunk_frames, overlap_frames and seed (and of fps in "
+        "Stream Sampler), and says what differs from chunk to chunk.",
+    )
+
+
 class StartFilm(io.ComfyNode):
     """The first clip and the state that Stream Chunk continues."""
 
@@ -86,7 +96,7 @@ class StartFilm(io.ComfyNode):
             display_name="Start Film",
             category=CATEGORY,
             description="Makes or takes the first clip of a film that Stream Chunk continues step by step.",
-            inputs=[ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."), *film_inputs()],
+            inputs=[ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."), *film_inputs(), plan_input()],
             outputs=[
                 FilmState.Output(display_name="state", tooltip="For Stream Chunk."),
                 io.Image.Output(display_name="frames", tooltip="The first clip."),
@@ -95,7 +105,7 @@ class StartFilm(io.ComfyNode):
 
     @classmethod
     def execute(cls, chunk_sampler, **request):
-        request = FilmRequest(**request)
+        request = FilmRequest.of(**request)
         steps = chunk_sampler.steps(request.plan().chunk(0)) if request.first_clip is None else 1
         state, first = begin_film(chunk_sampler.with_progress(StepProgress(steps)), request)
         return io.NodeOutput(state, core_to_images(first)[: request.num_frames])
@@ -160,22 +170,30 @@ class StreamSampler(io.ComfyNode):
                     tooltip="Also put all frames into memory for the images output: 12 bytes per pixel and frame, "
                     "7 MB per frame at 1024x576. Leave off for long films.",
                 ),
+                plan_input(),
             ],
             outputs=[
                 FrameStream.Output(display_name="frames", tooltip="Handle to the frames on disk, in constant memory."),
-                io.Video.Output(display_name="video", tooltip="The film as a file, for Save Video."),
+                io.Video.Output(
+                    display_name="video", tooltip="The film, for Save Video; encoded only when another node uses it."
+                ),
                 io.Image.Output(display_name="images", tooltip="All frames; needs collect_images."),
             ],
         )
 
     @classmethod
-    def execute(cls, chunk_sampler, run_name, fps, collect_images, **request):
-        stream = make_film(chunk_sampler, FilmRequest(**request), run_name, fps)
+    def fingerprint_inputs(cls, run_name, **_):
+        return reroll_stamp(run_name)
+
+    @classmethod
+    def execute(cls, chunk_sampler, run_name, fps, collect_images, plan=None, **request):
+        request = FilmRequest.of(plan, **request)
+        stream = make_film(chunk_sampler, request, run_name, fps if plan is None else plan.fps)
         if collect_images:
             images = film_images(stream, "turn collect_images off and use the frames or video output")
         else:
             images = blocked("turn on collect_images in Stream Sampler")
-        return io.NodeOutput(stream, InputImpl.VideoFromFile(film_video(stream)), images)
+        return io.NodeOutput(stream, FilmVideo(stream), images)
 
 
 NODES = (StreamSampler, StartFilm, StreamChunk)

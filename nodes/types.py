@@ -7,6 +7,7 @@ from .host.compat import io
 StreamingCam = io.Custom("STREAMING_CAM")
 StreamingApm = io.Custom("STREAMING_APM")
 ChunkSampler = io.Custom("CHUNK_SAMPLER")
+ChunkPlan = io.Custom("CHUNK_PLAN")
 ChunkPrompts = io.Custom("CHUNK_PROMPTS")
 FilmState = io.Custom("FILM_STATE")
 FrameStream = io.Custom("FRAME_STREAM")

@@ -15,6 +15,7 @@ import torch
 from .atomic import atomic_write
 from .errors import RunDamagedError
 
+_WAY_OUT = "set it aside with Run Inspector, then this chunk alone is made again"
 _verified: set[tuple[str, int, int, str]] = set()
 
 
@@ -35,16 +36,16 @@ class ChunkFile:
         try:
             status = self.path.stat()
         except OSError as error:
-            raise RunDamagedError(f"{self.path} is missing ({error.strerror}); run this chunk again") from None
+            raise RunDamagedError(f"{self.path} is missing ({error.strerror}); {_WAY_OUT}") from None
         if status.st_size != self.num_bytes:
             raise RunDamagedError(
                 f"{self.path} has {status.st_size} bytes and should have {self.num_bytes}: it was cut off or replaced; "
-                "run this chunk again"
+                f"{_WAY_OUT}"
             )
         key = (str(self.path), status.st_mtime_ns, status.st_size, self.sha256)
         if content and key not in _verified:
             if file_sha256(self.path) != self.sha256:
-                raise RunDamagedError(f"{self.path} was altered: its checksum does not match; run this chunk again")
+                raise RunDamagedError(f"{self.path} was altered: its checksum does not match; {_WAY_OUT}")
             _verified.add(key)
 
     def read(self, key: str) -> torch.Tensor | None:
@@ -55,7 +56,7 @@ class ChunkFile:
         """Rows `start` to `stop` of a tensor; only these are read from the disk."""
         tensor = self._read(key, slice(start, stop))
         if tensor is None:
-            raise RunDamagedError(f"{self.path} holds no {key}; run this chunk again")
+            raise RunDamagedError(f"{self.path} holds no {key}; {_WAY_OUT}")
         return tensor
 
     def _read(self, key: str, rows: slice | None) -> torch.Tensor | None:
@@ -66,7 +67,7 @@ class ChunkFile:
                     return None
                 return file.get_tensor(key) if rows is None else file.get_slice(key)[rows]
         except (safetensors.SafetensorError, OSError) as error:
-            raise RunDamagedError(f"{self.path} cannot be read ({error}); run this chunk again") from error
+            raise RunDamagedError(f"{self.path} cannot be read ({error}); {_WAY_OUT}") from error
 
     def keys(self) -> tuple[str, ...]:
         """Names of the tensors in the file."""
@@ -110,4 +111,4 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
-        raise RunDamagedError(f"{path} cannot be read ({error}); run this chunk again") from error
+        raise RunDamagedError(f"{path} cannot be read ({error}); {_WAY_OUT}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class Chunk:
 class ChunkPlan:
     """How a film of `num_frames` is made: a first clip, then chunks that each continue its tail.
 
-    `script`: what differs from chunk to chunk besides.
+    `script`: what differs from chunk to chunk besides. `drawn`: pairs of a chunk and its seed, whatever the rest says.
 
     Raises `SettingsError` for lengths that cannot work.
     """
@@ -61,6 +61,7 @@ class ChunkPlan:
     first_frames: int
     seed: int = 0
     script: Script = Script()
+    drawn: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         if self.num_frames < 1:
@@ -96,11 +97,15 @@ class ChunkPlan:
             stop=min(whole, self.num_frames),
             num_frames=self.chunk_frames if index else self.first_frames,
             overlap_frames=self.overlap_frames if index else 0,
-            seed=self.script.seed(self.seed, index, whole),
+            seed=dict(self.drawn).get(index, self.script.seed(self.seed, index, whole)),
             prompt=self.script.value("prompts", None, index, whole),
             cam_strength=self.script.value("cam_strength", 1.0, index, whole),
             anchor_strength=self.script.value("anchor_strength", 1.0, index, whole),
         )
+
+    def with_seed(self, index: int, seed: int) -> ChunkPlan:
+        """The plan with another seed for one chunk."""
+        return replace(self, drawn=(*self.drawn, (index, seed)))
 
     @property
     def chunks(self) -> tuple[Chunk, ...]:

@@ -117,7 +117,7 @@ class RunFolder:
             if (path / MANIFEST).exists():
                 raise RunFolderError(f"run {name!r} exists already; resume it or choose another run name")
             run = cls(path, manifest, lock)
-            run._save(manifest)
+            run.save_manifest(manifest)
         except BaseException:
             lock.release()
             raise
@@ -177,7 +177,7 @@ class RunFolder:
             run._expect(kind, height, width)
             updated = replace(run.manifest, fps=as_rate(fps), num_frames=num_frames, settings=plain(settings or {}))
             if updated != run.manifest:
-                run._save(updated)
+                run.save_manifest(updated)
         except BaseException:
             run.close()
             raise
@@ -197,8 +197,7 @@ class RunFolder:
         """
         if self.chunks:
             raise RunFolderError(f"run {self.manifest.name!r} holds {len(self.chunks)} finished chunks and is kept")
-        if self._lock is None or not self._lock.held:
-            raise self._read_only()
+        self.require_lock()
         remove_parts(self.path)
         (self.path / MANIFEST).unlink(missing_ok=True)
         self._lock.release(remove=True)
@@ -233,7 +232,7 @@ class RunFolder:
             run = cls(path, RunManifest.rebuild(path), lock)
             if (path / MANIFEST).exists():
                 os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
-            run._save(run.manifest)
+            run.save_manifest(run.manifest)
         except BaseException:
             lock.release()
             raise
@@ -266,6 +265,9 @@ class RunFolder:
         store_as: str = "uint8",
         notes: Mapping[str, Any] | None = None,
         replace_existing: bool = False,
+        keep_old: bool = False,
+        stands_for: str = "",
+        seam_frames: int = 0,
     ) -> ChunkRecord:
         """Store a finished chunk; when this returns it survives whatever happens next.
 
@@ -281,6 +283,8 @@ class RunFolder:
             seconds: how long the chunk took.
             notes: small values for people and the inspector.
             replace_existing: allow a finished chunk of this index to be replaced, as for a reroll or after damage.
+            keep_old: keep the file that is replaced, to be chosen again with `use_revision`.
+            stands_for, seam_frames: see `ChunkRecord`.
 
         Raises:
             FrameError: frames of another size than the run's, NaN, or neither frames nor latents.
@@ -288,8 +292,7 @@ class RunFolder:
             RunLockedError: the folder was opened only to be read.
             RunFolderError: disk full or folder not writable; all earlier chunks are untouched.
         """
-        if self._lock is None or not self._lock.held:
-            raise self._read_only()
+        self.require_lock()
         old = self.record(index)
         if old is not None and not replace_existing:
             same = "the same" if old.settings_hash == settings_hash else "other"
@@ -299,8 +302,7 @@ class RunFolder:
             )
         tensors = chunk_tensors(self._storable(frames, store_as), latents, tail, extra)
         count = film_frames(tensors, num_frames, skip_frames)
-        revision = 0 if old is None else old.revision + 1
-        name = f"chunk_{index:05d}.safetensors" if revision == 0 else f"chunk_{index:05d}.r{revision}.safetensors"
+        revision, name = self._free_revision(index)
         record = ChunkRecord(
             index=index,
             settings_hash=settings_hash,
@@ -315,20 +317,47 @@ class RunFolder:
             num_bytes=0,
             sha256="",
             notes=plain(notes or {}),
+            stands_for=stands_for,
+            continues=self.manifest.chunk(index - 1).file if index and self.manifest.chunk(index - 1) else "",
+            seam_frames=seam_frames,
         )
         try:
             metadata = {"record": record.to_json(), "run": self.manifest.without_chunks().to_json()}
             written = write_chunk_file(self.path / name, tensors, metadata)
             record = replace(record, num_bytes=written.num_bytes, sha256=written.sha256)
-            self._save(self.manifest.with_chunk(record))
+            self.save_manifest(self._kept_seam(old).with_chunk(record, keep_old))
         except OSError as error:
             raise RunFolderError(
                 f"chunk {index} could not be stored in {self.path}: {error.strerror or error}; "
                 "the chunks before it are kept"
             ) from error
-        if old is not None:
+        if old is not None and not keep_old:
             self._forget(old)
         return record
+
+    def use_revision(self, index: int, revision: int) -> ChunkRecord:
+        """Choose an older drawing of a chunk again; the present one is kept. Only the manifest is written.
+
+        Raises:
+            RunFolderError: there is no such drawing.
+            RunDamagedError: its file is missing, cut off or altered.
+            RunLockedError: the folder was opened only to be read.
+        """
+        self.require_lock()
+        present = self.record(index)
+        found = {record.revision: record for record in self.manifest.drawings(index)}
+        if present is None or revision not in found:
+            raise RunFolderError(
+                f"chunk {index} of run {self.manifest.name!r} has no revision {revision}; "
+                f"there is {', '.join(map(str, found)) or 'none'}"
+            )
+        chosen = found[revision]
+        if chosen.file != present.file:
+            chosen.file_in(self.path).check()
+            wanted = present.stands_for or present.settings_hash
+            chosen = replace(chosen, stands_for="" if wanted == chosen.settings_hash else wanted)
+            self.save_manifest(self._kept_seam(present).with_chunk(chosen, keep_old=True))
+        return chosen
 
     def read_chunk(self, index: int) -> ChunkData:
         """All tensors of a finished chunk, checked.
@@ -379,17 +408,51 @@ class RunFolder:
         for record in self.chunks:
             if record.index != len(parts):
                 break
-            file = self.chunk_file(record.index)
-            parts.append(StoredChunk(file, record.num_frames, record.skip_frames, "frames" in record.contents))
+            parts.append(self._stored(record))
         total = sum(part.num_frames for part in parts)
         if total == 0:
             raise FrameError(f"run {self.manifest.name!r} has no finished chunk yet")
         if num_frames is None:
             num_frames = min(total, self.manifest.num_frames or total)
-        size = self.manifest.height, self.manifest.width
-        return RunFolderFrames(tuple(parts), *size, self.manifest.fps, num_frames, decoder, frame_dim)
+        about = self.manifest
+        return RunFolderFrames(
+            tuple(parts), about.height, about.width, about.fps, num_frames, decoder, frame_dim, about.name
+        )
 
     # Inside
+
+    def _stored(self, record: ChunkRecord) -> StoredChunk:
+        """Where the frames of a chunk are, and those of the older drawing that it must end like."""
+
+        def part(each: ChunkRecord, **seam: Any) -> StoredChunk:
+            return StoredChunk(
+                each.file_in(self.path), each.num_frames, each.skip_frames, "frames" in each.contents, **seam
+            )
+
+        following = self.record(record.index + 1)
+        if following is None or following.continues in ("", record.file):
+            return part(record)
+        continued = next((each for each in self.manifest.older if each.file == following.continues), None)
+        if continued is None or continued.num_frames != record.num_frames:
+            return part(record)
+        return part(record, ends_like=part(continued), seam_frames=min(record.seam_frames, record.num_frames))
+
+    def _kept_seam(self, old: ChunkRecord | None) -> RunManifest:
+        """The manifest before `old` is replaced: the chunk behind it says which drawing it continues."""
+        following = None if old is None else self.record(old.index + 1)
+        if following is None or following.continues:
+            return self.manifest
+        return self.manifest.with_chunk(replace(following, continues=old.file))
+
+    def _free_revision(self, index: int) -> tuple[int, str]:
+        """The next revision of a chunk and its file's name, which no drawing that is kept has."""
+        drawings = self.manifest.drawings(index)
+        if not drawings:
+            return 0, f"chunk_{index:05d}.safetensors"
+        revision = drawings[-1].revision + 1
+        while (self.path / f"chunk_{index:05d}.r{revision}.safetensors").exists():
+            revision += 1
+        return revision, f"chunk_{index:05d}.r{revision}.safetensors"
 
     def _storable(self, frames: torch.Tensor | None, store_as: str) -> torch.Tensor | None:
         if frames is None:
@@ -415,15 +478,18 @@ class RunFolder:
                 "choose another run name"
             )
 
-    def _save(self, manifest: RunManifest) -> None:
+    def save_manifest(self, manifest: RunManifest) -> None:
+        """Replace the manifest, in memory and on the disk."""
         try:
             manifest.save(self.path)
         except OSError as error:
             raise RunFolderError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
         self.manifest = manifest
 
-    def _read_only(self) -> RunLockedError:
-        return RunLockedError(f"run {self.manifest.name!r} was opened to be read only; open it for writing")
+    def require_lock(self) -> None:
+        """Raises `RunLockedError` unless this folder was opened to be written and still is."""
+        if self._lock is None or not self._lock.held:
+            raise RunLockedError(f"run {self.manifest.name!r} was opened to be read only; open it for writing")
 
     def _forget(self, record: ChunkRecord) -> None:
         """Delete the file of a replaced chunk. One that is still read (Windows) stays; no manifest names it."""

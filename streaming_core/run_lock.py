@@ -131,14 +131,32 @@ class RunLock:
         raise self._refusal(descriptor)
 
     def _refusal(self, descriptor: int) -> RunLockedError:
-        holder = _read_holder(descriptor)
-        begun = holder.get("time")
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun)) if begun else "an unknown time"
-        who = f"{holder['owner']}, " if holder.get("owner") else ""
         return RunLockedError(
-            f"run {self.path.parent.name!r} is in use by {who}process {holder.get('pid', '?')} on "
-            f"{holder.get('host', '?')}, since {since}; wait for it, stop it, or choose another run name"
+            f"run {self.path.parent.name!r} is in use by {_words(_read_holder(descriptor))}; wait for it, stop it, or "
+            "choose another run name"
         )
+
+
+def holder(path: Path) -> str:
+    """Who holds the lock in `path`, in words, without taking it; "" for nobody, as far as this machine can tell."""
+    try:
+        with open(path, "rb") as file:
+            found = _read_holder(file.fileno())
+    except OSError:
+        return ""
+    here = found.get("host") == socket.gethostname()
+    if not found or (here and not _alive(int(found.get("pid", 0)))):
+        return ""
+    if here and found.get("pid") == os.getpid() and os.path.realpath(path) not in _held_here:
+        return ""
+    return _words(found)
+
+
+def _words(found: dict[str, Any]) -> str:
+    begun = found.get("time")
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(begun)) if begun else "an unknown time"
+    who = f"{found['owner']}, " if found.get("owner") else ""
+    return f"{who}process {found.get('pid', '?')} on {found.get('host', '?')}, since {since}"
 
 
 def _same_file(descriptor: int, path: Path) -> bool:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -79,8 +79,12 @@ class ChunkRecord:
     Attributes:
         contents: names of the tensors in the file.
         created: seconds since 1970.
-        revision: how often the chunk was drawn anew.
+        revision: which drawing of the chunk this is.
         notes: small values for people and the inspector; not to be changed.
+        stands_for: settings hash of the chunk that this one was drawn anew for; it is used where that one is wanted.
+        continues: file of the chunk whose tail it continues; "" for chunk 0.
+        seam_frames: over how many of its last frames it passes into the older drawing that the next chunk continues,
+            when it continues one.
     """
 
     index: int
@@ -97,6 +101,13 @@ class ChunkRecord:
     sha256: str
     notes: Mapping[str, Any] = field(default_factory=dict)
     status: str = "complete"
+    stands_for: str = ""
+    continues: str = ""
+    seam_frames: int = 0
+
+    def accepts(self, wanted: str) -> bool:
+        """Whether this is the chunk that a film with this settings hash asks for."""
+        return wanted in (self.settings_hash, self.stands_for or self.settings_hash)
 
     def file_in(self, folder: Path) -> ChunkFile:
         """The file of the chunk and what it must be."""
@@ -116,11 +127,12 @@ class ChunkRecord:
             **{key: value for key, value in data.items() if key in names}
             | {"contents": tuple(data["contents"]), "notes": dict(data.get("notes", {}))}
         )
-        numbers = (record.index, record.num_frames, record.skip_frames, record.num_bytes, record.revision)
+        counts = ("index", "num_frames", "skip_frames", "num_bytes", "revision", "seam_frames")
+        numbers = [getattr(record, name) for name in counts]
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise ValueError(f"chunk record with numbers {numbers}")
-        if not _FILE_NAME.fullmatch(record.file):
-            raise ValueError(f"chunk file {record.file!r}")
+        if not all(_FILE_NAME.fullmatch(name) for name in (record.file, record.continues or record.file)):
+            raise ValueError(f"chunk file {record.file!r} that continues {record.continues!r}")
         return record
 
 
@@ -134,6 +146,7 @@ class RunManifest:
         created: seconds since 1970.
         settings: plain values, for people and the inspector; not to be changed.
         chunks: records by index.
+        older: records of drawings that were replaced and kept, by index and revision.
     """
 
     kind: str
@@ -145,24 +158,35 @@ class RunManifest:
     created: float
     settings: Mapping[str, Any] = field(default_factory=dict)
     chunks: tuple[ChunkRecord, ...] = ()
+    older: tuple[ChunkRecord, ...] = ()
 
     def chunk(self, index: int) -> ChunkRecord | None:
         """The record of one chunk, or None when it is not finished."""
         return next((record for record in self.chunks if record.index == index), None)
 
-    def with_chunk(self, record: ChunkRecord) -> RunManifest:
-        """The manifest with one record added or replaced."""
-        others = [chunk for chunk in self.chunks if chunk.index != record.index]
-        return dataclasses.replace(self, chunks=tuple(sorted([*others, record], key=lambda chunk: chunk.index)))
+    def drawings(self, index: int) -> tuple[ChunkRecord, ...]:
+        """All drawings of a chunk that are kept, by revision."""
+        kept = [record for record in (*self.chunks, *self.older) if record.index == index]
+        return tuple(sorted(kept, key=lambda record: record.revision))
+
+    def with_chunk(self, record: ChunkRecord, keep_old: bool = False) -> RunManifest:
+        """The manifest with one record added or replaced; `keep_old` puts what was replaced among the older ones."""
+        old = self.chunk(record.index)
+        chunks = [chunk for chunk in self.chunks if chunk is not old]
+        older = [each for each in self.older if each.file != record.file] + ([old] if keep_old and old else [])
+        return dataclasses.replace(
+            self, chunks=_sorted([*chunks, record]), older=_sorted(each for each in older if each.file != record.file)
+        )
 
     def without_chunks(self) -> RunManifest:
         """The manifest of the run before its first chunk."""
-        return dataclasses.replace(self, chunks=())
+        return dataclasses.replace(self, chunks=(), older=())
 
     def to_json(self) -> str:
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         fields["fps"] = str(self.fps)
-        fields["chunks"] = [chunk.to_dict() for chunk in self.chunks]
+        for name in ("chunks", "older"):
+            fields[name] = [record.to_dict() for record in getattr(self, name)]
         return json.dumps({"format": FORMAT, "schema": SCHEMA, **fields}, indent=1, ensure_ascii=False)
 
     def save(self, folder: Path) -> None:
@@ -200,10 +224,12 @@ class RunManifest:
         try:
             names = {each.name for each in dataclasses.fields(cls)}
             known = {key: value for key, value in data.items() if key in names}
-            chunks = tuple(ChunkRecord.from_dict(chunk) for chunk in data["chunks"])
-            manifest = cls(
-                **known | {"fps": Fraction(data["fps"]), "settings": dict(data["settings"]), "chunks": chunks}
+            chunks, older = (
+                tuple(ChunkRecord.from_dict(record) for record in records)
+                for records in (data["chunks"], data.get("older", ()))
             )
+            values = {"fps": Fraction(data["fps"]), "settings": dict(data["settings"])}
+            manifest = cls(**known | values | {"chunks": chunks, "older": older})
             if not all(isinstance(size, int) and size > 0 for size in (manifest.height, manifest.width)):
                 raise ValueError(f"size {manifest.width}x{manifest.height}")
             return manifest
@@ -214,8 +240,8 @@ class RunManifest:
     def rebuild(cls, folder: Path) -> RunManifest:
         """The manifest as the chunk files in `folder` tell it, for a folder whose own is lost. Writes nothing.
 
-        Every chunk file carries the run and its own record. Of a chunk drawn anew, the latest whole file counts;
-        files that are cut off are left out.
+        Every chunk file carries the run and its own record. Of a chunk drawn anew, the latest whole file counts, the
+        others are kept as older; files that are cut off are left out.
 
         Raises:
             RunDamagedError: no whole chunk file.
@@ -230,9 +256,14 @@ class RunManifest:
                 continue
             record = dataclasses.replace(record, num_bytes=path.stat().st_size, sha256=file_sha256(path))
             manifest = manifest or run
-            old = manifest.chunk(record.index)
-            if record.file == path.name and (old is None or old.revision < record.revision):
-                manifest = manifest.with_chunk(record)
+            if record.file == path.name:
+                found = sorted([*manifest.drawings(record.index), record], key=lambda each: each.revision)
+                for each in found:
+                    manifest = manifest.with_chunk(each, keep_old=True)
         if manifest is None:
             raise RunDamagedError(f"{folder} holds no whole chunk file; nothing can be recovered from it")
         return manifest
+
+
+def _sorted(records: Iterable[ChunkRecord]) -> tuple[ChunkRecord, ...]:
+    return tuple(sorted(records, key=lambda record: (record.index, record.revision)))

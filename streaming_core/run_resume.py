@@ -38,7 +38,7 @@ def plan_resume(folder: Path, manifest: RunManifest, hashes: Sequence[str], reru
         reused = f"{index} of {total} chunks are reused"
         if record is None:
             return ResumePlan(index, total, f"{reused}, chunk {index} is not finished")
-        if record.settings_hash != wanted:
+        if not record.accepts(wanted):
             return ResumePlan(index, total, f"{reused}, the settings of chunk {index} changed")
         try:
             record.file_in(folder).check()
@@ -47,6 +47,34 @@ def plan_resume(folder: Path, manifest: RunManifest, hashes: Sequence[str], reru
                 raise
             return ResumePlan(index, total, f"{reused}, chunk {index} is damaged: {error}")
     return ResumePlan(total, total, f"all {total} chunks are reused")
+
+
+def missing_chunks(folder: Path, manifest: RunManifest, hashes: Sequence[str]) -> tuple[int, ...]:
+    """Chunks that must be made: not finished, or made with other settings.
+
+    Chunks behind a gap count as made if their hash fits, since it holds those of all chunks before.
+
+    Raises:
+        RunDamagedError: a chunk that would be used again is missing, cut off or altered.
+    """
+    missing = []
+    for index, wanted in enumerate(hashes):
+        record = manifest.chunk(index)
+        if record is None or not record.accepts(wanted):
+            missing.append(index)
+            continue
+        record.file_in(folder).check()
+    return tuple(missing)
+
+
+def drawn_anew(manifest: RunManifest, missing: Sequence[int] = ()) -> str:
+    """Which chunks but the missing ones stand for others, in words; "" for none."""
+    found = [
+        f"{each.index} (seed {each.seed})"
+        for each in manifest.chunks
+        if each.index not in missing and each.stands_for not in ("", each.settings_hash)
+    ]
+    return f"drawn anew and kept so: chunk {', '.join(found)}" if found else ""
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[RunManifest | StreamingError]:

@@ -19,6 +19,7 @@ from .errors import SettingsError
 
 _KEY = re.compile(r"(?:(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d\d(?:\.\d+)?)|(?P<chunk>\d+)):(?:\s+|$)")
 MAX_SEED = 2**64 - 1
+_MAX_CHUNKS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,23 @@ def _in_order(cues: list[Cue]) -> tuple[Cue, ...]:
         unit = "chunk" if cues[0].seconds is None else "second"
         raise SettingsError(f"{unit} {min(twice)} is named twice; keep one of its lines")
     return tuple(cue for _, cue in sorted(zip(places, cues, strict=True), key=lambda pair: pair[0]))
+
+
+def chunk_prompts(text: str) -> tuple[str, ...]:
+    """The prompts of a text for chunk 0, 1, ... up to its last cue.
+
+    Raises:
+        SettingsError: none for chunk 0, times, or more than a film can have.
+    """
+    cues = parse_cues(text)
+    if not cues:
+        raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole film")
+    if cues[0].seconds is not None:
+        raise SettingsError("times need a frame rate; number the prompts by chunk here, or use Chunk Plan")
+    if cues[0].chunk != 0 or cues[-1].chunk > _MAX_CHUNKS:
+        raise SettingsError(f"prompts begin with chunk 0 and end before {_MAX_CHUNKS}, got chunk {cues[0].chunk} first")
+    bounds = [cue.chunk for cue in cues[1:]] + [cues[-1].chunk + 1]
+    return tuple(cue.value for cue, stop in zip(cues, bounds, strict=True) for _ in range(cue.chunk, stop))
 
 
 def parse_numbers(text: str, name: str, low: float, high: float, kind: type = float) -> tuple[Cue, ...]:

@@ -53,9 +53,10 @@ class CamCall:
 class CamGuide:
     """The control of one chunk. Holds nothing that changes, so model clones may share it."""
 
-    def __init__(self, cam: StreamingCam, control_embedding: Tensor):
+    def __init__(self, cam: StreamingCam, control_embedding: Tensor, strength: float = 1.0):
         self.cam = cam
         self.control_embedding = control_embedding
+        self.strength = strength
 
     def __deepcopy__(self, memo) -> CamGuide:
         # Hosts before 0.33 deep-copy model options at every clone.
@@ -102,9 +103,10 @@ class CamGuide:
         call: CamCall = transformer_options[KEY]
         network, block = self.cam.network, transformer_options["block"][1]
         if block == 0:
-            h = network.merge_middle(h, call.features, call.frames, call.compute)
+            h = weaken(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
         index = len(call.features.skips) - 1 - block
-        return h, network.merge_skip(index, skip, call.features, call.frames, call.compute)
+        merged = network.merge_skip(index, skip, call.features, call.frames, call.compute)
+        return h, weaken(skip, merged, self.strength)
 
     def _check(self, x: Tensor, frames: int) -> None:
         if self.control_frames >= frames:
@@ -125,6 +127,11 @@ class CamGuide:
         return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
 
 
+def weaken(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
+    """`merged` at strength 1, `plain` at 0, in between and beyond on the line through both."""
+    return merged if strength == 1 else torch.lerp(plain, merged.to(plain.dtype), strength)
+
+
 def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
     """Run the pixel encoder once: `[k, H, W, 3]` in [0, 1] to the embedding, on the host's intermediate device."""
     pixels = rearrange(control_frames[..., :3], "k h w c -> k c h w") * 2 - 1
@@ -136,8 +143,10 @@ def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
         return cam.network.encode_pixels(pixels).to(mm.intermediate_device())
 
 
-def with_cam(model, cam: StreamingCam, control_frames: Tensor):
+def with_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
 
     Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
     VAE, times the UNet's halvings).
@@ -146,14 +155,14 @@ def with_cam(model, cam: StreamingCam, control_frames: Tensor):
         # The other family has a UNet of its own and brings its own way in.
         from .modelscope_cam import with_modelscope_cam
 
-        return with_modelscope_cam(model, cam, control_frames)
+        return with_modelscope_cam(model, cam, control_frames, strength)
     multiple_px = cam.config.unet.multiple_px
     if control_frames.shape[1] % multiple_px or control_frames.shape[2] % multiple_px:
         raise FrameMismatchError(
             f"control frames are {control_frames.shape[2]}x{control_frames.shape[1]}, "
             f"but SVD works in multiples of {multiple_px} pixels; resize or crop them first"
         )
-    guide = CamGuide(cam, encode_control_frames(cam, control_frames))
+    guide = CamGuide(cam, encode_control_frames(cam, control_frames), strength)
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, guide.around_unet)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,18 +14,24 @@ import comfy.model_management as mm
 import folder_paths
 from torch import Tensor
 
-from ...streaming_core.chunks import ChunkPlan
-from ...streaming_core.errors import RunFolderError, RunMismatchError, SettingsError
+from ...streaming_core.chunks import Chunk, ChunkPlan
+from ...streaming_core.errors import RunFolderError, RunMismatchError, SettingsError, StreamingError
 from ...streaming_core.fitting import fit
 from ...streaming_core.frames import FrameStream, to_rgb, write_video
-from ...streaming_core.loop import Anchor, FilmState, continue_film, pick_anchor, start_film
+from ...streaming_core.loop import Anchor, FilmState, as_clip, continue_film, pick_anchor, start_film
+from ...streaming_core.plan import FilmPlan
 from ...streaming_core.run_folder import RunFolder, settings_hash
+from ...streaming_core.run_resume import drawn_anew, missing_chunks
+from ...streaming_core.script import Script
+from .compat import InputImpl
 from .fingerprint import tensor_fingerprint
-from .progress import StepProgress, check_cancel
+from .progress import StepProgress, check_cancel, frames_bar
 from .svd import core_to_images, images_to_core
 
 log = logging.getLogger(__name__)
 RUNS_FOLDER = "streaming_runs"
+MEMORY = "memory."
+"""What the names of stored tensors of `FilmState.memory` begin with."""
 
 
 def runs_root() -> Path:
@@ -38,7 +44,7 @@ class FilmRequest:
     """What a film shall be: its length, chunks, size and beginning.
 
     `start_image` and `first_clip` are IMAGE batches of any size; one of them is needed, and the clip wins. `anchor`: an
-    IMAGE instead of frame `anchor_frame` of the first clip.
+    IMAGE instead of frame `anchor_frame` of the first clip. `script`: what differs from chunk to chunk.
     """
 
     num_frames: int
@@ -52,6 +58,23 @@ class FilmRequest:
     start_image: Tensor | None = None
     first_clip: Tensor | None = None
     anchor: Tensor | None = None
+    script: Script = Script()
+
+    @classmethod
+    def of(cls, plan: FilmPlan | None = None, **widgets) -> FilmRequest:
+        """From a node's inputs; what a connected plan says counts."""
+        if plan is None:
+            return cls(**widgets)
+        sizes = {name: getattr(plan, name) for name in ("num_frames", "chunk_frames", "overlap_frames", "seed")}
+        return cls(**{**widgets, **sizes, "script": plan.script})
+
+    def made_by(self, sampler) -> FilmRequest:
+        """The same in chunks of lengths that the sampler's model has."""
+        fit_lengths = getattr(sampler, "fit_lengths", None)
+        if fit_lengths is None:
+            return self
+        chunk_frames, overlap_frames = fit_lengths(self.chunk_frames, self.overlap_frames)
+        return replace(self, chunk_frames=chunk_frames, overlap_frames=overlap_frames)
 
     def fitted(self, images: Tensor) -> Tensor:
         """Any IMAGE as core frames of the film's size."""
@@ -60,14 +83,18 @@ class FilmRequest:
     def plan(self) -> ChunkPlan:
         """Raises `SettingsError` for lengths that cannot work, before anything heavy runs."""
         first = self.chunk_frames if self.first_clip is None else self.first_clip.shape[0]
-        return ChunkPlan(self.num_frames, self.chunk_frames, self.overlap_frames, first, self.seed)
+        return ChunkPlan(self.num_frames, self.chunk_frames, self.overlap_frames, first, self.seed, self.script)
 
-    def check(self, multiple_px: int, starts_from_prompt: bool = False) -> None:
+    def film_plan(self, fps: Fraction) -> FilmPlan:
+        """The request's plan in the form that manifests keep."""
+        return FilmPlan(self.num_frames, self.chunk_frames, self.overlap_frames, self.seed, fps, self.script)
+
+    def check(self, multiple_px: int, starts_from_prompt: bool = False, starts_from_image: bool = True) -> None:
         """Raise `SettingsError` unless the request can be met by a model that works in multiples of `multiple_px`.
 
-        `starts_from_prompt`: the model makes its first clip from the prompt alone.
+        `starts_from_prompt`, `starts_from_image`: what the model can make its first clip from.
         """
-        if starts_from_prompt and self.start_image is not None and self.first_clip is None:
+        if not starts_from_image and self.start_image is not None and self.first_clip is None:
             raise SettingsError(
                 "this model makes the first clip from the prompt, not from start_image; make a clip of that picture "
                 "with another model and connect it as first_clip"
@@ -82,11 +109,16 @@ class FilmRequest:
 
 def check_request(sampler, request: FilmRequest) -> None:
     """Raise `SettingsError` unless `sampler` can make the film."""
-    request.check(sampler.multiple_px, getattr(sampler, "starts_from_prompt", False))
+    from_prompt = getattr(sampler, "starts_from_prompt", False)
+    request.check(sampler.multiple_px, from_prompt, getattr(sampler, "starts_from_image", not from_prompt))
+    for name, cues in (("prompt", "prompts"), ("cam_strength",) * 2, ("anchor_strength",) * 2):
+        if getattr(request.script, cues) and name not in getattr(sampler, "follows", ()):
+            log.warning("%s does not follow the plan's %s", sampler.kind, name.replace("_", " "))
 
 
 def begin_film(sampler, request: FilmRequest) -> tuple[FilmState, Tensor]:
     """The first clip (made from the start image unless given) and the state that continues it."""
+    request = request.made_by(sampler)
     check_request(sampler, request)
     plan = request.plan()
     if request.first_clip is not None:
@@ -95,12 +127,13 @@ def begin_film(sampler, request: FilmRequest) -> tuple[FilmState, Tensor]:
         first = sampler.sample_first_clip(plan.chunk(0), request.height, request.width)
     else:
         first = sampler.sample_first_clip(plan.chunk(0), request.fitted(request.start_image[:1]))
+    clip = as_clip(first)
     if request.anchor is not None:
         several = getattr(sampler, "averages_anchors", False)
         anchor = request.fitted(request.anchor if several else request.anchor[:1])
     else:
-        anchor = pick_anchor(first, request.anchor_frame)
-    return start_film(plan, first, anchor, sampler), first
+        anchor = pick_anchor(clip.frames, request.anchor_frame)
+    return start_film(plan, clip, anchor, sampler), clip.frames
 
 
 def run_settings(sampler, request: FilmRequest) -> dict:
@@ -119,15 +152,18 @@ def run_settings(sampler, request: FilmRequest) -> dict:
     }
 
 
-def chunk_hashes(settings: dict, num_chunks: int, chunk_settings: Callable[[int], dict] | None = None) -> list[str]:
-    """One settings hash per chunk, each holding the one before: a change re-makes everything behind it.
+def chunk_hash(sampler, settings: dict, chunk: Chunk, previous: str = "") -> str:
+    """The settings hash of one chunk. It holds the one of the chunk before: a change re-makes everything behind it."""
+    family = sampler.chunk_settings(chunk) if hasattr(sampler, "chunk_settings") else {}
+    own = {**family, "seed": chunk.seed, "index": chunk.index}
+    return settings_hash({**settings, **own}, previous=previous)
 
-    `chunk_settings`: what decides a single chunk besides (its prompt, say).
-    """
+
+def chunk_hashes(sampler, settings: dict, chunks: Sequence[Chunk]) -> list[str]:
+    """Settings hashes of the first chunks of a film."""
     hashes: list[str] = []
-    for index in range(num_chunks):
-        own = chunk_settings(index) if chunk_settings else {}
-        hashes.append(settings_hash({**settings, **own, "index": index}, previous=hashes[-1] if hashes else ""))
+    for chunk in chunks:
+        hashes.append(chunk_hash(sampler, settings, chunk, hashes[-1] if hashes else ""))
     return hashes
 
 
@@ -136,20 +172,22 @@ def make_film(sampler, request: FilmRequest, run_name: str, fps: float) -> Frame
 
     An empty `run_name` is replaced by one made from the settings, so the same film again is found again.
     """
+    request = request.made_by(sampler)
     check_request(sampler, request)
     plan = request.plan()
     settings = run_settings(sampler, request)
-    hashes = chunk_hashes(settings, plan.num_chunks, getattr(sampler, "chunk_settings", None))
+    hashes = chunk_hashes(sampler, settings, plan.chunks)
+    fps = Fraction(fps).limit_denominator(1001)
     name = run_name.strip() or f"{sampler.kind}_{hashes[0][:10]}"
     refuse_other_model(name, settings)
     with RunFolder.open_or_create(
         runs_root(),
         name,
-        settings,
+        {**settings, "plan": request.film_plan(fps).to_dict()},
         kind=sampler.kind,
         height=request.height,
         width=request.width,
-        fps=Fraction(fps).limit_denominator(1001),
+        fps=fps,
         num_frames=request.num_frames,
         owner="Stream Sampler",
     ) as run:
@@ -161,6 +199,15 @@ def make_film(sampler, request: FilmRequest, run_name: str, fps: float) -> Frame
                 run.discard()
             raise
         return run.frames_stream(request.num_frames)
+
+
+def reroll_stamp(run_name: str) -> tuple:
+    """Which chunks of a run were drawn anew: changes when Reroll Chunks or Run Inspector changed the film."""
+    try:
+        manifest = RunFolder.open(runs_root(), run_name).manifest
+    except StreamingError:
+        return ()
+    return tuple((record.index, record.revision) for record in manifest.chunks if record.revision)
 
 
 def refuse_other_model(name: str, settings: dict) -> None:
@@ -177,10 +224,11 @@ def refuse_other_model(name: str, settings: dict) -> None:
 
 
 def _fill(run: RunFolder, sampler, request: FilmRequest, plan: ChunkPlan, hashes: list[str]) -> None:
-    resume = run.completed_prefix(hashes)
-    if resume.next_index:
-        log.info("run %s: %s", run.manifest.name, resume.reason)
-    if resume.complete:
+    missing = missing_chunks(run.path, run.manifest, hashes)
+    if len(missing) < plan.num_chunks:
+        reused = f"{plan.num_chunks - len(missing)} of {plan.num_chunks} chunks are reused"
+        log.info("run %s: %s", run.manifest.name, "; ".join(filter(None, (reused, drawn_anew(run.manifest, missing)))))
+    if not missing:
         return
     steps = [
         0 if index == 0 and request.first_clip is not None else sampler.steps(plan.chunk(index))
@@ -188,42 +236,72 @@ def _fill(run: RunFolder, sampler, request: FilmRequest, plan: ChunkPlan, hashes
     ]
     progress = StepProgress(max(1, sum(steps)))
     sampler = sampler.with_progress(progress)
-    progress.advance(sum(steps[: resume.next_index]))
-
-    def store(index: int, frames: Tensor, state: FilmState, seconds: float) -> None:
-        run.write_chunk(
-            index,
-            settings_hash=hashes[index],
-            seed=request.seed,
-            frames=core_to_images(frames),
-            tail=state.tail,
-            extra={"anchor": state.anchor.frame} if index == 0 else None,
-            seconds=seconds,
-            replace_existing=True,
-        )
-
-    began = time.monotonic()
-    if resume.next_index == 0:
-        state, first = begin_film(sampler, request)
-        store(0, first, state, time.monotonic() - began)
-        del first
-    else:
-        state = resumed_state(run, sampler, plan, resume.next_index)
-    while not state.is_complete:
+    progress.advance(sum(steps) - sum(steps[index] for index in missing))
+    state: FilmState | None = None
+    for index in missing:
         check_cancel()
-        began = time.monotonic()
-        index = state.num_chunks
-        state, frames = continue_film(state, sampler)
-        store(index, frames, state, time.monotonic() - began)
+        began, extra = time.monotonic(), None
+        if index == 0:
+            state, frames = begin_film(sampler, request)
+            extra = kept_beginning(request, state.anchor.frame)
+        else:
+            if state is None or state.num_chunks != index:
+                state = resumed_state(run, sampler, plan, index)
+            state, frames = continue_film(state, sampler)
+        seconds = time.monotonic() - began
+        store_chunk(run, plan.chunk(index), hashes[index], frames, state, seconds, extra=extra)
         del frames
         mm.soft_empty_cache()
 
 
-def resumed_state(run: RunFolder, sampler, plan: ChunkPlan, next_index: int) -> FilmState:
-    """The state as it was when chunk `next_index - 1` had been stored."""
-    anchor = run.chunk_file(0).read("anchor")
-    tail = run.chunk_file(next_index - 1).read("tail")
-    return FilmState(plan, Anchor(anchor, sampler.embed_anchor(anchor)), tail, next_index)
+def kept_beginning(request: FilmRequest, anchor: Tensor) -> dict[str, Tensor]:
+    """What is stored with the first clip: the anchor, and the picture it was made from, to draw it anew."""
+    if request.start_image is None or request.first_clip is not None:
+        return {"anchor": anchor}
+    return {"anchor": anchor, "start_image": request.fitted(request.start_image[:1])}
+
+
+def store_chunk(
+    run: RunFolder, chunk: Chunk, settings_hash: str, frames: Tensor, state: FilmState, seconds: float, **options
+) -> None:
+    """Store a chunk's core frames and what `state`, the one after it, hands on; `options` as of `write_chunk`."""
+    remembered = {MEMORY + name: value for name, value in state.memory.items()}
+    run.write_chunk(
+        chunk.index,
+        settings_hash=settings_hash,
+        seed=chunk.seed,
+        frames=core_to_images(frames),
+        tail=state.tail,
+        seconds=seconds,
+        replace_existing=True,
+        seam_frames=min(len(frames), state.plan.overlap_frames),
+        **{**options, "extra": {**(options.get("extra") or {}), **remembered} or None},
+    )
+
+
+def resumed_state(run: RunFolder, sampler, plan: ChunkPlan, next_index: int, anchor: Anchor | None = None) -> FilmState:
+    """The state as it was when chunk `next_index - 1` had been stored; `anchor` spares embedding it again."""
+    if anchor is None:
+        frame = run.chunk_file(0).read("anchor")
+        anchor = Anchor(frame, sampler.embed_anchor(frame))
+    last = run.chunk_file(next_index - 1)
+    memory = {key.removeprefix(MEMORY): last.read(key) for key in last.keys() if key.startswith(MEMORY)}
+    return FilmState(plan, anchor, last.read("tail"), next_index, memory)
+
+
+class FilmVideo(InputImpl.VideoFromFile):
+    """A film as the host's VIDEO, encoded into the temporary folder when it is first asked for anything."""
+
+    def __init__(self, stream: FrameStream):
+        self._stream = stream
+
+    def __getattr__(self, name: str):
+        # Asked only for what is not there: what the host's class would have set, which it needs in all it does.
+        if not name.startswith("_") or name.startswith("__") or "_stream" not in self.__dict__:
+            raise AttributeError(name)
+        super().__init__(film_video(self._stream))
+        del self._stream
+        return getattr(self, name)
 
 
 def film_video(stream: FrameStream, prefix: str = "film") -> str:
@@ -231,5 +309,5 @@ def film_video(stream: FrameStream, prefix: str = "film") -> str:
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     path = Path(folder) / f"{prefix}_{time.time_ns():x}.mp4"
-    write_video(stream, path, check_cancel=check_cancel)
+    write_video(stream, path, check_cancel=check_cancel, progress=frames_bar(stream))
     return str(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 import comfy.sample
@@ -102,17 +102,9 @@ def decode_frames(vae, latents: Tensor) -> Tensor:
     return torch.cat(frames)
 
 
-def prompt_lines(text: str) -> list[str]:
-    """One prompt per chunk from one line each; an empty line repeats the one above.
-
-    Raises `SettingsError` when there is no prompt at all.
-    """
-    lines: list[str] = []
-    for line in text.strip().splitlines():
-        lines.append(line.strip() or lines[-1])
-    if not lines:
-        raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole film")
-    return lines
+def encode_prompts(clip, texts: Iterable[str]) -> dict[str, Conditioning]:
+    """CONDITIONING of each different text."""
+    return {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in dict.fromkeys(texts)}
 
 
 def conditioning_fingerprint(conditioning: Conditioning) -> list[str]:
@@ -125,7 +117,8 @@ class ModelscopeChunkSampler:
     """StreamingModelscope as the chunk loop sees it (`streaming_core.loop.ChunkSampler`).
 
     `model` continues with CAM and APM; `first_model` makes the first clip. `prompts` holds the positive conditioning of
-    chunk 0, 1, ...; the last one serves all further chunks. `tokens` and `noise` stand for CLIP vision and the seeded
+    chunk 0, 1, ...; the last one serves all further chunks. Where a plan has a prompt, that one counts, encoded by
+    `clip`. `tokens` and `noise` stand for CLIP vision and the seeded
     generator where recorded values are replayed; `anchor_weight` 0 switches the anchor off, 1 is official.
     """
 
@@ -144,10 +137,14 @@ class ModelscopeChunkSampler:
     progress: StepProgress | None = None
     anchor_models: tuple[object, ...] = ()
     """Patchers of the networks behind `tokens`, so that the settings hash knows them."""
+    clip: object | None = None
+    _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False)
 
     kind = "streamingmodelscope"
     starts_from_prompt = True
     averages_anchors = True
+    follows = ("prompt", "cam_strength", "anchor_strength")
+    """What of a plan this family follows, besides seeds."""
 
     @property
     def multiple_px(self) -> int:
@@ -170,9 +167,11 @@ class ModelscopeChunkSampler:
             "first_sampling": self.first_sampling.describe(),
         }
 
-    def chunk_settings(self, index: int) -> dict:
-        """What else decides chunk `index`: its prompt. A changed prompt re-makes the film from there on."""
-        return {"prompt": conditioning_fingerprint(self._prompt(index))}
+    def chunk_settings(self, chunk: Chunk) -> dict:
+        """What else decides a chunk: its prompt, and what a plan changes. Whatever comes later is re-made with it."""
+        own = {"prompt": conditioning_fingerprint(self._prompt(chunk))}
+        names = ("cam_strength",) if self.tokens is None else ("cam_strength", "anchor_strength")
+        return {**own, **chunk.changed(*names)} if chunk.index else own
 
     def with_progress(self, progress: StepProgress) -> ModelscopeChunkSampler:
         return replace(self, progress=progress)
@@ -187,18 +186,36 @@ class ModelscopeChunkSampler:
             log.info("%dx%d is not the 256x256 that StreamingModelscope was trained on", width, height)
         return self.tokens(frame) if self.tokens is not None else None
 
-    def _prompt(self, index: int) -> Conditioning:
-        return self.prompts[min(index, len(self.prompts) - 1)]
+    def _prompt(self, chunk: Chunk) -> Conditioning:
+        """The plan's prompt for a chunk, or else the family's own.
+
+        Raises `SettingsError` when there is neither, or nothing to encode the plan's with.
+        """
+        if chunk.prompt is None:
+            if not self.prompts:
+                raise SettingsError(
+                    f"chunk {chunk.index} has no prompt; begin the plan's prompts with '0: ...', or connect positive"
+                )
+            return self.prompts[min(chunk.index, len(self.prompts) - 1)]
+        if self.clip is None:
+            raise SettingsError("the plan has prompts; connect clip to the chunk sampler, which encodes them")
+        if chunk.prompt not in self._encoded:
+            self._encoded.update(encode_prompts(self.clip, [chunk.prompt]))
+        return self._encoded[chunk.prompt]
 
     def _own_prompt(self, chunk: Chunk) -> Conditioning:
         """The prompt of a chunk, saying so in the log when it is another one's."""
-        if 1 < len(self.prompts) <= chunk.index:
+        if chunk.prompt is None and 1 < len(self.prompts) <= chunk.index:
             log.info("chunk %d has no prompt of its own; the last of %d goes on", chunk.index, len(self.prompts))
-        return self._prompt(chunk.index)
+        return self._prompt(chunk)
+
+    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+        """Shape of a chunk's latents `[F, C, h, w]` for frames of that size."""
+        ratio = self.vae.downscale_ratio
+        return chunk.num_frames, self.vae.latent_channels, height // ratio, width // ratio
 
     def _noise(self, chunk: Chunk, height: int, width: int) -> ClipNoise:
-        ratio = self.vae.downscale_ratio
-        return self.noise(chunk, (chunk.num_frames, self.vae.latent_channels, height // ratio, width // ratio))
+        return self.noise(chunk, self.latent_shape(chunk, height, width))
 
     def sample_first_clip(self, chunk: Chunk, height: int, width: int) -> Tensor:
         """The first clip from the prompt alone: `[chunk.num_frames, 3, height, width]`."""
@@ -210,9 +227,10 @@ class ModelscopeChunkSampler:
         positive, negative = self._own_prompt(chunk), self.negative
         tokens: AnchorTokens | None = anchor.embedding
         if tokens is not None:
-            positive = with_tokens(positive, tokens.positive, self.anchor_weight)
-            negative = with_tokens(negative, tokens.negative, self.anchor_weight)
-        model = with_modelscope_cam(self.model, self.cam, core_to_images(control_frames))
+            weight = self.anchor_weight * chunk.anchor_strength
+            positive = with_tokens(positive, tokens.positive, weight)
+            negative = with_tokens(negative, tokens.negative, weight)
+        model = with_modelscope_cam(self.model, self.cam, core_to_images(control_frames), chunk.cam_strength)
         noise = self._noise(chunk, *control_frames.shape[-2:])
         return sample_clip(model, self.sampling, (positive, negative), noise, self.progress)
 

@@ -22,7 +22,7 @@ from ...streaming_core.models.modelscope.config import ModelscopeCamConfig
 from ...streaming_core.models.modelscope.unet import Merge
 from ...streaming_core.models.registry import load_strict
 from .build import managed, stored_dtype
-from .cam import StreamingCam, encode_control_frames
+from .cam import StreamingCam, encode_control_frames, weaken
 from .modelscope_model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
 from .progress import check_cancel
 
@@ -49,6 +49,7 @@ class ModelscopeCamGuide:
 
     cam: StreamingCam
     control_embedding: Tensor
+    strength: float = 1.0
 
     def __deepcopy__(self, memo) -> ModelscopeCamGuide:
         # Hosts before 0.33 deep-copy model options at every clone.
@@ -80,7 +81,7 @@ class ModelscopeCamGuide:
             self.control_embedding.to(device=x.device, dtype=dtype),
             settings,
         )
-        merge = _in_type(self.network.merging(features, frames, settings), dtype)
+        merge = _weakened(_in_type(self.network.merging(features, frames, settings), dtype), self.strength)
         options = {**transformer_options, MERGE_KEY: merge}
         return executor(x, timesteps, context, control, options, cam_memory=cam_memory, **kwargs)
 
@@ -105,8 +106,20 @@ def _in_type(merge: Merge, dtype: torch.dtype) -> Merge:
     )
 
 
-def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor):
-    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is."""
+def _weakened(merge: Merge, strength: float) -> Merge:
+    """`merge` at a strength; the same at 1."""
+    if strength == 1:
+        return merge
+    return Merge(
+        lambda index, h: weaken(h, merge.skip(index, h), strength), lambda h: weaken(h, merge.middle(h), strength)
+    )
+
+
+def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
+    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
+    """
     if not isinstance(cam.network, ModelscopeCam):
         raise SettingsError(
             "this CAM belongs to StreamingSVD, but StreamingModelscope is to be continued; "
@@ -128,7 +141,7 @@ def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor):
             f"control frames are {width}x{height}, but this model works in multiples of {multiple_px} pixels; "
             "resize or crop them first"
         )
-    guide = ModelscopeCamGuide(cam, encode_control_frames(cam, control_frames))
+    guide = ModelscopeCamGuide(cam, encode_control_frames(cam, control_frames), strength)
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAM_ATTACHMENT, guide.around_unet)
     clone.set_attachments(CAM_ATTACHMENT, guide)

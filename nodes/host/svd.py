@@ -212,6 +212,10 @@ class SvdChunkSampler:
     progress: StepProgress | None = None
 
     kind = "streamingsvd"
+    follows = ("cam_strength",)
+    """What of a plan this family follows, besides seeds."""
+    decoded_together = 8
+    """Frames of one call of the temporal decoder."""
 
     @property
     def multiple_px(self) -> int:
@@ -234,6 +238,10 @@ class SvdChunkSampler:
             "preprocessing": self.preprocessing,
         }
 
+    def chunk_settings(self, chunk: Chunk) -> dict:
+        """What else decides a chunk, where a plan changes it; the first clip has no CAM."""
+        return chunk.changed("cam_strength") if chunk.index else {}
+
     def with_progress(self, progress: StepProgress) -> SvdChunkSampler:
         return replace(self, progress=progress)
 
@@ -244,10 +252,13 @@ class SvdChunkSampler:
     def embed_anchor(self, frame: Tensor) -> Tensor:
         return self.embed(frame)
 
+    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+        """Shape of a chunk's latents `[F, C, h, w]` for frames of that size."""
+        return chunk.num_frames, self.vae.latent_channels, height // 8, width // 8
+
     def _condition(self, chunk: Chunk, anchor: Anchor):
         """Conditioning and latent noise of a chunk."""
-        _, _, height, width = anchor.frame.shape
-        latent_shape = (chunk.num_frames, self.vae.latent_channels, height // 8, width // 8)
+        latent_shape = self.latent_shape(chunk, *anchor.frame.shape[-2:])
         noise = self.noise(chunk, tuple(anchor.frame.shape), latent_shape, self.motion.augmentation_noise)
         conds = image_conditioning(self.vae, anchor.frame, anchor.embedding, noise.augmentation, self.motion)
         return conds, noise
@@ -262,7 +273,7 @@ class SvdChunkSampler:
 
     def sample_chunk(self, chunk: Chunk, control_frames: Tensor, anchor: Anchor) -> Tensor:
         conds, noise = self._condition(chunk, anchor)
-        model = with_cam(self.model, self.cam, core_to_images(control_frames))
+        model = with_cam(self.model, self.cam, core_to_images(control_frames), chunk.cam_strength)
         return sample_clip(model, self.sampling, conds, noise.latent, noise.sampler_seed, self.progress)
 
     def decode(self, latents: Tensor, first: int) -> Tensor:

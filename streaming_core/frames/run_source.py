@@ -60,12 +60,22 @@ class GroupDecoder:
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """One chunk's part of the film: `num_frames` frames after the first `skip_frames` of what the file holds."""
+    """One chunk's part of the film: `num_frames` frames after the first `skip_frames` of what the file holds.
+
+    Its last `seam_frames` pass over into those of `ends_like`, another drawing of the same frames.
+    """
 
     file: ChunkFile
     num_frames: int
     skip_frames: int
     has_frames: bool
+    ends_like: StoredChunk | None = None
+    seam_frames: int = 0
+
+    def seam_weights(self, start: int, stop: int) -> torch.Tensor:
+        """How much of `ends_like` is in frames `start` to `stop`: 0, and at the end n / (seam_frames + 1)."""
+        ramp = torch.arange(start, stop) - (self.num_frames - self.seam_frames) + 1
+        return ramp.clamp(min=0) / (self.seam_frames + 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +88,7 @@ class RunFolderFrames(FrameStream):
         chunks: in the order of the film.
         decoder: needed when a chunk holds latents instead of frames.
         frame_dim: dimension of stored latents that counts frames (0 for `[F, C, h, w]`, 2 for `[1, C, F, h, w]`).
+        run_name: the run's name.
 
     Raises:
         RunDamagedError: from `read`, when a file is missing, cut off or altered.
@@ -90,8 +101,9 @@ class RunFolderFrames(FrameStream):
     num_frames: int
     decoder: LatentDecoder | None = None
     frame_dim: int = 0
+    run_name: str = ""
     _starts: tuple[int, ...] = field(init=False, repr=False)
-    _last_group: dict[tuple[int, int], torch.Tensor] = field(init=False, repr=False)
+    _last_group: dict[tuple[str, int], torch.Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         starts, total = [], 0
@@ -127,8 +139,17 @@ class RunFolderFrames(FrameStream):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _read_chunk(self, number: int, start: int, stop: int) -> torch.Tensor:
-        """Frames of one chunk, counted from its first one in the film."""
+        """Frames of one chunk, counted from its first one in the film, with its seam."""
         chunk = self.chunks[number]
+        frames = self._read_stored(chunk, number, start, stop)
+        first = max(start, chunk.num_frames - chunk.seam_frames)
+        if chunk.ends_like is not None and first < stop:
+            other = self._read_stored(chunk.ends_like, number, first, stop)
+            frames[first - start :].lerp_(other, chunk.seam_weights(first, stop)[:, None, None, None])
+        return frames
+
+    def _read_stored(self, chunk: StoredChunk, number: int, start: int, stop: int) -> torch.Tensor:
+        """Frames of one file as a new tensor."""
         if chunk.has_frames:
             return to_rgb(chunk.file.read_range("frames", chunk.skip_frames + start, chunk.skip_frames + stop))
         latents = chunk.file.read("latents")
@@ -136,14 +157,14 @@ class RunFolderFrames(FrameStream):
         for index, group in enumerate(self.decoder.groups(latents.shape[self.frame_dim], chunk.skip_frames)):
             first, last = max(start - offset, 0), min(stop - offset, group.keep)
             if first < last:
-                pieces.append(self._decoded(number, index, group, latents)[first:last])
+                pieces.append(self._decoded((chunk.file.path.name, index), group, latents)[first:last])
             offset += group.keep
         if offset < stop:
             raise FrameError(f"the latents of chunk {number} decode to {offset} frames, {stop} were promised")
         return torch.cat(pieces)  # also the copy that protects the kept group
 
-    def _decoded(self, number: int, index: int, group: LatentGroup, latents: torch.Tensor) -> torch.Tensor:
-        kept = self._last_group.get((number, index))
+    def _decoded(self, key: tuple[str, int], group: LatentGroup, latents: torch.Tensor) -> torch.Tensor:
+        kept = self._last_group.get(key)
         if kept is not None:
             return kept
         frames = to_rgb(self.decoder.decode(latents.narrow(self.frame_dim, group.start, group.stop - group.start)))
@@ -160,5 +181,5 @@ class RunFolderFrames(FrameStream):
                 f"{group.skip + group.keep} were expected; this VAE does not belong to the run"
             )
         self._last_group.clear()  # one group at a time: memory stays that of one decoder call
-        self._last_group[(number, index)] = frames
+        self._last_group[key] = frames
         return frames

@@ -15,6 +15,7 @@ from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsE
 from streaming_core.loop import film_chunks, pick_anchor, start_film
 from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
+from streaming_core.script import Cue, Script, parse_cues
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
 
@@ -337,7 +338,8 @@ def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
     assert "chunk 2 has no prompt of its own; the last of 2 goes on" in caplog.text
     settings = [chunk_sampler(host, loaded, prompts, prompts=p) for p in ((prompts[0],), (prompts[0], other))]
     assert settings[0].settings() == settings[1].settings()
-    assert [settings[0].chunk_settings(i) == settings[1].chunk_settings(i) for i in range(3)] == [True, False, False]
+    chunks = ChunkPlan(32, 16, 8, 16).chunks
+    assert [settings[0].chunk_settings(c) == settings[1].chunk_settings(c) for c in chunks] == [True, False, False]
 
 
 def test_guidance_steps_and_seed_take_effect(host, loaded, prompts):
@@ -347,10 +349,34 @@ def test_guidance_steps_and_seed_take_effect(host, loaded, prompts):
         assert torch.equal(changed[:16], base[:16]) and not torch.equal(changed[16:], base[16:])
 
 
-def test_prompt_lines(host):
-    assert host.family.prompt_lines("a\n\n b \n") == ["a", "a", "b"]
-    with pytest.raises(SettingsError, match="no prompt"):
-        host.family.prompt_lines(" \n ")
+def test_a_plans_prompts_and_strengths_act_on_their_chunks(host, loaded, prompts):
+    """Chunks 0, 1, 2 show frames 0-15, 16-23, 24-31."""
+
+    def made(script, **changes):
+        sampler = chunk_sampler(host, loaded, prompts, **changes)
+        plan = ChunkPlan(32, 16, 8, 16, 33, script)
+        with torch.inference_mode():
+            first = sampler.sample_first_clip(plan.chunk(0), SIDE, SIDE)
+            state = start_film(plan, first, pick_anchor(first, 0), sampler)
+            frames = torch.cat([first, *(part for _, part in film_chunks(state, sampler))])
+        return frames, [sampler.chunk_settings(chunk) for chunk in plan.chunks]
+
+    base, base_settings = made(Script())
+    text = "an empty street at night"
+    listed, listed_settings = made(Script(), prompts=(prompts[0], encode(loaded.clip, text)))
+    planned, settings = made(Script(prompts=parse_cues(f"1: {text}")), clip=loaded.clip)
+    assert torch.equal(planned, listed) and settings == listed_settings, "one prompt, however it was written"
+    for name in ("cam_strength", "anchor_strength"):
+        for value in (0.0, 0.5):
+            frames, settings = made(Script(**{name: (Cue(value, 2),)}))
+            assert torch.equal(frames[:24], base[:24]) and not torch.equal(frames[24:], base[24:])
+            assert settings[:2] == base_settings[:2] and settings[2][name] == value
+    same, settings = made(Script(cam_strength=(Cue(1.0, 0),)))
+    assert torch.equal(same, base) and settings == base_settings
+    with pytest.raises(SettingsError, match="connect clip"):
+        made(Script(prompts=parse_cues("1: a")))
+    with pytest.raises(SettingsError, match="chunk 0 has no prompt"):
+        made(Script(prompts=parse_cues("1: a")), prompts=(), clip=loaded.clip)
 
 
 def test_wrong_control_frames_are_refused(host, loaded, prompts):

@@ -118,6 +118,17 @@ def test_cam_follows_its_control_frames_and_leaves_the_model_alone(rooms, tiny):
     assert not torch.allclose(first, second, atol=1e-3)
 
 
+def test_cam_has_a_strength(rooms, tiny):
+    def made(strength):
+        return sample(rooms["cam"].with_cam(tiny["model"], tiny["cam"], control(), strength))
+
+    whole = sample(rooms["cam"].with_cam(tiny["model"], tiny["cam"], control()))
+    assert torch.equal(made(1.0), whole)
+    assert torch.equal(made(0.0), sample(tiny["model"])), "without CAM it is the model's own"
+    half = made(0.5)
+    assert not torch.allclose(half, whole, atol=1e-3) and not torch.allclose(half, made(0.0), atol=1e-3)
+
+
 def test_halves_together_and_one_by_one_agree(rooms, tiny, monkeypatch):
     import comfy.model_management as mm
 

@@ -13,7 +13,7 @@ from streaming_core.chunks import ChunkPlan
 from streaming_core.errors import SettingsError
 from streaming_core.plan import FilmPlan
 from streaming_core.run_manifest import plain
-from streaming_core.script import MAX_SEED, Cue, Script, parse_chunk_list, parse_cues, parse_numbers
+from streaming_core.script import MAX_SEED, Cue, Script, chunk_prompts, parse_chunk_list, parse_cues, parse_numbers
 
 words = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=8)
 
@@ -76,6 +76,14 @@ def test_numbered_lines_in_any_order(cues, dice, num_chunks):
 @given(st.lists(words, min_size=1, max_size=8))
 def test_plain_lines_equal_numbered_ones(lines):
     assert parse_cues("\n".join(lines)) == parse_cues("\n".join(f"{i}: {line}" for i, line in enumerate(lines)))
+
+
+def test_prompts_as_a_list():
+    assert chunk_prompts("a\n\n b \n") == ("a", "a", "b")
+    assert chunk_prompts("0: a\n3: b") == ("a", "a", "a", "b")
+    for text, message in ((" \n ", "no prompt"), ("1: a", "begin with chunk 0"), ("00:05: a", "frame rate")):
+        with pytest.raises(SettingsError, match=message):
+            chunk_prompts(text)
 
 
 def test_numbers():

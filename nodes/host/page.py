@@ -1,0 +1,18 @@
+"""What a node shows on itself in the page."""
+
+from __future__ import annotations
+
+import html
+
+from server import PromptServer
+
+from .compat import ui
+
+
+def shown_text(text: str, node_id: str | None) -> ui.PreviewText:
+    """Put a text onto the node itself, and return it as the node's ui value, which the history keeps."""
+    server = getattr(PromptServer, "instance", None)
+    if server is not None and node_id is not None:
+        # The page takes this for HTML.
+        server.send_progress_text(html.escape(text, quote=False), node_id)
+    return ui.PreviewText(text)
