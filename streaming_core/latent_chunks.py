@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .errors import SettingsError
 
-CONTEXT_LATENTS = 4
+CONTEXT_LATENTS = 8
 """Latents before the new ones that a temporal decoder is shown again, so that it does not see a beginning."""
 GROUP_LATENTS = 24
 """Most new latents that are decoded in one call."""
