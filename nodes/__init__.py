@@ -9,6 +9,7 @@ from .host.compat import ComfyExtension
 MODULES = (
     "streamingsvd",
     "modelscope",
+    "native",
     "stream",
     "plan",
     "runs",
