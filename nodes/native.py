@@ -35,7 +35,7 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="Prompt of all chunks, with what the model's own nodes set beside it (frame rate, guidance). "
+                    tooltip="Prompt of all chunks, with what the model's own nodes set beside it, say a rate. "
                     "For SVD that of SVD_img2vid_Conditioning.",
                 ),
                 io.Conditioning.Input("negative", tooltip="Negative prompt of all chunks."),
