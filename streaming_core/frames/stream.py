@@ -23,8 +23,8 @@ DEFAULT_SLICE = 16
 def as_rate(fps: float | Rational | str) -> Fraction:
     """A frame rate as an exact fraction.
 
-    Fractions and integers stay as they are; floats become the nearest fraction with a denominator up to 1001, so that
-    23.976023976 is 24000/1001 and 29.97 is 2997/100; strings may be "24", "23.976" or "24000/1001".
+    Fractions and integers stay as they are; floats become the usual rate that was meant (23.976 is 24000/1001), else
+    the nearest fraction with a denominator up to 1001; strings may be "24", "23.976" or "24000/1001", and are exact.
 
     Raises:
         SettingsError: not a number, or outside 1/1000 .. 1000 frames per second.
@@ -36,9 +36,17 @@ def as_rate(fps: float | Rational | str) -> Fraction:
             f"frame rate {fps!r} is not a number; give frames per second such as 24 or 24000/1001"
         ) from None
     if isinstance(fps, float):
-        rate = rate.limit_denominator(1001)
+        rate = usual_rate(rate.limit_denominator(1001))
     if not Fraction(1, 1000) <= rate <= 1000:
         raise SettingsError(f"frame rate {fps} is outside 0.001 .. 1000 frames per second")
+    return rate
+
+
+def usual_rate(rate: Fraction) -> Fraction:
+    """The whole or NTSC rate that was meant where a rate was rounded: by people, or by containers (Matroska)."""
+    for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
+        if abs(usual - rate) < rate / 100_000:
+            return usual
     return rate
 
 

@@ -17,7 +17,7 @@ import torch
 from ..errors import SettingsError, VideoReadError
 from .audio import audio_stream
 from .pixels import Orientation, from_video_frame, orientation_of
-from .stream import FrameStream, as_rate
+from .stream import FrameStream, as_rate, usual_rate
 
 _DEFAULT_FPS = Fraction(24)
 # Only decoding tells how many frames there are, and when, where packets may hold frames that are never shown (VP8) and
@@ -327,8 +327,7 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, path:
         times.append(packet.pts)
         if packet.is_keyframe:
             keys.add(packet.pts)
-        if packet.pts is not None and packet.pts >= max((time for time in times[-32:] if time is not None), default=0):
-            last_duration = packet.duration or 0
+        last_duration = packet.duration or 0
     by_decoding = bool(_COUNT_BY_DECODING & {stream.codec_context.name, container.format.name})
     if by_decoding or not _all_distinct(times):
         by_decoding = True
@@ -343,7 +342,11 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, path:
     pts = np.sort(np.array(times, np.int64))
     rate, variable = _rate(pts, stream)
     length = Fraction(int(pts[-1] - pts[0])) * stream.time_base
-    last = last_duration * stream.time_base if variable and last_duration else 1 / rate
+    last = 1 / rate
+    if variable and last_duration and times[-1] == pts[-1]:
+        last = last_duration * stream.time_base
+    elif variable:  # durations of frames that are stored out of order are not those of their showing
+        last = Fraction(int(np.median(np.diff(pts)))) * stream.time_base
     seconds = length + last if variable else len(pts) / rate
     _check_length(container, stream, path, len(pts), length + last)
     key_numbers = np.searchsorted(pts, sorted(time for time in keys if time is not None))
@@ -359,24 +362,16 @@ def _all_distinct(times: Sequence[int | None]) -> bool:
 def _rate(pts: np.ndarray, stream: av.VideoStream) -> tuple[Fraction, bool]:
     """The rate of a file, and whether its frames leave the even grid of that rate by more than rounding."""
     named = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
-    named = [_usual(rate) for rate in named if Fraction(1, 1000) <= rate <= 1000]
+    named = [usual_rate(rate) for rate in named if Fraction(1, 1000) <= rate <= 1000]
     if len(pts) == 1:
         return (named or [_DEFAULT_FPS])[0], False
     average = as_rate(float((len(pts) - 1) / (Fraction(int(pts[-1] - pts[0])) * stream.time_base)))
-    for rate in [*named, _usual(average)]:
+    for rate in [*named, usual_rate(average)]:
         step = 1 / (rate * stream.time_base)
         grid = np.arange(len(pts)) * float(step)
         if np.abs(pts - pts[0] - grid).max() <= max(1.0, float(step) / 20):
             return rate, False
     return average, True
-
-
-def _usual(rate: Fraction) -> Fraction:
-    """The whole or NTSC rate that was meant, where a container keeps rates as rounded durations (Matroska)."""
-    for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
-        if abs(usual - rate) < rate / 100_000:
-            return usual
-    return rate
 
 
 def _check_length(

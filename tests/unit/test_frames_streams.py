@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_core.errors import FrameError, FrameMismatchError, FrameRangeError, SettingsError
-from streaming_core.frames import JoinedFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
+from streaming_core.frames import JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
 
 ranges = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted)
 
@@ -58,6 +58,17 @@ def test_join_and_trim_are_list_slices(lengths, bounds, data):
     cut = data.draw(st.integers(1, len(joined) - 1)) if len(joined) > 1 else 0
     if cut:
         assert torch.equal(whole(JoinedFrames((joined.trimmed(0, cut), joined.trimmed(cut)))), expected)
+
+
+@given(length=st.integers(1, 12), fps=st.sampled_from([1, 7, 23.976, 24, 25, 60]), bounds=ranges)
+def test_another_rate_shows_the_frame_of_each_time_and_keeps_the_length(length, fps, bounds):
+    source = film(length)
+    stream = ResampledFrames(source, fps)
+    assert abs(stream.seconds - source.seconds) <= Fraction(1, 2) / stream.fps or len(stream) == 1
+    shown = [min(int(number / stream.fps * 24), length - 1) for number in range(len(stream))]
+    assert torch.equal(whole(stream), source.images[shown])
+    start, stop = (min(bound, len(stream)) for bound in bounds)
+    assert torch.equal(stream.read(start, stop), source.images[shown][start:stop])
 
 
 def test_joins_of_joins_are_flat():
@@ -154,8 +165,12 @@ def test_whole_numbers_beyond_bytes_are_refused():
     [
         (24, Fraction(24)),
         (23.976023976023978, Fraction(24000, 1001)),
-        (23.976, Fraction(2997, 125)),
-        (29.97, Fraction(2997, 100)),
+        (23.976, Fraction(24000, 1001)),
+        (29.97, Fraction(30000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (23.98, Fraction(1199, 50)),
+        ("29.97", Fraction(2997, 100)),
+        (1 / 3, Fraction(1, 3)),
         (30000 / 1001, Fraction(30000, 1001)),
         (Fraction(60000, 1001), Fraction(60000, 1001)),
         ("24000/1001", Fraction(24000, 1001)),

@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from streaming_core.errors import FrameRangeError, VideoReadError
@@ -184,6 +184,31 @@ def test_uneven_frames_at_a_constant_rate(uneven, fps):
     assert numbers_in(stream.read(0, len(stream))) == shown
     middle = len(stream) // 2
     assert numbers_in(stream.read(middle, middle + 3)) == shown[middle : middle + 3]
+
+
+@pytest.mark.parametrize("options", [{}, {"bf": 0}, {"bf": 2, "g": 4}])
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_uneven_films_do_not_grow_at_their_end(tmp_path, suffix, options):
+    path = tmp_path / f"uneven{suffix}"
+    write_at_times(path, counted_film(len(TIMES_MS)), TIMES_MS, **options)
+    assert 1 < VideoFrames.open(path).index.seconds < 1.1
+
+
+def test_a_rate_can_be_chosen_later(uneven):
+    stored = VideoFrames.open(uneven)
+    later, at_once = stored.at_rate(30), VideoFrames.open(uneven, fps=30)
+    assert (len(later), later.fps) == (len(at_once), at_once.fps)
+    assert numbers_in(later.read(0, len(later))) == numbers_in(at_once.read(0, len(at_once)))
+
+
+@given(milliseconds=st.integers(0, 1200))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_frames_are_found_by_their_time(uneven, milliseconds):
+    stored = VideoFrames.open(uneven)
+    assert stored.number_at(Fraction(milliseconds, 1000)) == sum(time < milliseconds for time in TIMES_MS)
+    steady = stored.at_rate(25)
+    expected = min(-(-milliseconds // 40), len(steady))
+    assert steady.number_at(milliseconds / 1000) == steady.number_at(Fraction(milliseconds, 1000)) == expected
 
 
 @pytest.mark.parametrize("fps", [25, 50, Fraction(25, 2), Fraction(25, 3)])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from streaming_core.errors import FrameError, FrameMismatchError, SettingsError, VideoReadError, VideoWriteError
-from streaming_core.frames import CODECS, AudioTrack, TensorFrames, VideoFrames, VideoWriter, write_video
+from streaming_core.frames import CODECS, AudioTrack, TensorFrames, VideoFrames, VideoWriter, check_quality, write_video
 from tests.unit.frame_films import LazyFilm, psnr, smooth_film
 
 NTSC = Fraction(24000, 1001)
@@ -155,6 +155,36 @@ def test_flat_colours_come_back(tmp_path):
     assert (VideoFrames.open(path).read(0, 12) - film).abs().max() <= 4 / 255
 
 
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
+def test_bitrates_decide_the_size_of_every_codec(tmp_path, codec):
+    noise = torch.rand(60, 96, 128, 3, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    for bitrate in (400_000, 1_600_000):
+        write_video(TensorFrames(noise, 30), tmp_path / "film.mp4", codec=codec, bitrate=bitrate)
+        sizes.append((tmp_path / "film.mp4").stat().st_size * 8 / 2)
+    assert 0.5 < sizes[0] / 400_000 < 2.5 and 2 < sizes[1] / sizes[0] < 8, sizes
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("h264", ".mp4", 52, None), "0 (best) .. 51"),
+        (("h265", ".mp4", 18, 2_000_000), "exclude each other"),
+        (("ffv1", ".mkv", 18, None), "lossless"),
+        (("av1", ".mov", 18, None), ".webm"),
+        (("av1", ".mp4", 63, None), None),
+        (("ffv1", ".mkv", None, None), None),
+    ],
+)
+def test_quality_can_be_checked_without_frames(given, words):
+    if words is None:
+        check_quality(*given)
+        return
+    with pytest.raises(SettingsError) as caught:
+        check_quality(*given)
+    assert words in str(caught.value)
+
+
 def test_bitrate_is_kept(tmp_path):
     noise = torch.rand(48, 64, 96, 3, generator=torch.Generator().manual_seed(0))
     for bitrate in (200_000, 800_000):
@@ -248,6 +278,20 @@ def test_sound_is_carried_from_a_video(tmp_path):
         assert abs(samples.size - 72000) <= 1
         expected = round((np.ceil(start - 0.5) + 0.5 - start) * 48000)
         assert int(np.abs(samples).ravel().argmax()) == pytest.approx(expected, abs=110)
+
+
+@pytest.mark.parametrize("start", [0, 0.5, 1.25])
+@pytest.mark.parametrize("seconds", [0.001, 0.75, 10])
+def test_a_part_of_a_sound_ends_where_it_shall(tmp_path, start, seconds):
+    wave = torch.rand(2, 48000 * 3, generator=torch.Generator().manual_seed(0)) * 0.9
+    write_video(LazyFilm(72, 32, 32), tmp_path / "a.mkv", codec="ffv1", audio=AudioTrack.from_waveform(wave, 48000))
+    part = AudioTrack.from_file(tmp_path / "a.mkv", start, seconds)
+    expected = wave[:, round(start * 48000) : round((start + seconds) * 48000)]
+    assert torch.allclose(part.read(), expected, atol=1e-4)
+    write_video(LazyFilm(72, 32, 32), tmp_path / "b.mkv", codec="ffv1", audio=part)
+    written = AudioTrack.from_file(tmp_path / "b.mkv").read()
+    assert torch.allclose(written[:, : expected.shape[1]], expected, atol=2e-4)
+    assert written.shape[1] == 3 * 48000 and not written[:, expected.shape[1] :].any(), "then silence"
 
 
 def test_sound_from_what_has_none(tmp_path):
