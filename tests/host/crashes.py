@@ -1,0 +1,192 @@
+"""A real server killed at random moments of a twelve-chunk film, and what is left of it each time."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import dev
+from streaming_core.run_folder import RunFolder
+from tests.host.harness import HostServer
+
+NUM_CHUNKS, CHUNK_FRAMES, OVERLAP_FRAMES = 12, 6, 2
+NUM_FRAMES = CHUNK_FRAMES + (NUM_CHUNKS - 1) * (CHUNK_FRAMES - OVERLAP_FRAMES)
+CHECKPOINT = "tiny_streamingsvd.safetensors"
+RUNS = Path("output") / "streaming_runs"
+SAMPLER = "sampler"
+STEPS = 2
+"""Of a chunk."""
+
+
+def prepare(base: Path) -> None:
+    """A start image and a tiny checkpoint in the folders of a host."""
+    from tests.tiny import write_tiny_streamingsvd
+
+    for folder in ("models/checkpoints", "input"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
+    write_tiny_streamingsvd(base / "models" / "checkpoints" / CHECKPOINT)
+    pixels = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(base / "input" / "start.png")
+
+
+def film_prompt(
+    run_name: str, seed: int = 33, num_frames: int = NUM_FRAMES, chunk_frames: int = CHUNK_FRAMES, **settings
+) -> dict[str, dict]:
+    """A small film of twelve chunks; what shows it is Run Inspector, so that nothing is encoded.
+
+    `settings`: of the chunk sampler.
+    """
+    sampling = {
+        "model_fps": 7,
+        "motion_bucket_id": 127,
+        "augmentation_level": 0.02,
+        "augmentation_noise": "gaussian",
+        "steps": STEPS,
+        "cfg": 3.0,
+        "min_cfg": 1.5,
+        "first_steps": STEPS,
+        "first_min_cfg": 1.0,
+        "decode": "overlapping",
+        "preprocessing": "official",
+        **settings,
+    }
+    film = {
+        "num_frames": num_frames,
+        "chunk_frames": chunk_frames,
+        "overlap_frames": OVERLAP_FRAMES,
+        "width": 64,
+        "height": 32,
+        "fit": "crop",
+        "anchor_frame": 1,
+        "seed": seed,
+        "run_name": run_name,
+        "fps": 12.0,
+        "collect_images": False,
+    }
+    networks = {"model": ["load", 0], "clip_vision": ["load", 1], "vae": ["load", 2], "cam": ["load", 3]}
+    look = {"run_name": "", "action": "look", "chunk": 0, "revision": 0, "confirm": "", "frames": [SAMPLER, 0]}
+    return {
+        "image": {"class_type": "LoadImage", "inputs": {"image": "start.png"}},
+        "load": {"class_type": "StreamingT2VLoadStreamingSVD", "inputs": {"ckpt_name": CHECKPOINT}},
+        "chunks": {"class_type": "StreamingT2VStreamingSVDChunkSampler", "inputs": {**networks, **sampling}},
+        SAMPLER: {
+            "class_type": "StreamingT2VStreamSampler",
+            "inputs": {"chunk_sampler": ["chunks", 0], "start_image": ["image", 0], **film},
+        },
+        "look": {"class_type": "StreamingT2VRunInspector", "inputs": look},
+    }
+
+
+@dataclass
+class Tally:
+    """What the kills did."""
+
+    kills: int = 0
+    films: int = 0
+    kept: list[int] = field(default_factory=list)
+    """Finished chunks at each kill."""
+    in_work: int = 0
+    """Kills that met a chunk in work."""
+    seconds: float = 0.0
+    """Of an undisturbed film, models loaded first."""
+
+
+def tensors_of(base: Path, run_name: str) -> list[dict[str, torch.Tensor]]:
+    """Every tensor of every chunk of a finished run."""
+    run = RunFolder.open(base / RUNS, run_name)
+    assert [record.index for record in run.chunks] == list(range(NUM_CHUNKS))
+    return [
+        {key: run.chunk_file(index).read(key) for key in run.chunk_file(index).keys()} for index in range(NUM_CHUNKS)
+    ]
+
+
+def stamps(folder: Path) -> dict[str, tuple[int, str]]:
+    """Time and content of every chunk file in a run folder that its manifest names."""
+    if not (folder / "manifest.json").exists():
+        return {}
+    run = RunFolder.open(folder.parent, folder.name)
+    paths = [run.chunk_file(record.index).path for record in run.chunks]
+    return {path.name: (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).hexdigest()) for path in paths}
+
+
+def surroundings(base: Path) -> dict[str, int]:
+    """Every file outside the run root that no crash may change, with its time."""
+    folders = [base / name for name in ("models", "input", "output")]
+    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in found if (base / RUNS) not in path.parents}
+
+
+def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str], None] = print) -> Tally:
+    """Kill servers until there were so many kills, and assert after each that nothing finished was lost.
+
+    Every film is resumed by a fresh server until it is whole, and then compared with one that was left alone.
+    """
+    tally = Tally()
+    prepare(base)
+    with HostServer(pack=dev.ROOT, base=base) as server:
+        server.run(film_prompt("warm", num_frames=CHUNK_FRAMES)).check()
+        began = time.monotonic()
+        server.run(film_prompt("alone")).check()
+        tally.seconds = time.monotonic() - began
+    whole, before = tensors_of(base, "alone"), surroundings(base)
+    load_seconds = tally.seconds / 4
+    while tally.kills < kills:
+        name = f"film {tally.films}"
+        folder = base / RUNS / name
+        while len(stamps(folder)) < NUM_CHUNKS:
+            known = stamps(folder)
+            left = tally.seconds * (NUM_CHUNKS - len(known)) / NUM_CHUNKS
+            moment = dice.uniform(0, load_seconds + left) if tally.kills < kills else None
+            ended, steps = run_and_kill(base, name, moment)
+            now = stamps(folder)
+            assert {key: now.get(key) for key in known} == known, "a finished chunk was lost or made again"
+            if ended == "success":
+                continue
+            # Steps are counted over the whole film, and what the server said last may not have arrived.
+            assert len(now) >= (steps - 1) // STEPS, "more than the chunk in work was lost"
+            tally.kills += 1
+            tally.kept.append(len(now))
+            tally.in_work += steps > STEPS * len(known) and len(now) < NUM_CHUNKS
+            say(f"kill {tally.kills}: after {moment:.1f} s, {len(now)} of {NUM_CHUNKS} chunks kept")
+        tally.films += 1
+        again = tensors_of(base, name)
+        for index, (a, b) in enumerate(zip(whole, again, strict=True)):
+            assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), f"chunk {index} differs"
+        names = {path.name for path in folder.iterdir()}
+        assert names == {
+            "manifest.json",
+            "run.lock",
+            *(f"chunk_{index:05d}.safetensors" for index in range(NUM_CHUNKS)),
+        }
+    assert surroundings(base) == before, "something outside the run root was touched"
+    return tally
+
+
+def run_and_kill(base: Path, run_name: str, moment: float | None) -> tuple[str, int]:
+    """One server: queue the film, kill it after some seconds; how it ended, and the steps done by the film's bar."""
+    server = HostServer(pack=dev.ROOT, base=base).start()
+    timer = threading.Timer(moment, server.kill) if moment is not None else None
+    try:
+        if timer is not None:
+            timer.start()
+        try:
+            report = server.run(film_prompt(run_name))
+        except OSError:  # it died before it could answer
+            return "died", 0
+        if report.status != "died":
+            report.check()
+        return report.status, int(report.bars().get(SAMPLER, (0, 0))[0])
+    finally:
+        if timer is not None:
+            timer.cancel()
+            timer.join()
+        server.stop()
