@@ -1,6 +1,6 @@
 """`python -m tests.help_pages [--write]`: the parts of the help pages that the nodes themselves decide.
 
-Each page in `web/docs` is written by hand but for a picture of the node between its usual neighbours and the tables of
+Each page in `web/docs` is written by hand but for a picture of the node between its usual neighbours and the lists of
 its inputs and outputs, between two marks. Both come from the node's schema, so no input is undocumented and none is
 stale. Without `--write` only says which pages differ.
 """
@@ -168,27 +168,21 @@ def usual(each) -> str:
     return f"{default}, {each.min} to {each.max}"
 
 
-def tables(node: Node) -> str:
-    """Inputs and outputs as Markdown."""
+def sockets(node: Node) -> str:
+    """Picture, inputs and outputs as Markdown; lists, since the page shows them in a narrow column."""
     parts = [f"![{node.title} between its usual neighbours]({PICTURES}/{node.id}.svg)"]
-    if node.inputs:
-        rows = [
-            [f"**{each.name}**", each.type + (", optional" if each.optional else ""), each.usual, each.text]
-            for each in node.inputs
-        ]
-        parts.append("## Inputs\n\n" + table(["input", "type", "default and range", "what it does"], rows))
-    if node.outputs:
-        rows = [[f"**{each.name}**", each.type, each.text] for each in node.outputs]
-        parts.append("## Outputs\n\n" + table(["output", "type", "what it is"], rows))
+    for heading, found in (("Inputs", node.inputs), ("Outputs", node.outputs)):
+        if found:
+            parts.append(f"## {heading}\n\n" + "\n".join(map(bullet, found)))
     return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def bullet(each: Socket) -> str:
+    details = "; ".join(filter(None, [each.type + (", optional" if each.optional else ""), each.usual]))
+    return f"* **{each.name}** ({details}) — {each.text}"
 
 
-ROW, TOP, WIDTH, SIDE, GAP = 22, 30, 220, 170, 60
+ROW, TOP, WIDTH, SIDE, GAP = 22, 30, 190, 165, 26
 
 
 def picture(node: Node, wiring: Wiring) -> str:
@@ -252,7 +246,7 @@ def neighbour(x: int, y: int, title: str, optional: bool) -> list[str]:
 
 def expected(node: Node, page: str) -> str:
     """The page with its generated part as it should be; appended where there is none yet."""
-    block = tables(node)
+    block = sockets(node)
     return BLOCK.sub(lambda _: block, page) if BLOCK.search(page) else f"{page.rstrip()}\n\n{block}\n"
 
 
