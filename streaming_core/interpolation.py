@@ -6,6 +6,7 @@ other: frames are made when they are read, so it never sits in memory, and readi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from . import timeline as timelines
 from .errors import SettingsError
+from .frames.sinks import read_ahead
 from .frames.stream import DEFAULT_SLICE, FrameStream
 from .scene_cuts import is_cut, is_static
 from .timeline import Span, Timeline
@@ -125,11 +127,26 @@ class InterpolatedFrames(FrameStream):
         if start == stop:
             return
         worker, horizon = _Worker(self), self.timeline.last_needed(stop)
-        for span in self.timeline.spans(start, stop):
-            for first in range(0, len(span.times), size):
-                count = min(size, len(span.times) - first)
-                yield worker.make(start, start + count, horizon)
-                start += count
+        with contextlib.closing(self._decoded(start, horizon)) as worker.ahead:
+            for span in self.timeline.spans(start, stop):
+                for first in range(0, len(span.times), size):
+                    count = min(size, len(span.times) - first)
+                    yield worker.make(start, start + count, horizon)
+                    start += count
+
+    def _decoded(self, start: int, horizon: int) -> Iterator[tuple[int, Tensor]]:
+        """Source frames from the first that frame `start` needs up to `horizon`, decoded while the network works.
+
+        Nothing for sources that are quick to read or run a model, and where most source frames are left out.
+        """
+        if not self.source.decodes or self.timeline.step > 1:
+            return
+        first = next(self.timeline.spans(start, start + 1)).left
+        slices = self.source.slices(READ_AHEAD // 2, first, horizon + 1)
+        with contextlib.closing(read_ahead(slices, depth=1)) as ahead:
+            for frames in ahead:
+                yield first, frames
+                first += len(frames)
 
 
 class _Worker:
@@ -144,6 +161,7 @@ class _Worker:
         self.held: tuple[int, bool] = (-1, False)
         self.batch: int | None = None
         self.multi = getattr(self.model.network, "forward_multi_timestep", None)
+        self.ahead: Iterator[tuple[int, Tensor]] = iter(())
 
     def rest(self) -> None:
         """Forget what lies on the device; a film that is kept must not keep that."""
@@ -183,8 +201,10 @@ class _Worker:
         """Source frame `index` `[H, W, 3]`; read in slices up to `horizon`, forwards, each frame once."""
         if index not in self.frames:
             kept = {number: frame for number, frame in self.frames.items() if number == index - 1}
-            read = self.film.source.read(index, max(index, min(horizon, index + READ_AHEAD - 1)) + 1)
-            self.frames = kept | dict(enumerate(read, start=index))
+            start, read = next(self.ahead, (index, None))
+            if read is None:
+                read = self.film.source.read(index, max(index, min(horizon, index + READ_AHEAD - 1)) + 1)
+            self.frames = kept | dict(enumerate(read, start=start))
         for number in [number for number in self.frames if number < index - 1]:
             del self.frames[number]
         return self.frames[index]

@@ -91,6 +91,8 @@ class FrameStream(ABC):
     Attributes:
         height, width: pixels.
         fps: exact frames per second.
+        decodes: whether reading takes its time without running a model, so that it is worth doing in a thread ahead of
+            the work on the frames.
 
     Subclasses are frozen dataclasses with these attributes, `__len__` and `_read`.
     """
@@ -98,6 +100,7 @@ class FrameStream(ABC):
     height: int
     width: int
     fps: Fraction
+    decodes = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -193,6 +196,10 @@ class TrimmedFrames(FrameStream):
             object.__setattr__(self, "stop", inner.start + self.stop)
 
     @property
+    def decodes(self) -> bool:
+        return self.source.decodes
+
+    @property
     def height(self) -> int:
         return self.source.height
 
@@ -223,6 +230,10 @@ class ResampledFrames(FrameStream):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", as_rate(self.fps))
+
+    @property
+    def decodes(self) -> bool:
+        return self.source.decodes
 
     @property
     def height(self) -> int:
@@ -269,6 +280,10 @@ class JoinedFrames(FrameStream):
         for part in self.parts:
             flat.extend(part.parts if isinstance(part, JoinedFrames) else (part,))
         object.__setattr__(self, "parts", tuple(flat))
+
+    @property
+    def decodes(self) -> bool:
+        return all(part.decodes for part in self.parts)
 
     @property
     def height(self) -> int:

@@ -116,6 +116,8 @@ class VideoFrames(FrameStream):
         rate = index.rate if fps is None else as_rate(fps)
         return cls(path, height, width, rate, index, fps is not None, has_audio, orientation, identity)
 
+    decodes = True
+
     def __len__(self) -> int:
         return max(1, round(self.index.seconds * self.fps)) if self.resampled else self.index.num_frames
 

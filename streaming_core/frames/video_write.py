@@ -7,7 +7,7 @@ import json
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from io import RawIOBase
@@ -24,7 +24,11 @@ from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWri
 from .audio import AudioFeed, AudioTrack
 from .codecs import CONTAINERS, audio_encoder, check_size, choose_encoder, encoder_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
+from .sinks import read_ahead
 from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
+
+AHEAD_FRAMES = 4
+"""Frames per slice where slices are read ahead: a few of them lie in memory at the same time."""
 
 
 @dataclass(frozen=True)
@@ -335,11 +339,12 @@ def write_video(
     if isinstance(frames, FrameStream):
         fps = frames.fps if fps is None else fps
         total = len(frames)
-        frames = frames.slices(slice_frames)
+        ahead = frames.decodes
+        frames = frames.slices(min(slice_frames, AHEAD_FRAMES) if ahead else slice_frames)
+        frames = read_ahead(frames, depth=1) if ahead else frames
     elif fps is None:
         raise SettingsError("a frame rate is needed to write frames that come without one")
-    with VideoWriter(path, fps, check_cancel=check_cancel, **options) as writer:
-        iterator = iter(frames)
+    with VideoWriter(path, fps, check_cancel=check_cancel, **options) as writer, _closed(iter(frames)) as iterator:
         while True:
             if check_cancel is not None:
                 check_cancel()
@@ -350,6 +355,16 @@ def write_video(
             if progress is not None:
                 progress(writer.num_frames, total)
     return writer.info
+
+
+@contextlib.contextmanager
+def _closed(iterator: Iterator[torch.Tensor]) -> Iterator[Iterator[torch.Tensor]]:
+    """A generator ends with the block, threads and files of its own included; other iterators have nothing to end."""
+    try:
+        yield iterator
+    finally:
+        if hasattr(iterator, "close"):
+            iterator.close()
 
 
 def _padded(size: tuple[int, int], pixel_format: str) -> tuple[int, int]:

@@ -185,6 +185,7 @@ def test_half_a_file_is_refused_on_its_node(server, prompt):
     assert len(error.message.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_saving_leaves_no_film(fresh_server, tmp_path):
     server = furnish(fresh_server(base=tmp_path / "base"))
     prompt = interpolation_prompt(server)

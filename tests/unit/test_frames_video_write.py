@@ -389,6 +389,26 @@ def test_a_failing_encoder_is_reported_and_does_not_hang(tmp_path, monkeypatch):
     assert nothing_left(tmp_path)
 
 
+def test_a_file_is_decoded_ahead_of_the_encoder_and_closed_in_the_end(tmp_path):
+    source, copy = tmp_path / "source.mkv", tmp_path / "copy.mkv"
+    write_video(LazyFilm(50, 32, 48), source, codec="ffv1")
+    stream = VideoFrames.open(source)
+    seen = []
+    write_video(stream.trimmed(3), copy, codec="ffv1", progress=lambda done, total: seen.append((done, total)))
+    assert torch.equal(VideoFrames.open(copy).read(0, 47), stream.read(3, 50))
+    assert seen[-1] == (47, 47) and seen == sorted(seen)
+
+    def stop():
+        seen.append(None)
+        if len(seen) > 30:
+            raise Stop
+
+    with pytest.raises(Stop):
+        write_video(stream, copy, codec="ffv1", check_cancel=stop)
+    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+    assert len(VideoFrames.open(copy)) == 47, "the earlier file stays"
+
+
 def test_progress_counts_frames(tmp_path):
     seen = []
     write_video(LazyFilm(21, 32, 32), tmp_path / "film.mp4", slice_frames=8, progress=lambda *done: seen.append(done))

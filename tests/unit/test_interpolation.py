@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -14,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_core import timeline
-from streaming_core.errors import Cancelled, FrameRangeError, SettingsError
+from streaming_core.errors import Cancelled, FrameError, FrameRangeError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.frames.stream import FrameStream
 from streaming_core.interpolation import InterpolatedFrames, InterpolationModel, official_interpolation
@@ -131,6 +133,56 @@ def test_reading_on_reads_no_source_frame_twice():
     for start in range(0, 39, 13):
         made.read(start, start + 13)
     assert sorted(index for start, stop in source.reads for index in range(start, stop)) == list(range(20))
+
+
+@dataclass(frozen=True)
+class SlowFile(WatchedFrames):
+    """A source that takes its time to decode."""
+
+    seconds: float = 0.0
+    fails_at: int = 10**9
+    decodes = True
+
+    def _read(self, start, stop):
+        time.sleep(self.seconds * (stop - start))
+        if stop > self.fails_at:
+            raise FrameError("the file is damaged")
+        return super()._read(start, stop)
+
+
+@pytest.mark.parametrize(("num_source", "num_frames"), [(1, 3), (2, 9), (9, 17), (20, 77), (20, 20), (20, 7), (30, 31)])
+def test_reading_ahead_changes_nothing_and_reads_nothing_twice(num_source, num_frames):
+    ahead, direct = SlowFile(ramp(num_source)), WatchedFrames(ramp(num_source))
+    line = count(num_source, num_frames)
+    for start, stop in ((0, num_frames), (num_frames // 2, num_frames), (1, 2)):
+        made = [torch.cat(list(film(source, line).slices(5, start, stop))) for source in (ahead, direct)]
+        assert torch.equal(*made)
+        read = sorted(index for start, stop in ahead.reads for index in range(start, stop))
+        assert len(read) == len(set(read)) and set(read) <= set(range(num_source))
+        assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+        ahead.reads.clear()
+
+
+def test_the_source_is_decoded_while_the_network_works():
+    class Slow(Mixer):
+        def forward(self, *args, **options):
+            time.sleep(0.02)
+            return super().forward(*args, **options)
+
+    source = SlowFile(ramp(40), seconds=0.02)
+    begin = time.perf_counter()
+    assert len(list(film(source, timeline.multiplied(40, 8, 2), Slow()).slices())) == 40
+    assert time.perf_counter() - begin < 1.45, "0.8 s of decoding and 0.78 s of work, not one after the other"
+
+
+def test_a_film_that_is_given_up_leaves_no_thread_and_errors_of_the_file_come_through():
+    slices = film(SlowFile(ramp(40), seconds=0.01), timeline.multiplied(40, 8, 2)).slices()
+    next(slices)
+    slices.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
+    with pytest.raises(FrameError, match="damaged"):
+        list(film(SlowFile(ramp(40), fails_at=20), timeline.multiplied(40, 8, 2)).slices())
+    assert not [thread for thread in threading.enumerate() if thread.name == "read ahead"]
 
 
 def test_source_frames_pass_through_untouched():
