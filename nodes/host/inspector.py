@@ -143,8 +143,8 @@ def _whole(manifest: RunManifest) -> list[ChunkRecord]:
 
 def _film_length(manifest: RunManifest) -> str:
     made = sum(record.num_frames for record in _whole(manifest))
-    wanted = manifest.num_frames
-    return f"{made}" if wanted is None or made >= wanted else f"{made} of {wanted}"
+    wanted = manifest.num_frames or made
+    return f"{wanted}" if made >= wanted else f"{made} of {wanted}"
 
 
 def _writer(folder: Path) -> str:

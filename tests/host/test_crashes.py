@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import dev
+from streaming_core.frames import VideoFrames
 from streaming_core.run_folder import RunFolder
 from tests.host.crashes import (
+    CHECKPOINT,
     CHUNK_FRAMES,
     OVERLAP_FRAMES,
     RUNS,
@@ -22,6 +25,7 @@ from tests.host.crashes import (
     stamps,
     surroundings,
 )
+from tests.host.workflow import BYPASSED, load_workflow, set_inputs, to_prompt
 
 if os.name == "nt":
     pytest.skip("kill -9 and file permissions of POSIX", allow_module_level=True)
@@ -226,7 +230,7 @@ def test_reroll_calls_the_model_for_the_chosen_chunk_only(server, run):
     assert torch.equal(film[: second.start], whole[: second.start])
     assert torch.equal(film[second.stop :], whole[second.stop :])
     [text] = report.ui["look"]["text"]
-    assert "drawn anew" in text and report.ui["look"]["images"]
+    assert "drawn anew" in text and any(each.node == "look" for each in report.outputs), "and a sheet of thumbnails"
     # Stream Sampler keeps it, and the older drawing can be chosen again.
     log = len(server.log())
     run.make()
@@ -253,6 +257,29 @@ def test_the_inspector_deletes_only_what_is_confirmed(server, run):
     assert sorted(path.name for path in run.folder.iterdir()) == ["link", "notes.txt"]
     assert elsewhere.read_text() == "precious" and stamps(other) == before[1]
     assert "there is no run" in run.act("delete run", confirm=run.name).check("error").error.message
+
+
+@pytest.mark.parametrize("redraw", [False, True])
+def test_the_template_runs_with_and_without_reroll(server, run, redraw):
+    workflow = load_workflow(dev.ROOT / "workflows" / "resume_and_reroll.json")
+    [reroll] = [node for node in workflow["nodes"] if node["type"] == "StreamingT2VRerollChunks"]
+    assert reroll["mode"] == BYPASSED
+    reroll["mode"] = 0 if redraw else BYPASSED
+    prompt = to_prompt(workflow, server.object_info())
+    sizes = {"chunk_frames": CHUNK_FRAMES, "overlap_frames": OVERLAP_FRAMES}
+    set_inputs(prompt, "LoadImage", image="start.png")
+    set_inputs(prompt, "StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
+    set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=2, first_steps=2)
+    set_inputs(prompt, "StreamingT2VChunkPlan", num_frames=SHORT, **sizes)
+    set_inputs(prompt, "StreamingT2VPreflight", width=64, height=32)
+    set_inputs(prompt, "StreamingT2VStreamSampler", width=64, height=32, anchor_frame=1, run_name="template")
+    if redraw:
+        set_inputs(prompt, "StreamingT2VRerollChunks", chunks="2")
+    report = server.run(prompt).check()
+    [output] = [each for each in report.outputs if each.path.suffix == ".mp4"]
+    assert len(VideoFrames.open(output.path)) == SHORT
+    [text] = [report.ui[node]["text"][0] for node, value in prompt.items() if "Inspector" in value["class_type"]]
+    assert text.startswith(f"template: {SHORT} frames, 64x32 at 12 fps") and ("drawn anew" in text) == redraw
 
 
 # A plan, a preflight, and a VIDEO that nobody asked for
