@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -10,6 +11,10 @@ from tests.host.harness import HostServer
 
 APP = "(window.app ?? window.comfyAPI.app.app)"
 READY = f"!!(window.LiteGraph && {APP}.canvas && LiteGraph.registered_node_types.StreamingT2VStreamSampler)"
+EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4} | {
+    "last_node_id": 0,
+    "last_link_id": 0,
+}
 DRAWN_ONLY = ("Note", "MarkdownNote", "Reroute", "PrimitiveNode")
 """Node types that only the page knows."""
 
@@ -40,6 +45,21 @@ FIT = """() => {
   canvas.ds.offset = [90 / scale - left, 90 / scale - top];
   canvas.setDirty(true, true);
 }"""
+ZOOM = "(scale) => { const ds = APP.canvas.ds; ds.scale = scale; ds.offset = [0, 0]; APP.canvas.setDirty(true, true); }"
+WIDGETS = """(type, values) => {
+  const nodes = APP.graph._nodes.filter(node => node.type === type);
+  for (const [name, value] of Object.entries(values)) {
+    const widgets = nodes.flatMap(node => node.widgets).filter(widget => widget.name === name);
+    if (!widgets.length) throw new Error(`${type} has no widget ${name}`);
+    for (const widget of widgets) { widget.value = value; widget.callback?.(value); }
+  }
+}"""
+MIDDLE = """(selector) => {
+  const found = document.querySelector(selector), box = found.getBoundingClientRect();
+  const at = [box.x + box.width / 2, box.y + box.height / 2];
+  return found.contains(document.elementFromPoint(...at)) ? at : null;
+}"""
+FREE = "(x, y) => document.elementFromPoint(x, y)?.tagName === 'CANVAS'"
 PLACE = """(id, output, slot) => {
   const node = APP.graph.getNodeById(id), canvas = APP.canvas;
   const at = output === null ? [node.pos[0] + node.size[0] / 2, node.pos[1] - 15]
@@ -69,7 +89,13 @@ class GraphPage:
         self.close_dialogs()
 
     def close_dialogs(self) -> None:
-        self.page.press("Escape")
+        """Closes what opened by itself: missing models, news."""
+        deadline = time.monotonic() + 20
+        while self.page.run("!!document.querySelector('.p-dialog-mask')"):
+            if time.monotonic() > deadline:
+                raise PageError("a dialog does not close")
+            self.page.press("Escape")
+            time.sleep(0.3)
 
     def load(self, graph: dict) -> dict:
         """Load a graph as dropping its file does; what is there afterwards, see `LOOK`."""
@@ -85,6 +111,58 @@ class GraphPage:
     def prompt(self) -> dict:
         """What Run would send."""
         return self.page.ask(script(PROMPT))
+
+    def prompt_inputs(self) -> dict:
+        """`prompt` as (node type, inputs) by node id, without titles."""
+        return {node: (entry["class_type"], entry["inputs"]) for node, entry in self.prompt().items()}
+
+    def zoom(self, scale: float) -> None:
+        self.page.ask(script(ZOOM), scale)
+
+    def set_widgets(self, node_type: str, **values) -> None:
+        self.page.ask(script(WIDGETS), node_type, values)
+
+    def refresh_lists(self) -> None:
+        """What the R key does: lists of files are asked for again."""
+        self.page.run(f"{APP}.refreshComboInNodes()")
+
+    def add_by_search(self, text: str, x: float, y: float) -> None:
+        """Double click on the canvas, type, Enter."""
+        known = len(self.look()["nodes"])
+        self.wait_until_free(x, y)
+        self.page.click(x, y, times=2)
+        self.page.wait_for("document.activeElement?.tagName === 'INPUT'", "the search box", 20)
+        self.page.type(text)
+        results = "[...document.querySelectorAll('[role=option]')].map(option => option.textContent.toLowerCase())"
+        found = f"{results}.some(result => result.includes({json.dumps(text)}))"
+        self.page.wait_for(found, f"{text} among the results", 20)
+        self.page.press("Enter")
+        self.page.wait_for(f"{APP}.graph._nodes.length > {known}", f"a new node {text}", 20)
+        self.wait_until_free(x, y)
+
+    def wait_until_free(self, x: float, y: float) -> None:
+        """Until the graph, and no fading dialog, is at a position."""
+        self.page.wait_for(f"({FREE})({x}, {y})", f"the graph at {x}, {y}", 20)
+
+    def press_button(self, selector: str) -> None:
+        """Click on the middle of the first element that a CSS selector finds, once nothing covers it."""
+        call = f"({MIDDLE})({json.dumps(selector)})"
+        self.page.wait_for(call, f"the button {selector}", 30)
+        time.sleep(0.5)  # menus slide into place
+        self.page.click(*self.page.wait_for(call, f"the button {selector}", 30))
+
+    def history(self) -> list[dict]:
+        """Prompts that have ended, oldest first."""
+        return list(self.server.get("/history").values())
+
+    def wait_for_history(self, count: int = 1, seconds: float = 180.0) -> list[dict]:
+        """The history once `count` prompts have ended."""
+        deadline = time.monotonic() + seconds
+        while len(found := self.history()) < count:
+            if time.monotonic() > deadline:
+                raise PageError(f"{len(found)} of {count} prompts ended within {seconds:g} s")
+            time.sleep(0.2)
+        return found
 
     def fit(self) -> None:
         self.page.ask(script(FIT))

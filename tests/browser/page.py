@@ -121,6 +121,10 @@ class Page:
         elif kind == "Log.entryAdded" and details["entry"]["level"] == "error":
             self.errors.append(f"log: {details['entry']['text']} {details['entry'].get('url', '')}".rstrip())
 
+    def own_errors(self) -> list[str]:
+        """Errors that are not about the network, which is closed: what the page fetches from elsewhere is refused."""
+        return [error for error in self.errors if not error.startswith("log: ") and "fetch" not in error]
+
     def open(self, url: str) -> None:
         self.errors.clear()
         self.call("Page.navigate", url=url)

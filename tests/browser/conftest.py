@@ -1,0 +1,40 @@
+"""One server and one browser for all browser tests; without Chromium they are skipped with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dev
+from tests.browser.graph_page import GraphPage
+from tests.browser.page import Page, browser_path
+from tests.host.harness import HostServer
+
+PICTURES = dev.ROOT / "out" / "browser"
+"""Where the tests leave what they saw; not under version control."""
+
+
+@pytest.fixture(scope="session")
+def page_server() -> Iterator[HostServer]:
+    with HostServer(pack=dev.ROOT) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def graph_page(page_server) -> Iterator[GraphPage]:
+    if browser_path() is None:
+        pytest.skip("no Chromium on this machine; install it (Debian: apt install chromium) or name one in CHROMIUM")
+    with Page() as page:
+        opened = GraphPage(page, page_server)
+        opened.open()
+        yield opened
+
+
+@pytest.fixture
+def picture(request, graph_page) -> Iterator[Path]:
+    """Where this test's picture goes; taken at its end, also when it failed."""
+    path = PICTURES / f"{request.node.name}.png"
+    yield path
+    graph_page.page.picture(path)

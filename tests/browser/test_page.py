@@ -1,0 +1,99 @@
+"""What a user does in the page: search, wire, read help, run, look, cancel."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dev
+from streaming_core.frames import VideoFrames
+from tests.browser.graph_page import EMPTY
+from tests.host.workflow import load_workflow
+
+CHECKPOINT = "tiny_streamingsvd.safetensors"
+SMALL = {"num_frames": 14, "width": 128, "height": 64, "chunk_frames": 8, "overlap_frames": 3, "anchor_frame": 2}
+
+
+@pytest.fixture
+def empty(graph_page):
+    """The page with nothing on it, at scale 1."""
+    graph_page.load(EMPTY)
+    graph_page.close_dialogs()
+    graph_page.zoom(1.0)
+    return graph_page
+
+
+@pytest.fixture(scope="module")
+def models(page_server) -> None:
+    from tests.tiny import write_tiny_streamingsvd
+
+    checkpoints = page_server.base / "models" / "checkpoints"
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    write_tiny_streamingsvd(checkpoints / CHECKPOINT)
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(page_server.base / "input" / "start.png")
+
+
+@pytest.fixture
+def film(graph_page, models):
+    """StreamingSVD's template with tiny weights, made small."""
+    graph_page.load(load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"))
+    graph_page.close_dialogs()
+    graph_page.refresh_lists()
+    graph_page.set_widgets("LoadImage", image="start.png")
+    graph_page.set_widgets("StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
+    graph_page.set_widgets("StreamingT2VStreamingSVDChunkSampler", steps=2, first_steps=2)
+    graph_page.set_widgets("StreamingT2VStreamSampler", **SMALL)
+    graph_page.fit()
+    return graph_page
+
+
+def test_nodes_are_found_by_search_and_wired_by_mouse(empty, picture):
+    empty.add_by_search("stream from images", 400, 300)
+    empty.add_by_search("save stream", 900, 300)
+    source, target = empty.find("StreamingT2VStreamFromImages"), empty.find("StreamingT2VSaveStream")
+    empty.page.drag(empty.place(source, True, 0), empty.place(target, False, 0))
+    assert empty.look()["links"] == [[source, 0, target, 0]]
+
+
+def test_help_opens_and_shows_the_page_with_its_picture(empty, picture):
+    empty.add_by_search("randomized blending", 700, 300)
+    empty.page.click(*empty.place(empty.find("StreamingT2VRandomizedBlending")))
+    empty.press_button("[data-testid=info-button]")
+    text = empty.page.wait_for("document.querySelector('.node-help-content')?.innerText", "the help page", 30)
+    assert "every step each overlap is cut at a new random frame" in " ".join(text.split())
+    assert "When something goes wrong" in text
+    seen = "[...document.querySelectorAll('.node-help-content img')].every(i => i.complete && i.naturalWidth > 100)"
+    empty.page.wait_for(seen, "the picture of the help page", 30)
+
+
+def test_run_makes_a_film_that_plays_and_is_shown(film, picture):
+    outputs = film.server.base / "output" / "video"
+    film.press_button("[data-testid=queue-button] button")
+    [entry] = film.wait_for_history()
+    assert entry["status"]["status_str"] == "success"
+    [path] = outputs.glob("*.mp4")
+    video = VideoFrames.open(path)
+    assert (len(video), video.width, video.height) == (14, 128, 64)
+    # The node shows its film: the page has a player with a source that loads.
+    film.page.wait_for("[...document.querySelectorAll('video')].some(v => v.videoWidth === 128)", "the player", 30)
+
+
+def test_a_run_is_cancelled_from_the_page(film, picture):
+    film.set_widgets("StreamingT2VStreamSampler", num_frames=4000, run_name="cancelled_from_page")
+    known = len(film.history())
+    film.press_button("[data-testid=queue-button] button")
+    run = film.server.base / "output" / "streaming_runs" / "cancelled_from_page"
+    deadline = time.monotonic() + 120
+    while not list(run.glob("chunk_*.safetensors")):
+        assert time.monotonic() < deadline, "no chunk was made"
+        time.sleep(0.2)
+    film.press_button("[aria-label='Cancel current run']")
+    entry = film.wait_for_history(known + 1)[-1]
+    assert entry["status"]["status_str"] == "error"
+    kinds = [kind for kind, _ in entry["status"]["messages"]]
+    assert kinds[-1] == "execution_interrupted"
+    assert list(run.glob("chunk_*.safetensors")), "finished chunks are kept"
