@@ -11,6 +11,8 @@ MODULES = (
     "modelscope",
     "native",
     "stream",
+    "drift",
+    "extend",
     "plan",
     "runs",
     "frames",

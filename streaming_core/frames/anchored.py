@@ -46,6 +46,10 @@ class AnchoredFrames(FrameStream):
     _kept: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
+    def decodes(self) -> bool:
+        return self.source.decodes
+
+    @property
     def height(self) -> int:
         return self.source.height
 

@@ -1,0 +1,147 @@
+"""Nodes against drift: colours kept at the anchor chunk's, and a perturbed hand-off."""
+
+from __future__ import annotations
+
+from ..streaming_core.frames.anchored import AnchoredFrames
+from ..streaming_core.metrics.layout import lay_out, parse_chunks
+from .host.compat import io, schema
+from .host.drift import COLOUR_SPACES, ColourAnchor, with_perturbed_hand_off
+from .host.streams import as_stream
+from .types import CATEGORY as PACK_CATEGORY
+from .types import ChunkSampler, FrameStream
+
+CATEGORY = f"{PACK_CATEGORY}/drift"
+
+
+def anchor_inputs() -> list:
+    return [
+        io.Float.Input(
+            "strength",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="How much of the measured drift is taken back, 0 (nothing) to 1 (all).",
+        ),
+        io.Float.Input(
+            "cut_threshold",
+            default=0.6,
+            min=0.0,
+            max=1.0,
+            step=0.05,
+            tooltip="Change between two frames that counts as a scene cut, 0 to 1: from there on colours stay as they "
+            "are. Motion is below 0.5, cuts are about 1. 0: do not look for cuts.",
+        ),
+    ]
+
+
+class ColourAnchorNode(io.ComfyNode):
+    """Colour anchoring inside the loop, for any family."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VColourAnchor",
+            display_name="Colour Anchor",
+            category=CATEGORY,
+            description="Keeps colours, brightness and contrast of every chunk at those of the film's first clip while "
+            "the film is made. Moving things and scene cuts are left alone.",
+            search_aliases=["color drift", "colour drift", "color match", "brightness drift", "saturation"],
+            inputs=[
+                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made, by any family."),
+                io.Combo.Input(
+                    "space",
+                    options=list(COLOUR_SPACES),
+                    default="lab",
+                    tooltip="lab: the frames, which is exact; models that continue frames (StreamingSVD, "
+                    "StreamingModelscope) go on from the corrected ones. latent: the latents, so that models that "
+                    "continue latents do too; chunks that need it are decoded twice.",
+                ),
+                *anchor_inputs(),
+            ],
+            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
+        )
+
+    @classmethod
+    def execute(cls, chunk_sampler, **options):
+        return io.NodeOutput(ColourAnchor(chunk_sampler, **options))
+
+
+class ColourAnchorStream(io.ComfyNode):
+    """Colour anchoring of a film that exists."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VColourAnchorStream",
+            display_name="Colour Anchor (Stream)",
+            category=CATEGORY,
+            description="Brings colours, brightness and contrast of a finished film back to those of its first chunk, "
+            "chunk by chunk, while it is read.",
+            search_aliases=["color drift", "colour drift", "color match"],
+            inputs=[
+                io.MultiType.Input(
+                    "frames",
+                    types=[FrameStream, io.Video, io.Image],
+                    tooltip="The film. Streams and video files are read in slices.",
+                ),
+                io.String.Input(
+                    "chunks",
+                    default="25,18",
+                    tooltip="Frames per chunk, the last number repeated: 25,18 is StreamingSVD's, 16,8 "
+                    "StreamingModelscope's. Use a second's worth where the film has no chunks.",
+                ),
+                *anchor_inputs(),
+            ],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The corrected film, of the same length.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, chunks=None):
+        try:
+            parse_chunks(chunks or "1")  # a linked text comes later
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, frames, chunks, strength, cut_threshold):
+        stream = as_stream(frames, 24.0)
+        return io.NodeOutput(
+            AnchoredFrames(stream, lay_out(len(stream), parse_chunks(chunks)), strength, cut_threshold)
+        )
+
+
+class PerturbHandOff(io.ComfyNode):
+    """Noise on what a chunk continues, LVDM's remedy against drift."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VPerturbHandOff",
+            display_name="Perturb Hand-off",
+            category=CATEGORY,
+            description="Shows each chunk the end of the one before with noise on it, so that small faults are not "
+            "copied on and on (conditional perturbation, LVDM). The film keeps the clean frames.",
+            search_aliases=["drift", "noise augmentation", "lvdm", "error accumulation"],
+            inputs=[
+                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made, by any family."),
+                io.Float.Input(
+                    "level",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Noise on frames of 0 to 1 as a standard deviation; for Any Model Chunk Sampler its "
+                    "held_noise. 0: off. The networks were not trained with it: 0.01 to 0.05 is plenty.",
+                ),
+            ],
+            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
+        )
+
+    @classmethod
+    def execute(cls, chunk_sampler, level):
+        return io.NodeOutput(with_perturbed_hand_off(chunk_sampler, level))
+
+
+NODES = (ColourAnchorNode, ColourAnchorStream, PerturbHandOff)
