@@ -112,9 +112,15 @@ class GraphPage:
         """What Run would send."""
         return self.page.ask(script(PROMPT))
 
-    def prompt_inputs(self) -> dict:
-        """`prompt` as (node type, inputs) by node id, without titles."""
-        return {node: (entry["class_type"], entry["inputs"]) for node, entry in self.prompt().items()}
+    def prompt_inputs(self, object_info: dict) -> dict:
+        """`prompt` as (node type, inputs) by node id: no titles, and of inputs only those that the server knows."""
+        made = {}
+        for node, entry in self.prompt().items():
+            declared = object_info[entry["class_type"]]["input"]
+            known = {name for section in declared.values() for name in section}
+            own = {name: value for name, value in entry["inputs"].items() if name in known}
+            made[node] = (entry["class_type"], own)
+        return made
 
     def zoom(self, scale: float) -> None:
         self.page.ask(script(ZOOM), scale)

@@ -38,7 +38,8 @@ def test_loads_whole_and_means_what_it_says(graph_page, template, picture):
             assert kept[node["id"]] == node["widgets_values"], node["type"]
     assert graph_page.page.own_errors()[before:] == []
     # Host tests run this very prompt with tiny models, to a playable file.
-    assert graph_page.prompt_inputs() == without_titles(to_prompt(template, graph_page.server.object_info()))
+    known = graph_page.server.object_info()
+    assert graph_page.prompt_inputs(known) == without_titles(to_prompt(template, known))
 
 
 def without_titles(prompt: dict) -> dict:
