@@ -1,4 +1,4 @@
-"""Looking after run folders: sizes, damaged files set aside, older drawings and whole runs deleted.
+"""Looking after run folders: older drawings chosen, damage set aside, manifests recovered, runs deleted.
 
 Only files that belong to a run by their names are ever touched, only in its own folder, and links are never followed.
 """
@@ -13,9 +13,10 @@ from pathlib import Path
 
 from .atomic import remove_parts
 from .errors import RunDamagedError, RunFolderError
+from .run_drawings import keeping_seam
 from .run_folder import RunFolder
 from .run_lock import RunLock
-from .run_manifest import MANIFEST, ChunkRecord
+from .run_manifest import MANIFEST, ChunkRecord, RunManifest
 from .run_name import run_path
 
 LOCK = "run.lock"
@@ -40,6 +41,59 @@ def is_sound(run: RunFolder, record: ChunkRecord, content: bool = True) -> bool:
         record.file_in(run.path).check(content)
         return True
     return False
+
+
+def recover(root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunFolder:
+    """Open a run whose manifest is lost or damaged: it is made anew from what the chunk files say of themselves.
+
+    A damaged manifest is kept as `manifest.json.damaged`.
+
+    Raises:
+        RunFolderError: no such run, or its manifest is sound.
+        RunDamagedError: there is no whole chunk file.
+        RunLockedError: another writer holds the folder.
+    """
+    path = run_path(root, name)
+    if not path.is_dir():
+        raise RunFolderError(f"there is no run {name!r} in {Path(root)}")
+    lock = RunLock(path / LOCK, owner).acquire()
+    try:
+        with contextlib.suppress(RunDamagedError):
+            RunManifest.load(path)
+            raise RunFolderError(f"the manifest of run {name!r} is sound; open the run instead")
+        run = RunFolder(path, RunManifest.rebuild(path), lock)
+        if (path / MANIFEST).exists():
+            os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
+        run.save_manifest(run.manifest)
+    except BaseException:
+        lock.release()
+        raise
+    return run
+
+
+def use_revision(run: RunFolder, index: int, revision: int) -> ChunkRecord:
+    """Choose an older drawing of a chunk again; the present one is kept. Only the manifest is written.
+
+    Raises:
+        RunFolderError: there is no such drawing.
+        RunDamagedError: its file is missing, cut off or altered.
+        RunLockedError: the folder was opened only to be read.
+    """
+    run.require_lock()
+    present = run.record(index)
+    found = {record.revision: record for record in run.manifest.drawings(index)}
+    if present is None or revision not in found:
+        raise RunFolderError(
+            f"chunk {index} of run {run.manifest.name!r} has no revision {revision}; "
+            f"there is {', '.join(map(str, found)) or 'none'}"
+        )
+    chosen = found[revision]
+    if chosen.file != present.file:
+        chosen.file_in(run.path).check()
+        wanted = present.stands_for or present.settings_hash
+        chosen = replace(chosen, stands_for="" if wanted == chosen.settings_hash else wanted)
+        run.save_manifest(keeping_seam(run.manifest, present).with_chunk(chosen, keep_old=True))
+    return chosen
 
 
 def set_aside_damaged(run: RunFolder) -> tuple[str, ...]:

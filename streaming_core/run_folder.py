@@ -26,9 +26,10 @@ import torch
 from .atomic import remove_parts
 from .chunk_file import ChunkFile, write_chunk_file
 from .chunk_tensors import chunk_tensors, film_frames, storable_frames
-from .errors import FrameError, RunDamagedError, RunFolderError, RunLockedError, RunMismatchError
+from .errors import FrameError, RunFolderError, RunLockedError, RunMismatchError
 from .frames.run_source import LatentDecoder, RunFolderFrames, StoredChunk
 from .frames.stream import as_rate, size_text
+from .run_drawings import free_revision, keeping_seam, stored_chunk
 from .run_lock import RunLock
 from .run_manifest import MANIFEST, ChunkRecord, RunManifest, plain, settings_hash
 from .run_name import run_path
@@ -210,34 +211,6 @@ class RunFolder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @classmethod
-    def recover(cls, root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunFolder:
-        """Open a run whose manifest is lost or damaged: it is made anew from what the chunk files say of themselves.
-
-        A damaged manifest is kept as `manifest.json.damaged`.
-
-        Raises:
-            RunFolderError: no such run, or its manifest is sound.
-            RunDamagedError: there is no whole chunk file.
-            RunLockedError: another writer holds the folder.
-        """
-        path = run_path(root, name)
-        if not path.is_dir():
-            raise RunFolderError(f"there is no run {name!r} in {Path(root)}")
-        lock = _locked(path, owner)
-        try:
-            with contextlib.suppress(RunDamagedError):
-                RunManifest.load(path)
-                raise RunFolderError(f"the manifest of run {name!r} is sound; open the run instead")
-            run = cls(path, RunManifest.rebuild(path), lock)
-            if (path / MANIFEST).exists():
-                os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
-            run.save_manifest(run.manifest)
-        except BaseException:
-            lock.release()
-            raise
-        return run
-
     # Chunks
 
     @property
@@ -283,7 +256,7 @@ class RunFolder:
             seconds: how long the chunk took.
             notes: small values for people and the inspector.
             replace_existing: allow a finished chunk of this index to be replaced, as for a reroll or after damage.
-            keep_old: keep the file that is replaced, to be chosen again with `use_revision`.
+            keep_old: keep the file that is replaced, to be chosen again with `run_care.use_revision`.
             stands_for, seam_frames: see `ChunkRecord`.
 
         Raises:
@@ -302,7 +275,7 @@ class RunFolder:
             )
         tensors = chunk_tensors(self._storable(frames, store_as), latents, tail, extra)
         count = film_frames(tensors, num_frames, skip_frames)
-        revision, name = self._free_revision(index)
+        revision, name = free_revision(self.path, self.manifest, index)
         record = ChunkRecord(
             index=index,
             settings_hash=settings_hash,
@@ -325,7 +298,7 @@ class RunFolder:
             metadata = {"record": record.to_json(), "run": self.manifest.without_chunks().to_json()}
             written = write_chunk_file(self.path / name, tensors, metadata)
             record = replace(record, num_bytes=written.num_bytes, sha256=written.sha256)
-            self.save_manifest(self._kept_seam(old).with_chunk(record, keep_old))
+            self.save_manifest(keeping_seam(self.manifest, old).with_chunk(record, keep_old))
         except OSError as error:
             raise RunFolderError(
                 f"chunk {index} could not be stored in {self.path}: {error.strerror or error}; "
@@ -334,30 +307,6 @@ class RunFolder:
         if old is not None and not keep_old:
             self._forget(old)
         return record
-
-    def use_revision(self, index: int, revision: int) -> ChunkRecord:
-        """Choose an older drawing of a chunk again; the present one is kept. Only the manifest is written.
-
-        Raises:
-            RunFolderError: there is no such drawing.
-            RunDamagedError: its file is missing, cut off or altered.
-            RunLockedError: the folder was opened only to be read.
-        """
-        self.require_lock()
-        present = self.record(index)
-        found = {record.revision: record for record in self.manifest.drawings(index)}
-        if present is None or revision not in found:
-            raise RunFolderError(
-                f"chunk {index} of run {self.manifest.name!r} has no revision {revision}; "
-                f"there is {', '.join(map(str, found)) or 'none'}"
-            )
-        chosen = found[revision]
-        if chosen.file != present.file:
-            chosen.file_in(self.path).check()
-            wanted = present.stands_for or present.settings_hash
-            chosen = replace(chosen, stands_for="" if wanted == chosen.settings_hash else wanted)
-            self.save_manifest(self._kept_seam(present).with_chunk(chosen, keep_old=True))
-        return chosen
 
     def read_chunk(self, index: int) -> ChunkData:
         """All tensors of a finished chunk, checked.
@@ -408,7 +357,7 @@ class RunFolder:
         for record in self.chunks:
             if record.index != len(parts):
                 break
-            parts.append(self._stored(record))
+            parts.append(stored_chunk(self.path, self.manifest, record))
         total = sum(part.num_frames for part in parts)
         if total == 0:
             raise FrameError(f"run {self.manifest.name!r} has no finished chunk yet")
@@ -420,39 +369,6 @@ class RunFolder:
         )
 
     # Inside
-
-    def _stored(self, record: ChunkRecord) -> StoredChunk:
-        """Where the frames of a chunk are, and those of the older drawing that it must end like."""
-
-        def part(each: ChunkRecord, **seam: Any) -> StoredChunk:
-            return StoredChunk(
-                each.file_in(self.path), each.num_frames, each.skip_frames, "frames" in each.contents, **seam
-            )
-
-        following = self.record(record.index + 1)
-        if following is None or following.continues in ("", record.file):
-            return part(record)
-        continued = next((each for each in self.manifest.older if each.file == following.continues), None)
-        if continued is None or continued.num_frames != record.num_frames:
-            return part(record)
-        return part(record, ends_like=part(continued), seam_frames=min(record.seam_frames, record.num_frames))
-
-    def _kept_seam(self, old: ChunkRecord | None) -> RunManifest:
-        """The manifest before `old` is replaced: the chunk behind it says which drawing it continues."""
-        following = None if old is None else self.record(old.index + 1)
-        if following is None or following.continues:
-            return self.manifest
-        return self.manifest.with_chunk(replace(following, continues=old.file))
-
-    def _free_revision(self, index: int) -> tuple[int, str]:
-        """The next revision of a chunk and its file's name, which no drawing that is kept has."""
-        drawings = self.manifest.drawings(index)
-        if not drawings:
-            return 0, f"chunk_{index:05d}.safetensors"
-        revision = drawings[-1].revision + 1
-        while (self.path / f"chunk_{index:05d}.r{revision}.safetensors").exists():
-            revision += 1
-        return revision, f"chunk_{index:05d}.r{revision}.safetensors"
 
     def _storable(self, frames: torch.Tensor | None, store_as: str) -> torch.Tensor | None:
         if frames is None:

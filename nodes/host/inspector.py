@@ -12,7 +12,16 @@ from torch import Tensor
 
 from ...streaming_core.errors import RunDamagedError, SettingsError, StreamingError
 from ...streaming_core.frames import FrameStream
-from ...streaming_core.run_care import LOCK, delete_older, delete_run, is_sound, run_bytes, set_aside_damaged
+from ...streaming_core.run_care import (
+    LOCK,
+    delete_older,
+    delete_run,
+    is_sound,
+    recover,
+    run_bytes,
+    set_aside_damaged,
+    use_revision,
+)
 from ...streaming_core.run_folder import RunFolder, list_runs
 from ...streaming_core.run_lock import holder
 from ...streaming_core.run_manifest import MANIFEST, ChunkRecord, RunManifest
@@ -46,11 +55,11 @@ def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> 
         kept = f"; {len(left)} strange files were left in its folder: {', '.join(left[:5])}" if left else ""
         return f"deleted run {name}, {_size(freed)}{kept}"
     if action == "recover manifest":
-        with RunFolder.recover(root, name, owner="Run Inspector") as run:
+        with recover(root, name, owner="Run Inspector") as run:
             return f"recovered the manifest from {len(run.chunks)} chunk files; run Stream Sampler to go on"
     with RunFolder.open(root, name, write=True, owner="Run Inspector") as run:
         if action == "choose revision":
-            record = run.use_revision(chunk, revision)
+            record = use_revision(run, chunk, revision)
             return f"chunk {chunk} is revision {record.revision} now, seed {record.seed}"
         if action == "set damaged aside":
             names = set_aside_damaged(run)

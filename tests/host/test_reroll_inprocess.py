@@ -12,7 +12,7 @@ import torch
 
 from streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
 from streaming_core.plan import FilmPlan
-from streaming_core.run_care import delete_older, set_aside_damaged
+from streaming_core.run_care import delete_older, set_aside_damaged, use_revision
 from streaming_core.run_folder import RunFolder
 from streaming_core.script import Cue, Script
 from tests.host.inprocess import import_host, import_pack
@@ -186,15 +186,15 @@ def test_older_drawings_can_be_chosen_again_and_deleted(run):
     before = run.film()
     after = run.reroll(2)
     with run.open(write=True) as folder:
-        folder.use_revision(2, 0)
+        use_revision(folder, 2, 0)
         assert torch.equal(folder.frames_stream(NUM_FRAMES).read(0, NUM_FRAMES), before)
-        folder.use_revision(2, 1)
+        use_revision(folder, 2, 1)
         assert torch.equal(folder.frames_stream(NUM_FRAMES).read(0, NUM_FRAMES), after)
     run.calls()
     assert torch.equal(run.film(), after) and run.calls() == []
     with run.open(write=True) as folder:
         assert delete_older(folder) == 0, "chunk 3 continues the older drawing, so its seam needs it"
-        folder.use_revision(2, 0)
+        use_revision(folder, 2, 0)
         assert delete_older(folder) > 0
         assert len(folder.manifest.drawings(2)) == 1
     assert torch.equal(run.film(), before) and run.calls() == []

@@ -27,6 +27,7 @@ from streaming_core.errors import (
     SettingsError,
 )
 from streaming_core.frames import GroupDecoder, LatentGroup
+from streaming_core.run_care import recover
 from streaming_core.run_folder import RunFolder, list_runs, settings_hash
 from streaming_core.run_name import folder_name, run_path
 
@@ -419,12 +420,12 @@ def test_a_damaged_manifest_is_refused_and_can_be_recovered(root, content):
         with pytest.raises(RunDamagedError, match="manifest"):
             opening()
     assert manifest.read_bytes() == content, "nothing is overwritten"
-    with RunFolder.recover(root, "run") as run:
+    with recover(root, "run") as run:
         assert run.chunks == whole.chunks and run.manifest == whole
         assert torch.equal(run.frames_stream().read(0, 3), film[:3])
     assert (root / "run" / "manifest.json.damaged").read_bytes() == content
     with pytest.raises(RunFolderError, match="sound"):
-        RunFolder.recover(root, "run")
+        recover(root, "run")
 
 
 def test_a_manifest_cut_at_any_byte_is_refused(root):
@@ -441,14 +442,14 @@ def test_recovery_skips_half_chunks_and_needs_one(root):
     filled(root, [3, 3])
     damage(root / "run" / "chunk_00001.safetensors", "cut")
     (root / "run" / "manifest.json").unlink()
-    with RunFolder.recover(root, "run") as run:
+    with recover(root, "run") as run:
         assert [record.index for record in run.chunks] == [0]
     (root / "run" / "manifest.json").unlink()
     damage(root / "run" / "chunk_00000.safetensors", "cut")
     with pytest.raises(RunDamagedError, match="no whole chunk"):
-        RunFolder.recover(root, "run")
+        recover(root, "run")
     with pytest.raises(RunFolderError, match="no run"):
-        RunFolder.recover(root, "other")
+        recover(root, "other")
 
 
 def test_another_schema_is_refused_with_its_number(root):
