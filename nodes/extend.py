@@ -106,7 +106,7 @@ class ExtendVideo(io.ComfyNode):
         log.info("%s", text)
         first_clip = film.read(len(film) - tail, len(film))
         values = (first_clip, anchor, film, tail + new_frames, tail, width, height, float(film.fps), text)
-        return io.NodeOutput(*values, ui=shown_text(text, cls.hidden.unique_id))
+        return io.NodeOutput(*values, ui=shown_text(text, getattr(cls.hidden, "unique_id", None)))
 
 
 NODES = (ExtendVideo,)
