@@ -71,7 +71,7 @@ class RerollChunks(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run_name, **_):
+    def fingerprint_inputs(cls, run_name="", **_):
         return reroll_stamp(run_name)
 
     @classmethod

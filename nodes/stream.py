@@ -182,7 +182,7 @@ class StreamSampler(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, run_name, **_):
+    def fingerprint_inputs(cls, run_name="", **_):
         return reroll_stamp(run_name)
 
     @classmethod

@@ -299,6 +299,10 @@ class AnyModelChunkSampler:
 
     # Sampling
 
+    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+        """Shape of a chunk's latents for frames of that size."""
+        return self._shape(self.layout.latents(chunk.num_frames), height, width)
+
     def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
         size = height // pixels_per_latent(self.vae), width // pixels_per_latent(self.vae)
         channels = self.vae.latent_channels

@@ -25,7 +25,11 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Costs:
-    """Numbers of one film; bytes, seconds. `vram_*` are None on the CPU or where the family gives no estimate."""
+    """Numbers of one film; bytes, seconds.
+
+    `vram_least`: what one step takes at least, None where the family gives no estimate; the other two are None where
+    that is taken from the RAM.
+    """
 
     num_frames: int
     num_chunks: int
@@ -51,8 +55,10 @@ class Costs:
             f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free, whatever the film's length",
             f"weights: {_size(self.weights)} in all",
         ]
-        if self.vram_total is None:
-            lines.append("VRAM: not used" if self.vram_least is None else f"sampling: {_size(self.vram_least)} of RAM")
+        if self.vram_least is None:
+            lines.append("sampling: this model gives no estimate of its memory")
+        elif self.vram_total is None:
+            lines.append(f"sampling: {_size(self.vram_least)} of RAM")
         else:
             lines.append(
                 f"VRAM: {_size(self.vram_least)} at least, {_size(self.vram_whole)} to hold all of a step, "
@@ -142,11 +148,13 @@ def sampling_memory(sampler, plan: ChunkPlan, height: int, width: int) -> dict[s
     if model is None or shape_of is None:
         return {}
     shape = shape_of(plan.chunk(plan.num_chunks - 1), height, width)
-    vae = sampler.vae
-    decoded = (getattr(sampler, "decoded_together", 1), *shape[1:])
-    decoding = vae.memory_used_decode(decoded, vae.vae_dtype) * decoded[0]
     # The two halves of guidance run together where there is room, else one by one.
-    least = max(int(model.memory_required(shape)), int(decoding))
+    least = int(model.memory_required(shape))
+    if (
+        len(shape) == 4
+    ):  # frames are a batch, decoded by few; whole clips the host decodes in tiles when they do not fit
+        vae, together = sampler.vae, getattr(sampler, "decoded_together", 1)
+        least = max(least, int(vae.memory_used_decode((together, *shape[1:]), vae.vae_dtype)) * together)
     if model.load_device.type == "cpu":
         return {"vram_least": least}
     networks = [model, *([sampler.cam.patcher] if getattr(sampler, "cam", None) else [])]
