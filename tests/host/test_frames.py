@@ -104,10 +104,10 @@ def test_video_files_are_read_in_slices_with_their_sound(film):
     assert isinstance(stream, VideoFrames) and (count, fps) == (48, 12.0)
     assert numbers(stream) == list(range(48))
     assert isinstance(audio, FileAudio) and "waveform" not in vars(audio), "not decoded before a node asks for it"
-    theirs = video(film).get_components().audio
-    assert dict(audio).keys() == {"waveform", "sample_rate"} and audio["sample_rate"] == theirs["sample_rate"] == RATE
-    assert audio["waveform"].shape == theirs["waveform"].shape == (1, 2, 4 * RATE)
-    assert torch.allclose(audio["waveform"], theirs["waveform"], atol=1e-4)
+    # Older hosts give packed samples of lossless sound back as they are, so the truth is what was written.
+    assert dict(audio).keys() == {"waveform", "sample_rate"} and audio["sample_rate"] == RATE
+    assert audio["waveform"].shape == (1, 2, 4 * RATE)
+    assert torch.allclose(audio["waveform"], clicks(4), atol=1e-4)
 
 
 def test_the_host_s_nodes_take_the_sound(film):
