@@ -32,7 +32,18 @@ class Text:
 
 
 class Pixels:
-    """Frames from latents as Wan's VAE makes them in number and size; colours are latent channels."""
+    """Frames from latents as Wan's VAE makes them in number and size, and back; colours are latent channels."""
+
+    latent_channels = 16
+    upscale_ratio = (lambda a: max(0, a * 4 - 3), 8, 8)
+    downscale_ratio = (lambda a: max(0, (a + 3) // 4), 8, 8)
+
+    def __init__(self):
+        import comfy.model_patcher
+
+        module = torch.nn.Linear(1, 1)
+        tiny_models().randomize(module)
+        self.patcher = comfy.model_patcher.ModelPatcher(module, torch.device("cpu"), torch.device("cpu"))
 
     def temporal_compression_decode(self):
         return 4
@@ -40,10 +51,21 @@ class Pixels:
     def spacial_compression_decode(self):
         return 8
 
-    def decode_tiled(self, samples, **_tiles):
+    def spacial_compression_encode(self):
+        return 8
+
+    def encode(self, images):
+        small = torch.nn.functional.avg_pool2d(images.movedim(-1, 1), 8)
+        latents = torch.cat([small[:1], *(part.mean(0, keepdim=True) for part in small[1:].split(4))])
+        return (latents.movedim(0, 1) * 2 - 1).repeat(6, 1, 1, 1)[None, :16]
+
+    def decode(self, samples):
         colours = samples[:, :3].sigmoid().repeat_interleave(8, -1).repeat_interleave(8, -2)
         frames = torch.cat([colours[:, :, :1], colours[:, :, 1:].repeat_interleave(4, 2)], 2)
         return frames.movedim(1, -1)
+
+    def decode_tiled(self, samples, **_tiles):
+        return self.decode(samples)
 
 
 class TinyWan:
