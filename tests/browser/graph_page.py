@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 
 from tests.browser.page import Page, PageError
 from tests.host.harness import HostServer
@@ -35,15 +34,17 @@ LOOK = """() => {
 }"""
 SAVE = "() => JSON.parse(JSON.stringify(APP.graph.serialize()))"
 PROMPT = "async () => (await APP.graphToPrompt()).output"
-FIT = """() => {
-  const canvas = APP.canvas, nodes = APP.graph._nodes;
-  const left = Math.min(...nodes.map(n => n.pos[0])), top = Math.min(...nodes.map(n => n.pos[1] - 40));
-  const right = Math.max(...nodes.map(n => n.pos[0] + n.size[0]));
-  const bottom = Math.max(...nodes.map(n => n.pos[1] + n.size[1]));
-  const scale = Math.min(1, (innerWidth - 160) / (right - left), (innerHeight - 160) / (bottom - top));
+FIT = """(x, y, width, height) => {
+  const canvas = APP.canvas, nodes = APP.graph._nodes, title = LiteGraph.NODE_TITLE_HEIGHT;
+  const boxes = [...nodes.map(n => [n.pos[0], n.pos[1] - title, n.pos[0] + n.size[0], n.pos[1] + n.size[1]]),
+    ...APP.graph._groups.map(g => [g.pos[0], g.pos[1], g.pos[0] + g.size[0], g.pos[1] + g.size[1]])];
+  const edges = [Math.min, Math.min, Math.max, Math.max].map((pick, i) => pick(...boxes.map(box => box[i])));
+  const [left, top, right, bottom] = edges, area = canvas.canvas.getBoundingClientRect();
+  const scale = Math.min(1, width / (right - left), height / (bottom - top));
   canvas.ds.scale = scale;
-  canvas.ds.offset = [90 / scale - left, 90 / scale - top];
+  canvas.ds.offset = [(x - area.left) / scale - left, (y - area.top) / scale - top];
   canvas.setDirty(true, true);
+  return [x, y, (right - left) * scale, (bottom - top) * scale];
 }"""
 ZOOM = "(scale) => { const ds = APP.canvas.ds; ds.scale = scale; ds.offset = [0, 0]; APP.canvas.setDirty(true, true); }"
 WIDGETS = """(type, values) => {
@@ -171,12 +172,14 @@ class GraphPage:
         return found
 
     def fit(self) -> None:
-        self.page.ask(script(FIT))
-        time.sleep(0.5)
+        """All of the graph between the menus."""
+        self.fit_into(80, 132, 1480, 700)
 
-    def picture(self, path: Path) -> None:
-        self.fit()
-        self.page.picture(path)
+    def fit_into(self, left: float, top: float, width: float, height: float) -> tuple[float, ...]:
+        """All of the graph in a region of the page; the part that it takes."""
+        taken = tuple(self.page.ask(script(FIT), left, top, width, height))
+        time.sleep(0.5)
+        return taken
 
     def place(self, node: int, output: bool | None = None, slot: int = 0) -> tuple[float, float]:
         """Where on the page a node's title or one of its sockets is."""

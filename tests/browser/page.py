@@ -155,9 +155,14 @@ class Page:
                 raise PageError(f"{what}: not within {seconds:g} s; errors of the page: {self.errors[-3:]}")
             time.sleep(0.2)
 
+    def screenshot(self, region: tuple[float, float, float, float] | None = None) -> bytes:
+        """The page, or left, top, width and height of a part of it, as PNG."""
+        clip = {"clip": {**dict(zip(("x", "y", "width", "height"), region, strict=True)), "scale": 1}} if region else {}
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
+
     def picture(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        path.write_bytes(self.screenshot())
 
     # Mouse and keyboard; positions in CSS pixels of the page.
 
