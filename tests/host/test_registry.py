@@ -94,11 +94,12 @@ def test_it_works_in_a_fresh_host_with_the_host_s_own_packages(archive, tmp_path
         "import importlib.util, sys\n"
         f"spec = importlib.util.spec_from_file_location('shim', {str(dev.SHIM / 'sitecustomize.py')!r})\n"
         "spec.loader.exec_module(importlib.util.module_from_spec(spec))\n"
-        "class Guard:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] in {foreign!r}:\n"
-        "            raise ModuleNotFoundError(f'{name} is not one of the host\\'s packages', name=name)\n"
-        "sys.meta_path.insert(0, Guard())\n"
+        "from importlib.machinery import PathFinder\n"
+        "class Guard(PathFinder):\n"
+        "    @classmethod\n"
+        "    def find_spec(cls, name, path=None, target=None):\n"
+        f"        return None if name.split('.')[0] in {foreign!r} else super().find_spec(name, path, target)\n"
+        "sys.meta_path[:] = [Guard if finder is PathFinder else finder for finder in sys.meta_path]\n"
     )
     assert {"diffusers", "pytest"} <= set(foreign)
     with HostServer(pack=unpacked, env={"PYTHONPATH": str(guard)}) as server:
