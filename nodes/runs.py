@@ -48,8 +48,8 @@ class RerollChunks(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="0 to 2^64 - 1. The same request with the same seed is carried out once only; change it to "
-                    "draw again.",
+                    tooltip="0 to 2^64 - 1. What was drawn from this seed before is not drawn again; change it to draw "
+                    "another.",
                 ),
                 io.Combo.Input(
                     "scope",

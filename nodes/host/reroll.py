@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import time
@@ -13,11 +12,12 @@ import comfy.model_management as mm
 from torch import Tensor
 
 from ...streaming_core.chunks import ChunkPlan
-from ...streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
+from ...streaming_core.errors import RunMismatchError, SettingsError
 from ...streaming_core.frames import FrameStream
 from ...streaming_core.loop import Anchor, FilmState, as_clip, continue_film, pick_anchor, start_film
 from ...streaming_core.plan import FilmPlan
-from ...streaming_core.run_folder import RunFolder, settings_hash
+from ...streaming_core.run_care import is_sound
+from ...streaming_core.run_folder import RunFolder
 from ...streaming_core.run_manifest import plain
 from .films import chunk_hash, chunk_hashes, refuse_other_model, resumed_state, runs_root, store_chunk
 from .progress import StepProgress, check_cancel
@@ -39,11 +39,6 @@ class RerollRequest:
     seed_mode: str
     seed: int
     scope: str
-
-    @property
-    def key(self) -> str:
-        """Tells requests apart, so that none is carried out twice."""
-        return settings_hash({"chunks": self.chunks, "mode": self.seed_mode, "seed": self.seed, "scope": self.scope})
 
     def seed_of(self, index: int, own: int) -> int:
         """The seed of a chunk that had `own`."""
@@ -67,9 +62,9 @@ class RerollRequest:
 def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
     """Draw chunks of a run anew and return its film.
 
-    Older drawings are kept. The same request again makes nothing that is there already, so that what was interrupted
-    goes on. Raises `RunMismatchError` unless `sampler` is what the run was made with, `SettingsError` for chunks that
-    the run does not have.
+    Older drawings are kept. What is there already, from the same seed and behind the same chunk, is not made again: the
+    same request goes on where it was interrupted. Raises `RunMismatchError` unless `sampler` is what the run was made
+    with, `SettingsError` for chunks that the run does not have.
     """
     with RunFolder.open(runs_root(), run_name, write=True, owner="Reroll Chunks") as run:
         settings = dict(run.manifest.settings)
@@ -82,17 +77,19 @@ def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
         wanted = chunk_hashes(sampler, settings, plan.chunks)
         indices = request.all_chunks(plan.num_chunks)
         _refuse_unfinished(run, wanted[: indices[-1] + 1])
-        todo = [index for index in indices if not _is_done(run, index, request)]
-        if len(todo) < len(indices):
-            same = len(indices) - len(todo)
-            log.info("run %s: %d chunks were drawn so before; change the seed to draw others", run_name, same)
-        progress = StepProgress(max(1, sum(sampler.steps(plan.chunk(index)) for index in todo)))
-        maker = _Maker(run, sampler.with_progress(progress), settings, request)
-        for index in todo:
+        progress = StepProgress(max(1, sum(sampler.steps(plan.chunk(index)) for index in indices)))
+        maker, same = _Maker(run, sampler.with_progress(progress), settings, request), 0
+        for index in indices:
             check_cancel()
             seed = request.seed_of(index, run.record(index).seed)
+            if _is_there(run, index, seed, request):
+                same += 1
+                progress.advance(sampler.steps(plan.chunk(index)))
+                continue
             maker.make(plan.with_seed(index, seed), index, wanted[index])
             mm.soft_empty_cache()
+        if same:
+            log.info("run %s: %d chunks were drawn so before; change the seed to draw others", run_name, same)
         return run.frames_stream(film.num_frames)
 
 
@@ -127,15 +124,18 @@ def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
             )
 
 
-def _is_done(run: RunFolder, index: int, request: RerollRequest) -> bool:
-    """Whether this very request made the chunk that is there, and its file is sound."""
+def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> bool:
+    """Whether the chunk that is there is what would be made: from that seed, behind the chunk before it, and sound."""
     record = run.record(index)
-    if record.notes.get("reroll") != request.key:
+    if record.seed != seed:
         return False
-    with contextlib.suppress(RunDamagedError):
-        record.file_in(run.path).check()
-        return True
-    return False
+    if index == 0:
+        # Whether the anchor changed with the clip depends on the scope of the request that drew it.
+        if record.revision and record.notes.get("drawn") != request.scope:
+            return False
+    elif record.continues not in ("", run.record(index - 1).file):
+        return False
+    return is_sound(run, record)
 
 
 @dataclass
@@ -168,7 +168,7 @@ class _Maker:
             extra=extra,
             keep_old=True,
             stands_for="" if own == wanted else wanted,
-            notes={"reroll": self.request.key},
+            notes={"drawn": self.request.scope},
         )
 
     def _first_clip(self, plan: ChunkPlan) -> tuple[FilmState, Tensor, dict[str, Tensor]]:

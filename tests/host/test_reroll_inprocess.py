@@ -182,6 +182,22 @@ def test_the_same_request_again_goes_on_where_it_stopped(run, monkeypatch):
     assert run.calls() == [2, 4]
 
 
+def test_what_is_there_is_not_made_again_whatever_else_is_asked_for(run):
+    run.film()
+    run.reroll(2)
+    run.calls()
+    run.reroll(2, 4)
+    assert run.calls() == [4]
+    run.reroll(1, 2)
+    assert run.calls() == [1, 2], "chunk 2 has the seed, but continues another chunk 1 now"
+    run.reroll(1, scope="also all after")
+    assert run.calls() == [3, 4, 5], "these continued older drawings"
+    run.reroll(1, scope="also all after")
+    assert run.calls() == []
+    run.reroll(4, mode="given", seed=run.records()[4].seed)
+    assert run.calls() == []
+
+
 def test_older_drawings_can_be_chosen_again_and_deleted(run):
     before = run.film()
     after = run.reroll(2)
