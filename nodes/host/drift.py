@@ -36,6 +36,9 @@ class AroundSampler:
     def with_progress(self, progress: StepProgress):
         return replace(self, inner=self.inner.with_progress(progress))
 
+    def with_held_noise(self, level: float):
+        return replace(self, inner=with_perturbed_hand_off(self.inner, level))
+
 
 @dataclass(frozen=True)
 class ColourAnchor(AroundSampler):

@@ -165,6 +165,10 @@ def test_control_frames_are_perturbed_and_the_film_stays_clean():
     assert perturbed.settings() != sampler.settings() and after.is_complete
     held = drift.with_perturbed_hand_off(sampler_of(tiny.WAN, plain_vae(tiny.WAN)), 0.1)
     assert held.held_noise == 0.1
+    both = drift.with_perturbed_hand_off(drift.ColourAnchor(held, strength=0.5), 0.2)
+    assert (both.held_noise, both.strength) == (0.2, 0.5)
+    around = drift.with_perturbed_hand_off(drift.ColourAnchor(sampler), 0.2)
+    assert isinstance(around, drift.ColourAnchor) and around.settings()["perturbed_hand_off"] == 0.2
 
 
 def test_wrapped_samplers_compose_in_any_order():
