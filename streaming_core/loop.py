@@ -68,8 +68,8 @@ class ChunkSampler(Protocol):
 class FilmState:
     """All that is carried from chunk to chunk.
 
-    `tail`: what the next chunk continues, frames or latents as the sampler asks for: the last frames of the film so far,
-    at most `plan.overlap_frames`, or its last latents. `num_chunks`: chunks made so far, the first clip included.
+    `tail`: what the next chunk continues, frames or latents as the sampler asks for: the last frames of the film so
+    far, at most `plan.overlap_frames`, or its last latents. `num_chunks`: chunks made so far, the first clip included.
     `memory`: what samplers noted of earlier chunks (`Clip.memory`), small tensors by name.
     """
 
