@@ -1,4 +1,4 @@
-"""Peak memory of a StreamingModelscope film by its length: 40 to 320 frames through the very loop of Stream Sampler.
+"""Peak memory of a StreamingModelscope film by its length: 40 to 160 frames through the very loop of Stream Sampler.
 
     python -m benchmarks.modelscope_memory [--record]
 
@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-LENGTHS = (40, 80, 160, 320)
+LENGTHS = (40, 80, 160)
 SIDE = 128
 
 

@@ -62,8 +62,8 @@ class RefineVideo(io.ComfyNode):
                     default=DEFAULTS.level,
                     min=1,
                     max=998,
-                    tooltip="How much noise to start from, 1 to 998 of 999; 599 is official. Lower keeps more."
-                    " of the film.",
+                    tooltip="How much noise to start from, 1 to 998 of 999; 599 is official. Lower keeps more "
+                    "of the film.",
                 ),
                 io.Float.Input(
                     "cfg",
