@@ -16,7 +16,7 @@ from PIL import Image
 
 import dev
 from streaming_core.run_folder import RunFolder
-from tests.host.harness import HostServer
+from tests.host.harness import HostServer, RunReport
 
 NUM_CHUNKS, CHUNK_FRAMES, OVERLAP_FRAMES = 12, 6, 2
 NUM_FRAMES = CHUNK_FRAMES + (NUM_CHUNKS - 1) * (CHUNK_FRAMES - OVERLAP_FRAMES)
@@ -138,25 +138,24 @@ def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str]
         server.run(film_prompt("alone")).check()
         tally.seconds = time.monotonic() - began
     whole, before = tensors_of(base, "alone"), surroundings(base)
-    load_seconds = tally.seconds / 4
     while tally.kills < kills:
         name = f"film {tally.films}"
         folder = base / RUNS / name
         while len(stamps(folder)) < NUM_CHUNKS:
             known = stamps(folder)
-            left = tally.seconds * (NUM_CHUNKS - len(known)) / NUM_CHUNKS
-            moment = dice.uniform(0, load_seconds + left) if tally.kills < kills else None
+            moment = random_moment(dice, len(known), tally.seconds) if tally.kills < kills else None
             ended, steps = run_and_kill(base, name, moment)
             now = stamps(folder)
             assert {key: now.get(key) for key in known} == known, "a finished chunk was lost or made again"
             if ended == "success":
                 continue
-            # Steps are counted over the whole film, and what the server said last may not have arrived.
-            assert len(now) >= (steps - 1) // STEPS, "more than the chunk in work was lost"
+            # A chunk begins its steps when the one before is stored; what the server said last may not have arrived.
+            begun = -(-steps // STEPS)
+            assert len(now) >= begun - 1, "more than the chunk in work was lost"
             tally.kills += 1
             tally.kept.append(len(now))
-            tally.in_work += steps > STEPS * len(known) and len(now) < NUM_CHUNKS
-            say(f"kill {tally.kills}: after {moment:.1f} s, {len(now)} of {NUM_CHUNKS} chunks kept")
+            tally.in_work += begun > len(now)
+            say(f"kill {tally.kills}: {moment}, {steps} steps seen, {len(now)} of {NUM_CHUNKS} chunks kept")
         tally.films += 1
         again = tensors_of(base, name)
         for index, (a, b) in enumerate(zip(whole, again, strict=True)):
@@ -171,22 +170,50 @@ def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str]
     return tally
 
 
-def run_and_kill(base: Path, run_name: str, moment: float | None) -> tuple[str, int]:
-    """One server: queue the film, kill it after some seconds; how it ended, and the steps done by the film's bar."""
+@dataclass(frozen=True)
+class Moment:
+    """`seconds` after the film has done `steps` steps, or after it was queued when `steps` is 0."""
+
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s after step {self.steps}" if self.steps else f"{self.seconds:.2f} s after queueing"
+
+
+def random_moment(dice: random.Random, known: int, film_seconds: float) -> Moment:
+    """Anywhere in what is left of a film: one time in eight while it loads, else in or behind any of its steps."""
+    if dice.random() < 1 / 8:
+        return Moment(0, dice.uniform(0, film_seconds / 4))
+    steps = dice.randint(STEPS * known + 1, STEPS * NUM_CHUNKS)
+    # A step and a half: the last step of a chunk is followed by decoding and writing.
+    return Moment(steps, dice.uniform(0, 1.5 * film_seconds / (STEPS * NUM_CHUNKS)))
+
+
+def run_and_kill(base: Path, run_name: str, moment: Moment | None) -> tuple[str, int]:
+    """One server: queue the film and kill it at a moment; how it ended, and how many of the film's steps were seen."""
     server = HostServer(pack=dev.ROOT, base=base).start()
-    timer = threading.Timer(moment, server.kill) if moment is not None else None
-    try:
-        if timer is not None:
+    timer = None if moment is None else threading.Timer(moment.seconds, server.kill)
+    seen = 0
+
+    def watch(report: RunReport) -> bool:
+        nonlocal seen
+        seen = int(report.bars().get(SAMPLER, (0, 0))[0])
+        if timer is not None and timer.ident is None and seen >= moment.steps:
             timer.start()
+        return False
+
+    try:
         try:
-            report = server.run(film_prompt(run_name))
-        except OSError:  # it died before it could answer
-            return "died", 0
+            report = server.run(film_prompt(run_name), cancel_when=watch)
+        except OSError:
+            assert timer is not None and timer.ident is not None, "it was not us who killed it"
+            return "died", seen  # no history can be asked for
         if report.status != "died":
             report.check()
-        return report.status, int(report.bars().get(SAMPLER, (0, 0))[0])
+        return report.status, seen
     finally:
-        if timer is not None:
+        if timer is not None and timer.ident is not None:
             timer.cancel()
             timer.join()
         server.stop()
