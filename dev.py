@@ -197,6 +197,7 @@ def child_environment() -> dict[str, str]:
     if has_host():
         env["COMFYUI_PATH"] = str(host_path())
     env.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # a test and its server share the cores; waiting must not burn them
     env.setdefault("HF_HUB_OFFLINE", "1")
     return env
 

@@ -194,7 +194,7 @@ def measure(
         cuts=cuts,
         colour=colour_drift(means, spreads, layout),
         colour_means=tuple(map(tuple, means.tolist())),
-        seams=measure_seams(pairs.details, pairs.tones, pairs.changes, layout),
+        seams=measure_seams(pairs.details, pairs.tones, pairs.changes, layout, cuts.frames),
         stagnation=measure_stagnation(pairs.motion, pairs.still, layout, cuts.frames),
         differences=tuple(pairs.details),
         mawe=pairs.mawe(),

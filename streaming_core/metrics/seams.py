@@ -8,7 +8,7 @@ is judged against the pairs around it that are no joins, so fast and slow passag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -106,7 +106,11 @@ def largest_known(*values: float | None) -> float | None:
 
 
 def measure_seams(
-    details: Sequence[float], tones: Sequence[float], changes: Sequence[float | None], layout: Layout
+    details: Sequence[float],
+    tones: Sequence[float],
+    changes: Sequence[float | None],
+    layout: Layout,
+    cuts: Collection[int] = (),
 ) -> Seams:
     """Seams from the jumps of all pairs.
 
@@ -114,7 +118,10 @@ def measure_seams(
         details, tones: `compensated_difference` per pair.
         changes: `motion_change` per pair; None for the first, which has no pair before it.
         layout: where chunks meet.
+        cuts: first frames of new scenes.
     """
+    # There is no flow across a cut, so what the motion changes to behind it is not known.
+    changes = [None if pair in cuts else change for pair, change in enumerate(changes)]
     # Pair p lies between frames p and p + 1. The flow changes twice around a jump: into it and out of it again.
     pairs = frozenset(frame - 1 for frame in layout.boundaries)
     detail = against_neighbours(details, pairs, FLOOR_DETAIL)

@@ -92,6 +92,13 @@ def test_a_cut_is_counted_once_and_is_no_motion(film):
     assert found.seams.ratios[29] > 5
 
 
+def test_a_join_just_behind_a_cut_is_no_seam(film):
+    frames = torch.cat((film[:42], pan(19, seed=9)))
+    found = measure(stream(frames), LAYOUT)
+    assert found.cuts.frames == (42,)
+    assert found.seams.joins[1].frame == 43 and found.seams.joins[1].score < 1.5
+
+
 def test_a_still_film_is_still(film):
     found = measure(stream(film[:1].expand(40, -1, -1, -1)), lay_out(40, (16, 8)))
     assert found.stagnation.is_still and found.stagnation.still_pairs == 39 and found.stagnation.longest_still == 39
