@@ -1,0 +1,119 @@
+"""python -m training --stage vae|unet|cam --out DIR (--minutes N | --steps N): train one stage, or go on with it.
+
+Stages build on each other in one folder: vae, then unet, then cam; then `python -m training.export --out DIR`. The
+same command again goes on from the last checkpoint. Ctrl-C and SIGTERM stop behind the current step, with a checkpoint.
+CAM for a video model of your own: --stage cam --base FILE --clips FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from pathlib import Path
+
+import dev
+
+DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0}
+DEFAULT_BATCH = {"vae": 2, "unet": 3, "cam": 3}
+DEFAULT_FRAMES = {"vae": 4, "unet": 8, "cam": 8}
+LEARNING_RATE = 1.2e-3
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--stage", choices=tuple(DEFAULT_MINUTES), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, logs and weights")
+    parser.add_argument("--minutes", type=float, help="time limit; default 20 (vae), 75 (unet), 30 (cam)")
+    parser.add_argument("--steps", type=int, help="an exact number of steps instead, which another run can repeat")
+    parser.add_argument("--size", type=int, default=128, help="pixels of the square frames (default 128)")
+    parser.add_argument("--films", choices=("narrow", "wide"), default="narrow", help="variety of the films")
+    parser.add_argument("--batch", type=int, help="clips per step; default 2 (vae), 3 (unet, cam)")
+    parser.add_argument("--frames", type=int, help="frames per clip; default 4 (vae), 8 (unet, cam)")
+    parser.add_argument("--overlap", type=int, default=3, help="cam: how many of them are control frames (default 3)")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
+    parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
+    parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
+    parser.add_argument("--base", type=Path, help="cam: a video model of your own, in the SVD or StreamingSVD layout")
+    parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
+    args = parser.parse_args(argv)
+    if args.minutes is not None and args.steps is not None:
+        parser.error("--minutes and --steps exclude each other")
+    if args.size % 64:
+        parser.error(f"--size is a multiple of 64, got {args.size}")
+    if (args.base or args.clips) and args.stage != "cam":
+        parser.error("--base and --clips are for --stage cam")
+    for path in (args.base, args.clips):
+        if path and not path.exists():
+            parser.error(f"there is no {path}")
+    if args.minutes is None and args.steps is None:
+        args.minutes = DEFAULT_MINUTES[args.stage]
+    args.batch = args.batch or DEFAULT_BATCH[args.stage]
+    args.frames = args.frames or DEFAULT_FRAMES[args.stage]
+    return args
+
+
+def make_task(args: argparse.Namespace):
+    """The stage's task, from what earlier stages left in the folder."""
+    import torch
+    from safetensors.torch import load_file
+
+    from .cam import CamTask
+    from .footage import FilmSource, FolderSource
+    from .layout import Base, trained_base, vae_base
+    from .unet import UnetTask
+    from .vae import VaeTask
+
+    common = {
+        "size": args.size,
+        "batch": args.batch,
+        "frames": args.frames,
+        "device": torch.device(args.device),
+        "seed": args.seed,
+    }
+    if args.stage == "vae":
+        return VaeTask(variety=args.films, **common)
+    if args.stage == "unet":
+        return UnetTask(vae_base(args.out), variety=args.films, **common)
+    base = Base(load_file(args.base)) if args.base else trained_base(args.out)
+    if args.clips:
+        source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
+    else:
+        source = FilmSource(args.size, args.films)
+    return CamTask(base, source, overlap=args.overlap, **common)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    dev.ensure_environment("training")
+    import torch
+
+    from streaming_core.errors import StreamingError
+
+    from .loop import Recipe, Run
+
+    torch.set_num_threads(args.threads)
+    signals: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signals.append(number))
+    try:
+        run = Run(make_task(args), args.out, Recipe(learning_rate=args.rate, seed=args.seed))
+        began, first = time.monotonic(), run.progress.step
+        print(f"{args.stage}: from step {first}", flush=True)
+        progress = run.train(args.steps, args.minutes, args.checkpoint_minutes, lambda: bool(signals))
+    except StreamingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    made, seconds = progress.step - first, time.monotonic() - began
+    each = f", {seconds / made:.2f} s each" if made else ""
+    print(f"{args.stage}: step {progress.step} of {progress.steps or 'unknown'}, {made} made now{each}")
+    return 0 if progress.finished else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

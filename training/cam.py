@@ -1,0 +1,159 @@
+"""Stage 3: CAM, which lets a trained video UNet go on from finished frames. The UNet itself stays as it is.
+
+A clip of T frames begins with K that exist; CAM sees their pixels and the UNet's own noisy latents of them. The anchor
+is frame K-1 of the film's first clip, in every round, as in inference (reference: streamingsvd, section 9).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from streaming_core.errors import SettingsError
+from streaming_core.models.streamingsvd.blocks import Compute
+from streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
+from streaming_core.models.streamingsvd.network import CamNetwork
+
+from .diffusion import Batch, Encoder, drop_conditions, moving_errors, randn, v_loss
+from .films import HELD_OUT, make_film
+from .footage import ClipSource, FilmSource, clip_of
+from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initialise, run_unet, silence
+
+MEASURED_FILMS = 4
+MEASURED_SIGMAS = (3.0, 50.0)
+WORST_PIXEL_NOISE = 0.06
+"""Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
+
+
+def pixel_channels(unet: VideoUNetConfig) -> tuple[int, ...]:
+    """Widths of the pixel encoder: the official ones for the official UNet, less for a narrow one."""
+    return (32, 96, 256, 512) if unet.model_channels >= 320 else DEMO.cam.pixel_channels
+
+
+def new_cam(config: CamConfig, unet: nn.Module, generator: torch.Generator) -> CamNetwork:
+    """CAM whose encoder is a copy of the UNet's and whose mergers change nothing yet."""
+    cam = initialise(CamNetwork(config), generator)
+    shared = cam.controlnet.state_dict().keys() & unet.state_dict().keys()
+    copied = {key: tensor.detach().cpu() for key, tensor in unet.state_dict().items() if key in shared}
+    cam.controlnet.load_state_dict({**cam.controlnet.state_dict(), **copied})
+    silence(cam, ".temporal_transformer.proj_out")
+    return cam
+
+
+def run_with_cam(
+    unet: nn.Module, cam: CamNetwork, control: Tensor, x, timesteps, context, vector, frames: int
+) -> Tensor:
+    """One call of the UNet with CAM; `control` `[batch * K, 3, H, W]` in [-1, 1], the rest as for the UNet.
+
+    The UNet's encoder half runs unmodified and its weights stay, so no gradient passes there.
+    """
+    compute, kept = Compute(), control.shape[0] * frames // x.shape[0]
+
+    def head(tensor: Tensor) -> Tensor:
+        """The K control frames of every clip."""
+        return rearrange(rearrange(tensor, "(b t) ... -> b t ...", t=frames)[:, :kept], "b k ... -> (b k) ...")
+
+    embedding = cam.encode_pixels(control)
+    features = cam.controlnet(head(x), head(timesteps), head(context), head(vector), embedding, kept, compute)
+
+    def merge(h: Tensor, skip: Tensor, options: dict) -> tuple[Tensor, Tensor]:
+        torch.set_grad_enabled(training)
+        block = options["block"][1]
+        # On torch 2.13 the CPU's backward pass of a group norm crashes the process where its input is in channels-last
+        # order and asks for no gradient, which is what the frozen encoder half hands over.
+        h, skip = h.contiguous(), skip.contiguous()
+        if block == 0:
+            h = cam.merge_middle(h, features, frames, compute)
+        return h, cam.merge_skip(len(features.skips) - 1 - block, skip, features, frames, compute)
+
+    training = torch.is_grad_enabled()
+    with torch.no_grad():  # until the first merge turns gradients on again; leaving the block restores what was
+        return run_unet(unet, x, timesteps, context, vector, frames, output_block_patch=[merge])
+
+
+class CamTask:
+    """`base` holds VAE, image tower and UNet. `rounds`: over how many continuations of a film the clips are spread."""
+
+    stage = "cam"
+
+    def __init__(
+        self,
+        base: Base,
+        source: ClipSource | None = None,
+        size: int = 128,
+        batch: int = 3,
+        frames: int = 8,
+        overlap: int = 3,
+        rounds: int = 8,
+        device: torch.device = CPU,
+        seed: int = 0,
+    ):
+        if not 0 < overlap < frames:
+            raise SettingsError(f"{overlap} control frames leave nothing new in clips of {frames}; use fewer")
+        self.source, self.size, self.batch = source or FilmSource(size), size, batch
+        self.frames, self.overlap, self.device = frames, overlap, device
+        self.starts = tuple(round_ * (frames - overlap) for round_ in range(1, rounds + 1))
+        self.unet = base.unet(device).requires_grad_(False)
+        config = CamConfig(base.unet_config, pixel_channels(base.unet_config))
+        self.network = new_cam(config, self.unet, torch.Generator().manual_seed(seed)).to(device)
+        self.encoder = Encoder(base.vae(device), base.clip_vision(), base.unet_config.vector_width, device)
+        self.measured: tuple[Batch, Tensor] | None = None
+
+    @property
+    def anchor_frame(self) -> int:
+        return self.overlap - 1
+
+    def settings(self) -> dict:
+        return {
+            "size": self.size, "source": type(self.source).__name__, "films": getattr(self.source, "variety", ""),
+            "batch": self.batch, "frames": self.frames, "overlap": self.overlap, "starts": self.starts,
+        }  # fmt: skip
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        drawn = (self.source.draw(generator, self.frames, self.starts, self.anchor_frame) for _ in range(self.batch))
+        clips = list(drawn)
+        batch = drop_conditions(self.encoder.batch(clips, generator), generator)
+        control = torch.cat([self._worn(clip, batch.latents[i], generator) for i, clip in enumerate(clips)])
+        return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator)
+
+    def _worn(self, clip, latents: Tensor, generator: torch.Generator) -> Tensor:
+        """Control frames as a later round finds them: half of the time decoded ones, often noisy. In [-1, 1]."""
+        decoded, noisy = (float(torch.rand((), generator=generator)) for _ in range(2))
+        if decoded < 0.5:
+            frames = self.encoder.decode(latents[: self.overlap])
+        else:
+            frames = clip.footage.frames[: self.overlap].to(self.device)
+        level = WORST_PIXEL_NOISE * max(0.0, 2 * noisy - 1)
+        return frames * 2 - 1 + level * randn(frames.shape, generator, frames)
+
+    def measure(self) -> dict[str, float]:
+        """`moving_errors` by noise level: of the control frames, of the new ones, of the new ones without CAM."""
+        if self.measured is None:
+            self.measured = self._held_out()
+        batch, control = self.measured
+        with_cam, without = partial(run_with_cam, self.unet, self.network, control), partial(run_unet, self.unet)
+        old, new = slice(0, self.overlap), slice(self.overlap, None)
+        errors = {}
+        for sigma in MEASURED_SIGMAS:
+            errors.update(moving_errors(with_cam, batch, sigma, {"overlap": old, "new": new}))
+            errors.update(moving_errors(without, batch, sigma, {"new_without": new}))
+        return errors
+
+    def _held_out(self) -> tuple[Batch, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        clips = []
+        for i in range(MEASURED_FILMS):
+            if isinstance(self.source, FilmSource):
+                film = make_film(HELD_OUT + i, self.size, self.source.variety)
+                clips.append(clip_of(film, self.frames, self.starts[i % len(self.starts)], self.anchor_frame))
+            else:  # a folder's files are all trained on; these draws of them stay the same
+                clips.append(self.source.draw(generator, self.frames, self.starts, self.anchor_frame))
+        control = torch.cat([clip.footage.frames[: self.overlap] for clip in clips]).to(self.device) * 2 - 1
+        return self.encoder.batch(clips, generator), control
+
+    def weights(self) -> Weights:
+        """Under the names of `CamNetwork`; its encoder takes image latents of the official scale."""
+        return fold_concat(self.network.state_dict(), LATENT_SCALE, "controlnet.")

@@ -1,0 +1,70 @@
+"""Stage 2: the video UNet, image to video: a clip from its first frame."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from streaming_core.models.streamingsvd.config import VideoUNetConfig
+
+from .diffusion import Batch, Encoder, drop_conditions, moving_errors, v_loss
+from .films import HELD_OUT, Variety, make_film
+from .footage import FilmSource, clip_of
+from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, build_unet, fold_concat, initialise, run_unet, silence
+
+MEASURED_FILMS = 4
+MEASURED_SIGMAS = (1.0, 3.0, 10.0, 50.0)
+
+
+def new_unet(config: VideoUNetConfig, generator: torch.Generator) -> nn.Module:
+    """A UNet whose every block starts as the identity."""
+    unet = initialise(build_unet(config, CPU), generator)
+    silence(unet, ".proj_out", ".out_layers.3", "out.2")
+    return unet
+
+
+class UnetTask:
+    """Clips of `frames` frames of films, the first one given. `base` holds VAE and image tower."""
+
+    stage = "unet"
+
+    def __init__(
+        self,
+        base: Base,
+        size: int = 128,
+        variety: Variety = "narrow",
+        batch: int = 3,
+        frames: int = 8,
+        config: VideoUNetConfig = DEMO.cam.unet,
+        device: torch.device = CPU,
+        seed: int = 0,
+    ):
+        self.source, self.batch, self.frames = FilmSource(size, variety), batch, frames
+        self.network = new_unet(config, torch.Generator().manual_seed(seed))
+        self.encoder = Encoder(base.vae(device), base.clip_vision(), config.vector_width, device)
+        self.network.to(device)
+        self.measured: Batch | None = None
+
+    def settings(self) -> dict:
+        return {"size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames}
+
+    def loss(self, generator: torch.Generator) -> Tensor:
+        clips = [self.source.draw(generator, self.frames, (0,), 0) for _ in range(self.batch)]
+        batch = drop_conditions(self.encoder.batch(clips, generator), generator)
+        return v_loss(partial(run_unet, self.network), batch, generator)
+
+    def measure(self) -> dict[str, float]:
+        """`moving_errors` of held-out films by noise level."""
+        if self.measured is None:
+            films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
+            clips = [clip_of(film, self.frames, 0, 0) for film in films]
+            self.measured = self.encoder.batch(clips, torch.Generator().manual_seed(0))
+        network, errors = partial(run_unet, self.network), {}
+        for sigma in MEASURED_SIGMAS:
+            errors.update(moving_errors(network, self.measured, sigma, {"error": slice(None)}))
+        return errors
+
+    def weights(self) -> Weights:
+        return fold_concat(self.network.state_dict(), LATENT_SCALE)
