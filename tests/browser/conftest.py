@@ -1,4 +1,7 @@
-"""One server and one browser for all browser tests; without Chromium they are skipped with the reason."""
+"""One server for all browser tests, one browser per file; without Chromium they are skipped with the reason.
+
+A page draws as long as it is open, so it does not stay open while other tests run.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ def page_server() -> Iterator[HostServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def graph_page(page_server) -> Iterator[GraphPage]:
     if browser_path() is None:
         pytest.skip("no Chromium on this machine; install it (Debian: apt install chromium) or name one in CHROMIUM")
