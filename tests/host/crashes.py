@@ -25,6 +25,8 @@ RUNS = Path("output") / "streaming_runs"
 SAMPLER = "sampler"
 STEPS = 2
 """Of a chunk."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""Tiny networks on busy machines: threads that wait for each other are many times slower than one."""
 
 
 def prepare(base: Path) -> None:
@@ -132,18 +134,20 @@ def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str]
     """
     tally = Tally()
     prepare(base)
-    with HostServer(pack=dev.ROOT, base=base) as server:
+    with HostServer(pack=dev.ROOT, base=base, env=ONE_THREAD) as server:
         server.run(film_prompt("warm", num_frames=CHUNK_FRAMES)).check()
         began = time.monotonic()
         server.run(film_prompt("alone")).check()
         tally.seconds = time.monotonic() - began
     whole, before = tensors_of(base, "alone"), surroundings(base)
     while tally.kills < kills:
-        name = f"film {tally.films}"
+        name, last_kill = f"film {tally.films}", tally.kills + dice.randint(1, 3)
         folder = base / RUNS / name
         while len(stamps(folder)) < NUM_CHUNKS:
             known = stamps(folder)
-            moment = random_moment(dice, len(known), tally.seconds) if tally.kills < kills else None
+            # A film is let alone after some kills, or they would all meet its last chunk.
+            more = tally.kills < min(kills, last_kill)
+            moment = random_moment(dice, len(known), tally.seconds) if more else None
             ended, steps = run_and_kill(base, name, moment)
             now = stamps(folder)
             assert {key: now.get(key) for key in known} == known, "a finished chunk was lost or made again"
@@ -192,7 +196,7 @@ def random_moment(dice: random.Random, known: int, film_seconds: float) -> Momen
 
 def run_and_kill(base: Path, run_name: str, moment: Moment | None) -> tuple[str, int]:
     """One server: queue the film and kill it at a moment; how it ended, and how many of the film's steps were seen."""
-    server = HostServer(pack=dev.ROOT, base=base).start()
+    server = HostServer(pack=dev.ROOT, base=base, env=ONE_THREAD).start()
     timer = None if moment is None else threading.Timer(moment.seconds, server.kill)
     seen = 0
 
