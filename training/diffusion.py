@@ -148,7 +148,7 @@ def v_loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor
 def moving_errors(network: Network, batch: Batch, sigma: float, parts: Mapping[str, slice]) -> dict[str, float]:
     """Mean squared error of the denoised latents where something moves, for the named parts of the clips.
 
-    All at one noise level and with the same noise every time; knowing nothing gives about 1.
+    All at one noise level and with the same noise every time.
     """
     noise = randn(batch.latents.shape, torch.Generator().manual_seed(0), batch.latents)
     levels = torch.full((len(batch.latents),), sigma).to(batch.latents)
