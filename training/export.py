@@ -6,6 +6,7 @@ python -m training.export --out DIR [--base FILE] [--file NAME.safetensors]
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from streaming_core.errors import StreamingError
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.detect import CAM_PREFIX, UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import cam_weights, split_file
@@ -47,9 +49,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--file", type=Path, help="file to write (default: DIR/streamingsvd.safetensors)")
     args = parser.parse_args(argv)
     target = args.file or args.out / "streamingsvd.safetensors"
-    print(f"{target}: {export(args.out, target, args.base) / 1e6:.1f} MB")
+    try:
+        size = export(args.out, target, args.base)
+    except StreamingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{target}: {size / 1e6:.1f} MB")
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -1,0 +1,387 @@
+"""Training on the host's own classes: it learns, resumes bit for bit, and what it exports is what the pack loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from streaming_core.errors import SettingsError
+from streaming_core.frames import write_video
+from streaming_core.models.registry import shapes_of
+from streaming_core.models.streamingsvd.config import ClipVisionConfig, Level, StreamingSVDConfig, VaeConfig
+from streaming_core.models.streamingsvd.detect import detect_streamingsvd
+from tests.host.inprocess import import_host, import_pack
+from training import __main__ as command
+from training.cam import CamTask, run_with_cam
+from training.diffusion import draw_sigmas
+from training.export import export, joined
+from training.export import main as export_command
+from training.films import make_film
+from training.footage import FolderSource, clip_of
+from training.layout import DEMO, LATENT_SCALE, Base, run_unet, trained_base, vae_base
+from training.loop import Recipe, Run, read_log, step_generator
+from training.unet import UnetTask
+from training.vae import VaeTask, crop_around_movement
+
+SIZE, STEPS, BREAK = 32, 20, 10
+LATENT = SIZE // 8
+MINIATURE = StreamingSVDConfig(
+    cam=replace(DEMO.cam, unet=replace(DEMO.cam.unet, levels=(Level(64, (1,), True), Level(64, (0,), False)))),
+    image_encoder=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=False),
+    first_stage=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=True),
+    clip_vision=ClipVisionConfig(64, 2, 1, 128, 56, 224, 64),
+)
+RECIPE = Recipe(learning_rate=2e-3, warmup_steps=3, average_decay=0.8, seed=5)
+
+
+class OneFilm:
+    """The same clip every time: twenty steps of CAM show on a film that they have seen, and on no other."""
+
+    def draw(self, generator, num_frames, starts, anchor_frame):
+        return clip_of(make_film(1, SIZE), num_frames, starts[0], anchor_frame)
+
+
+def make_task(stage: str, folder: Path):
+    """A new task of a miniature, on what the folder holds of earlier stages."""
+    if stage == "vae":
+        return VaeTask(SIZE, batch=1, frames=2, config=MINIATURE)
+    if stage == "unet":
+        return UnetTask(vae_base(folder), SIZE, batch=1, frames=4, config=MINIATURE.cam.unet)
+    return CamTask(trained_base(folder), OneFilm(), SIZE, batch=1, frames=4, overlap=2)
+
+
+class Trained(NamedTuple):
+    """A stage that was trained without a break: its loss before and after, its folder, and that as it was half way."""
+
+    task: object
+    before: float
+    after: float
+    folder: Path
+    half_way: Path
+
+
+def loss_of(task) -> float:
+    """Over six fixed draws that no step uses."""
+    with torch.no_grad():
+        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Miniatures are too small for two: where others use the machine, threads would mostly wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """All three stages, 20 steps each, in one folder."""
+    import_host()
+    import_pack()
+    folder, stages = tmp_path_factory.mktemp("trained"), {}
+    for stage in ("vae", "unet", "cam"):
+        run = Run(make_task(stage, folder), folder, RECIPE)
+        half_way = tmp_path_factory.mktemp("half_way") / stage
+
+        def keep(run=run, half_way=half_way):
+            if run.progress.step == BREAK:
+                run.save()
+                shutil.copytree(run.folder, half_way)
+            return False
+
+        before = loss_of(run.task)
+        progress = run.train(steps=STEPS, stopped=keep)
+        assert progress.finished and progress.step == STEPS
+        stages[stage] = Trained(run.task, before, loss_of(run.task), folder, half_way)
+    return stages
+
+
+def checkpoint(folder: Path, stage: str) -> dict:
+    return torch.load(folder / f"{stage}.pt", weights_only=True)
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("stage", ("vae", "unet", "cam"))
+def test_the_loss_falls(trained, stage):
+    assert trained[stage].after < 0.95 * trained[stage].before
+
+
+def assert_same_run(one: Path, two: Path, stage: str) -> None:
+    first, second = checkpoint(one, stage), checkpoint(two, stage)
+    for part in ("network", "average", "optimizer", "settings"):
+        assert same(first[part], second[part]), part
+    assert same(load_file(one / f"{stage}.safetensors"), load_file(two / f"{stage}.safetensors"))
+    logs = [read_log(folder / f"{stage}.jsonl") for folder in (one, two)]
+    losses = [[(entry["step"], entry["loss"]) for entry in log if "loss" in entry] for log in logs]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("stage", ("vae", "unet", "cam"))
+def test_a_killed_run_goes_on_bit_for_bit(trained, stage):
+    """From its checkpoint of step 10, with more in its log than in there, by objects that know nothing of the rest."""
+    half_way = trained[stage].half_way
+    with (half_way / f"{stage}.jsonl").open("a") as log:
+        log.write('{"step": 11, "loss": 0.0}\n{"step": 1')
+    torch.rand(3)  # nothing may depend on the global generator
+    run = Run(make_task(stage, half_way), half_way, RECIPE)
+    assert run.progress.step == BREAK
+    run.train(steps=STEPS)
+    assert_same_run(trained[stage].folder, half_way, stage)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(trained, tmp_path):
+    """Here the whole run has not even saved half way, which must not matter either."""
+    run = Run(make_task("vae", tmp_path), tmp_path, RECIPE)
+    run.train(steps=STEPS, stopped=lambda: run.progress.step == BREAK)
+    assert run.progress.step == BREAK and not run.progress.finished
+    Run(make_task("vae", tmp_path), tmp_path, RECIPE).train(steps=STEPS)
+    whole = tmp_path / "whole"
+    Run(make_task("vae", whole), whole, RECIPE).train(steps=STEPS)
+    assert_same_run(tmp_path, whole, "vae")
+    assert_same_run(tmp_path, trained["vae"].folder, "vae")
+
+
+def test_a_frozen_unet_is_not_trained(trained):
+    cam = trained["cam"].task
+    stored = trained_base(trained["cam"].folder).unet(torch.device("cpu")).state_dict()
+    assert same(dict(stored), dict(cam.unet.state_dict()))
+    assert all(parameter.grad is None for parameter in cam.unet.parameters())
+
+
+@pytest.fixture(scope="module")
+def loaded(trained):
+    """What Load StreamingSVD makes of the exported file, and the file."""
+    import folder_paths
+    from comfyui_streamingt2v.nodes.host.load_streamingsvd import load_streamingsvd
+
+    path = Path(folder_paths.get_folder_paths("checkpoints")[0]) / "trained.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export(trained["cam"].folder, path)
+    return load_streamingsvd(path.name), path
+
+
+def test_the_export_has_the_official_layout(loaded):
+    from tests.tiny import official_shapes
+
+    tensors = load_file(loaded[1])
+    assert detect_streamingsvd(shapes_of(tensors)) == MINIATURE
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    text = "conditioner.embedders.0.open_clip.model."
+    official = {key: shape for key, shape in official_shapes(MINIATURE).items() if "visual." in key or text not in key}
+    assert shapes_of(tensors) == official
+
+
+@torch.no_grad()
+def test_the_loaded_vae_is_the_trained_one(loaded, trained):
+    """Latents have the official scale, and pictures come back as they did while training."""
+    frames = make_film(1, SIZE).render(0, 3).frames
+    averaged = Base(vae_base(trained["vae"].folder).tensors).vae(torch.device("cpu"))
+    latents = loaded[0].vae.encode(frames.movedim(1, -1))
+    torch.testing.assert_close(latents, averaged.encode(frames * 2 - 1), atol=0.05, rtol=0.01)
+    from comfyui_streamingt2v.nodes.host.svd import decode_clip
+
+    decoded = decode_clip(loaded[0].vae, latents)
+    torch.testing.assert_close(decoded, ((averaged.decode(latents) + 1) / 2).clamp(0, 1), atol=5e-3, rtol=0)
+    run = Run(make_task("vae", trained["vae"].folder), trained["vae"].folder, RECIPE)
+    with run.averaged():
+        raw = run.task.network
+        torch.testing.assert_close(averaged.decode(latents), raw.decode(raw.encode(frames * 2 - 1)), atol=1e-2, rtol=0)
+        held_out = torch.cat([averaged.encode(film) for film in run.task._held_out()])
+    size = held_out.square().mean(dim=(0, 2, 3)).sqrt()
+    torch.testing.assert_close(size * LATENT_SCALE, torch.ones(4), atol=1e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_the_first_stage_alone_encodes_alike(trained):
+    """The official file has its encoder twice, once with the convolution behind it folded in."""
+    from comfy.ldm.models.autoencoder import AutoencoderKL
+    from comfyui_streamingt2v.nodes.host import build
+
+    tensors = vae_base(trained["vae"].folder).tensors
+    prefix = "first_stage_model."
+    folded = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix + "encoder.")}
+    prefix = "conditioner.embedders.3.encoder."
+    image = AutoencoderKL(ddconfig=build.autoencoder_params(MINIATURE.image_encoder), embed_dim=4)
+    image.load_state_dict({key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}, strict=True)
+    frames = make_film(1, SIZE).render(0, 2).frames * 2 - 1
+    latents = image.eval().encode(frames)
+    assert latents.shape == (2, 4, LATENT, LATENT) and image.decode(latents).shape == frames.shape
+    image.encoder.load_state_dict({key.removeprefix("encoder."): t for key, t in folded.items()}, strict=True)
+    torch.testing.assert_close(image.encoder(frames)[:, :4], latents, atol=1e-3, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
+    """UNet and CAM as the pack's sampler runs them, image latents unscaled, against the ones of training."""
+    from comfyui_streamingt2v.nodes.host.cam import CamGuide, encode_control_frames
+
+    task = trained["cam"].task
+    frames, control = 4, make_film(2, SIZE).render(0, 2).frames
+    generator = torch.Generator().manual_seed(3)
+    noisy, image, context, vector = (
+        torch.randn(4, *shape, generator=generator)
+        for shape in ((4, LATENT, LATENT), (4, LATENT, LATENT), (1, 64), (192,))
+    )
+    levels = torch.full((frames,), 0.3)
+    run = Run(make_task("cam", trained["cam"].folder), trained["cam"].folder, RECIPE)
+    with run.averaged():
+        x = torch.cat([noisy, image], dim=1)
+        expected = run_with_cam(task.unet, run.task.network, control * 2 - 1, x, levels, context, vector, frames)
+        plain = run_unet(task.unet, x, levels, context, vector, frames)
+    cam = loaded[0].cam
+    guide = CamGuide(cam, encode_control_frames(cam, control.movedim(1, -1)))
+    unet = loaded[0].model.model.diffusion_model
+
+    def call(x, timesteps, context, y, control, options, **kwargs):
+        patches = {"output_block_patch": [guide.merge]}
+        return unet(x, timesteps, context, y, transformer_options={**options, "patches": patches}, **kwargs)
+
+    official = torch.cat([noisy, image / LATENT_SCALE], dim=1)
+    found = guide.around_unet(call, official, levels, context, vector, None, {}, num_video_frames=frames)
+    torch.testing.assert_close(found.float(), expected, atol=5e-3, rtol=5e-3)
+    assert (expected - plain).abs().max() > 1e-3  # CAM does something
+
+
+def test_the_exported_file_makes_a_film(loaded):
+    from comfyui_streamingt2v.nodes.host import svd
+
+    sampling = svd.SamplingSettings(svd.default_sampling().sampler, torch.tensor([700.0, 2.0, 0.0]), 2.0, 1.0)
+    parts = loaded[0]
+    embedding = svd.embed_image(parts.clip_vision, torch.rand(1, 3, SIZE, SIZE))
+    conds = svd.image_conditioning(
+        parts.vae, torch.rand(1, 3, SIZE, SIZE), embedding, torch.zeros(1, 3, SIZE, SIZE), svd.MotionSettings()
+    )
+    model = svd.with_cam(parts.model, parts.cam, torch.rand(2, SIZE, SIZE, 3))
+    latents = svd.sample_clip(model, sampling, conds, torch.randn(4, 4, LATENT, LATENT), 0, None)
+    frames = svd.decode_clip(parts.vae, latents)
+    assert frames.shape == (4, 3, SIZE, SIZE) and torch.isfinite(frames).all() and frames.std() > 0
+
+
+def test_cam_for_a_file_and_clips_of_ones_own(loaded, tmp_path):
+    """The command's own way: any file of the layout, any folder of videos; the CAM it brings along is exchanged."""
+    write_video([make_film(4, 64).render(0, 9).frames.movedim(1, -1)], tmp_path / "clip.mp4", fps=7)
+    words = ["--stage", "cam", "--out", str(tmp_path / "run"), "--base", str(loaded[1]), "--clips", str(tmp_path)]
+    args = command.arguments(
+        [*words, "--size", "64", "--frames", "4", "--overlap", "2", "--batch", "1", "--steps", "2"]
+    )
+    task = command.make_task(args)
+    assert isinstance(task.source, FolderSource)
+    run = Run(task, args.out, RECIPE)
+    run.train(args.steps)
+    [measured] = [entry["measured"] for entry in read_log(args.out / "cam.jsonl") if "measured" in entry]
+    assert all(0 < value < 100 for value in measured.values())
+    target = tmp_path / "own.safetensors"
+    export(args.out, target, loaded[1])
+    own, base = load_file(target), load_file(loaded[1])
+    assert own.keys() == base.keys()
+    changed = {key for key in own if not torch.equal(own[key], base[key])}
+    assert changed and all(key.startswith(("controlnet.", "model.diffusion_model.cross_attention_")) for key in changed)
+    assert joined(Base(base), load_file(args.out / "cam.safetensors")).keys() == own.keys()
+
+
+def test_a_time_limit_becomes_a_number_of_steps(trained, tmp_path, monkeypatch):
+    """Fixed once, from the first steps, and kept by whoever resumes."""
+    recipe = Recipe(warmup_steps=8)
+    task = make_task("vae", tmp_path)
+    monkeypatch.setattr(task, "loss", lambda generator: next(task.network.parameters()).square().sum())
+    monkeypatch.setattr(task, "measure", dict)
+    run = Run(task, tmp_path, recipe)
+    run.train(minutes=1e-6, stopped=lambda: run.progress.step == 14)
+    assert run.progress.steps == 16
+    [told] = [entry for entry in read_log(tmp_path / "vae.jsonl") if "steps" in entry]
+    assert told["steps"] == 16 and told["seconds_per_step"] > 0
+    again = Run(task, tmp_path, recipe)
+    assert again.train(minutes=100).finished and again.progress.step == 16
+
+
+def test_other_settings_are_refused(trained):
+    folder = trained["vae"].folder
+    with pytest.raises(SettingsError, match="use the same settings or another folder"):
+        Run(make_task("vae", folder), folder, Recipe(seed=6))
+    with pytest.raises(SettingsError, match="either a number of steps or of minutes"):
+        Run(make_task("vae", folder), folder, RECIPE).train()
+
+
+def test_an_export_without_cam_says_what_is_missing(trained, tmp_path, capsys):
+    for stage in ("vae", "unet"):
+        shutil.copy(trained[stage].folder / f"{stage}.safetensors", tmp_path)
+    assert export_command(["--out", str(tmp_path)]) == 1
+    assert "run python -m training --stage cam" in capsys.readouterr().err
+
+
+def test_a_stage_says_which_one_comes_before(tmp_path):
+    with pytest.raises(SettingsError, match="vae.safetensors is not there yet; run python -m training --stage vae"):
+        make_task("unet", tmp_path)
+    with pytest.raises(SettingsError, match="leave nothing new in clips of 4"):
+        CamTask(Base({}), frames=4, overlap=4)
+
+
+@pytest.mark.parametrize(
+    "words, problem",
+    [
+        (["--minutes", "1", "--steps", "2"], "exclude each other"),
+        (["--size", "100"], "multiple of 64"),
+        (["--clips", "."], "for --stage cam"),
+    ],
+)
+def test_wrong_arguments_are_refused(words, problem, capsys):
+    with pytest.raises(SystemExit):
+        command.arguments(["--stage", "vae", "--out", "x", *words])
+    assert problem in capsys.readouterr().err
+
+
+def test_defaults_are_the_recipe():
+    args = command.arguments(["--stage", "unet", "--out", "x"])
+    assert (args.minutes, args.size, args.batch, args.frames, args.device) == (75, 128, 3, 8, "cpu")
+
+
+def test_the_rate_warms_up_stays_and_falls():
+    recipe = Recipe(learning_rate=1.0, warmup_steps=10, constant_share=0.6, final_share=0.03)
+    rates = [recipe.rate(step, 100) for step in range(100)]
+    assert rates[:10] == [pytest.approx((k + 1) / 10) for k in range(10)]
+    assert set(rates[10:60]) == {1.0}
+    assert all(a > b for a, b in zip(rates[60:], rates[61:], strict=False)) and 0.03 < rates[-1] < 0.04
+    assert recipe.rate(50, None) == 1.0
+
+
+def test_noise_levels_are_drawn_as_the_recipe_says():
+    levels = draw_sigmas(20000, torch.Generator().manual_seed(0)).log()
+    assert 0.02 <= levels.exp().min() and levels.exp().max() <= 700.01
+    far = (levels > 0.4 + 3 * 1.4).float().mean()  # hardly any of the normal draws, 18 % of the uniform ones
+    assert 0.15 * 0.18 * 0.7 < far < 0.15 * 0.18 * 1.4
+    assert abs(levels.median() - 0.5) < 0.1
+
+
+def test_crops_hold_what_moves():
+    for seed in range(20):
+        footage = make_film(seed, 128).render(0, 2)
+        cut = crop_around_movement(footage, 64, torch.Generator().manual_seed(seed))
+        assert cut.frames.shape == (2, 3, 64, 64) and cut.moving[0].max() > 0.5
+    footage.moving.zero_()
+    assert crop_around_movement(footage, 64, torch.Generator()).frames.shape == (2, 3, 64, 64)
+
+
+def test_the_log_is_lines_of_json(trained):
+    lines = (trained["unet"].folder / "unet.jsonl").read_text().splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert entries[-1].keys() == {"step", "measured"}
+    assert entries[-1]["measured"].keys() == {"error_1", "error_3", "error_10", "error_50"}
+    steps = [entry for entry in entries if "measured" not in entry]
+    assert len(steps) == STEPS and len(entries) == STEPS + 2  # measured half way and at the end
+    assert all(entry.keys() == {"step", "loss", "rate", "norm", "processor", "seconds"} for entry in steps)
