@@ -110,7 +110,8 @@ def silence(network: nn.Module, *endings: str) -> None:
 def build_unet(config: VideoUNetConfig, device: torch.device) -> nn.Module:
     """The host's video UNet, float32, its weights not set."""
     model = host().build.empty_video_unet(config, torch.float32, 1, device="cpu")
-    return model.diffusion_model.float().to(device)
+    # Newer hosts build it for inference only.
+    return model.diffusion_model.float().to(device).requires_grad_(True)
 
 
 def build_vae(encoder: VaeConfig, decoder: VaeConfig, device: torch.device) -> nn.Module:
