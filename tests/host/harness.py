@@ -75,6 +75,7 @@ class RunReport:
     """
 
     status: str = "running"
+    started: bool = False
     error: NodeError | None = None
     node_errors: dict = field(default_factory=dict)
     outputs: list[OutputFile] = field(default_factory=list)
@@ -297,7 +298,7 @@ class HostServer:
         """Queues one prompt in API form and follows it to its end.
 
         cancel_when: seconds after which Cancel is pressed, or a function of the report so far, asked after each message
-        (`lambda r: len(r.progress) >= 3`).
+        (`lambda r: len(r.progress) >= 3`). The host forgets a Cancel that comes before it has `started`.
         """
         report, client = RunReport(), uuid.uuid4().hex
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
@@ -386,6 +387,8 @@ def record(kind: str, body: dict, seconds: float, report: RunReport) -> None:
             step = Progress(seconds, shown_on, state.get("value") or 0, state.get("max") or 0)
             if step.max and report.bars().get(step.node) != (step.value, step.max):
                 report.progress.append(step)
+    elif kind == "execution_start":
+        report.started = True
     elif kind == "executed":
         report.executed.append(body.get("node"))
     elif kind == "execution_cached":
