@@ -173,17 +173,18 @@ def measure(
     layout = layout or windows(len(stream))
     flow, detector = flow or classical_flow(), detector or best_detector()
     pairs, curves = PairMeasures(flow, check_cancel), ClipCurves(clip) if clip else None
-    means: list[Tensor] = []
-    spreads: list[Tensor] = []
+    # One place for all frames from the start: small tensors kept between large ones would hold on to the memory around.
+    means, spreads, start = torch.empty(len(stream), 3), torch.empty(len(stream), 3), 0
     for frames in watched(stream, progress, check_cancel):
         detector.add(frames)
         if curves is not None:
             curves.add(frames)
         frames = frames.to(device)
-        for values, kept in zip(frame_colours(frames), (means, spreads), strict=True):
-            kept.append(values.cpu())
+        stop = start + len(frames)
+        means[start:stop], spreads[start:stop] = frame_colours(frames)
+        start = stop
         pairs.add(frames.movedim(-1, 1))
-    means, spreads, cuts = torch.cat(means), torch.cat(spreads), detector.cuts()
+    cuts = detector.cuts()
     return Measures(
         num_frames=len(stream),
         height=stream.height,
