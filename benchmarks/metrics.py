@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -106,8 +107,10 @@ def cut_rows() -> list[list[object]]:
 
 def apart(task: str, path: Path) -> dict:
     """Run a task in a process of its own."""
+    from benchmarks.film_memory import MALLOC
+
     command = [sys.executable, "-m", "benchmarks.metrics", "--task", task, "--video", str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
     return json.loads(run.stdout.splitlines()[-1])
 
 
@@ -140,7 +143,9 @@ def speed(lengths: list[int], keep: bool) -> bool:
     if keep:
         body = (
             f"## Measuring {WIDTH}x{HEIGHT} video\n\nVideo Report without models on H.264 files: cuts, colour drift, "
-            f"seams and stagnation by the weight-free flow. **Peaks differ by {spread:.1%}** (promise at most 5 %).\n\n"
+            f"seams and stagnation by the weight-free flow. **Peaks differ by {spread:.1%}** (promise at most 5 %). "
+            "As for the other memory tables the allocator gives freed memory back at once, so that peaks can be "
+            "compared; left to itself they scatter by about a tenth.\n\n"
             f"{table(header, rows)}\n\nMAWE with RAFT-large (random weights, 12 refinements at 720x720): "
             f"{per_pair:.1f} s per pair, {per_pair / raft['raft_seconds']:.2f} times RAFT-large alone in the same "
             f"process. On a CPU RAFT is what MAWE costs.\n\n{table(['pairs', 'seconds', 'peak MiB'], raft_rows)}"
