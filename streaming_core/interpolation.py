@@ -19,7 +19,7 @@ from torch.nn import functional
 from . import timeline as timelines
 from .errors import SettingsError
 from .frames.sinks import read_ahead
-from .frames.stream import DEFAULT_SLICE, FrameStream
+from .frames.stream import DEFAULT_SLICE, DerivedFrames, FrameStream
 from .scene_cuts import is_cut, is_static
 from .timeline import Span, Timeline
 
@@ -69,7 +69,7 @@ class InterpolationModel:
 
 
 @dataclass(frozen=True, eq=False)
-class InterpolatedFrames(FrameStream):
+class InterpolatedFrames(DerivedFrames):
     """`source` as seen on `timeline`.
 
     Args:
@@ -86,6 +86,10 @@ class InterpolatedFrames(FrameStream):
     byte_steps: bool = False
     _rested: list[_Worker] = field(default_factory=list, init=False, repr=False)
 
+    @property
+    def decodes(self) -> bool:
+        return False  # runs a model
+
     def __post_init__(self) -> None:
         if self.timeline.last >= len(self.source):
             raise SettingsError(
@@ -93,14 +97,6 @@ class InterpolatedFrames(FrameStream):
             )
         if not 0 <= self.cut_threshold <= 1:
             raise SettingsError(f"the scene-cut threshold is 0 (off) to 1, not {self.cut_threshold}")
-
-    @property
-    def height(self) -> int:
-        return self.source.height
-
-    @property
-    def width(self) -> int:
-        return self.source.width
 
     @property
     def fps(self) -> Fraction:

@@ -69,14 +69,14 @@ def official_shapes(config: StreamingSVDConfig) -> dict[str, tuple[int, ...]]:
     shapes.update({IMAGE_ENCODER_PREFIX + key: shape for key, shape in shapes_of(image.state_dict()).items()})
     own = {key: shape for key, shape in shapes_of(first.state_dict()).items() if not key.startswith("quant_conv")}
     shapes.update({FIRST_STAGE_PREFIX + key: shape for key, shape in own.items()})
-    shapes.update({CLIP_VISION_PREFIX + key: shape for key, shape in _tower(config.clip_vision).items()})
+    shapes.update({CLIP_VISION_PREFIX + key: shape for key, shape in openclip_shapes(config.clip_vision).items()})
     text = CLIP_VISION_PREFIX.removesuffix("visual.")
     width = config.clip_vision.projection_width
     shapes.update({text + "text_projection": (width, width), text + "logit_scale": ()})
     return shapes
 
 
-def _tower(config: ClipVisionConfig) -> dict[str, tuple[int, ...]]:
+def openclip_shapes(config: ClipVisionConfig) -> dict[str, tuple[int, ...]]:
     """Keys of an OpenCLIP image tower."""
     width, hidden = config.width, config.mlp_width
     shapes = {

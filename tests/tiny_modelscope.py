@@ -30,7 +30,7 @@ from streaming_core.models.modelscope.unet import VideoUNet
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.config import ClipVisionConfig, VaeConfig
 
-from .tiny import _tower, random_weights
+from .tiny import openclip_shapes, random_weights
 
 WIDTH = 64
 UNET = UNet3DConfig(
@@ -99,7 +99,7 @@ def official_shapes(config: StreamingModelscopeConfig) -> Shapes:
     shapes |= {APM_PREFIX + key: shape for key, shape in projector.items()}
     shapes |= {TEXT_PREFIX + key: shape for key, shape in _text_shapes(config.text_encoder).items()}
     shapes |= {VAE_PREFIX + key: shape for key, shape in _vae_shapes(config.vae).items()}
-    shapes |= {CLIP_VISION_PREFIX + key: shape for key, shape in _tower(config.clip_vision).items()}
+    shapes |= {CLIP_VISION_PREFIX + key: shape for key, shape in openclip_shapes(config.clip_vision).items()}
     left_over, width = CLIP_VISION_PREFIX.removesuffix("visual."), config.clip_vision.projection_width
     return shapes | {left_over + "text_projection": (width, width), left_over + "logit_scale": ()}
 

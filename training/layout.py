@@ -42,6 +42,7 @@ from streaming_core.models.streamingsvd.detect import (
     detect_video_unet,
 )
 from streaming_core.models.streamingsvd.file import split_vae_weights, unet_weights
+from tests.tiny import openclip_shapes
 
 Weights = dict[str, Tensor]
 LATENT_SCALE = 0.18215
@@ -176,35 +177,13 @@ def random_clip_vision(config: ClipVisionConfig) -> Weights:
     """An image tower of random weights, always the same ones, under the official keys."""
     generator = torch.Generator().manual_seed(CLIP_SEED)
     weights = {}
-    for key, shape in sorted(clip_vision_keys(config).items()):
+    for key, shape in sorted(openclip_shapes(config).items()):
         if len(shape) < 2:
             weights[key] = torch.full(shape, 1.0 if key.endswith("weight") else 0.0)
         else:
             weights[key] = torch.randn(shape, generator=generator) / math.sqrt(torch.Size(shape[1:]).numel())
     # The projection is stored as [width, projection], and its inputs are normed: outputs of about unit size.
     return {CLIP_VISION_PREFIX + key: tensor for key, tensor in weights.items()}
-
-
-def clip_vision_keys(config: ClipVisionConfig) -> dict[str, tuple[int, ...]]:
-    """Keys and shapes of an OpenCLIP image tower."""
-    width, hidden = config.width, config.mlp_width
-    block = {
-        "ln_1.weight": (width,), "ln_1.bias": (width,), "ln_2.weight": (width,), "ln_2.bias": (width,),
-        "attn.in_proj_weight": (3 * width, width), "attn.in_proj_bias": (3 * width,),
-        "attn.out_proj.weight": (width, width), "attn.out_proj.bias": (width,),
-        "mlp.c_fc.weight": (hidden, width), "mlp.c_fc.bias": (hidden,),
-        "mlp.c_proj.weight": (width, hidden), "mlp.c_proj.bias": (width,),
-    }  # fmt: skip
-    shapes = {
-        "class_embedding": (width,),
-        "positional_embedding": ((config.image_px // config.patch_px) ** 2 + 1, width),
-        "proj": (width, config.projection_width),
-        "conv1.weight": (width, 3, config.patch_px, config.patch_px),
-    }
-    shapes.update({f"{norm}.{part}": (width,) for norm in ("ln_pre", "ln_post") for part in ("weight", "bias")})
-    for index in range(config.layers):
-        shapes.update({f"transformer.resblocks.{index}.{key}": shape for key, shape in block.items()})
-    return shapes
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -20,14 +20,14 @@ from ..drift import (
     small_frames,
 )
 from ..metrics.layout import Layout
-from .stream import FrameStream
+from .stream import DerivedFrames, FrameStream
 
 log = logging.getLogger(__name__)
 SLICE = 16
 
 
 @dataclass(frozen=True)
-class AnchoredFrames(FrameStream):
+class AnchoredFrames(DerivedFrames):
     """`source` with the colours of each chunk brought back to those of the first (see `drift`), up to a scene cut.
 
     A chunk is measured when it is read first, all chunks before it with it, since a cut among them ends the correction.
@@ -44,18 +44,6 @@ class AnchoredFrames(FrameStream):
     cut_threshold: float = 0.6
     _found: list[Correction | None] = field(default_factory=list, init=False, repr=False, compare=False)
     _kept: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
-
-    @property
-    def decodes(self) -> bool:
-        return self.source.decodes
-
-    @property
-    def height(self) -> int:
-        return self.source.height
-
-    @property
-    def width(self) -> int:
-        return self.source.width
 
     @property
     def fps(self) -> Fraction:

@@ -175,8 +175,26 @@ class TensorFrames(FrameStream):
         return to_rgb(self.images[start:stop], self.background)
 
 
+class DerivedFrames(FrameStream):
+    """Frames made of another stream's, of the same size; dataclasses with a field `source`."""
+
+    source: FrameStream
+
+    @property
+    def decodes(self) -> bool:
+        return self.source.decodes
+
+    @property
+    def height(self) -> int:
+        return self.source.height
+
+    @property
+    def width(self) -> int:
+        return self.source.width
+
+
 @dataclass(frozen=True)
-class TrimmedFrames(FrameStream):
+class TrimmedFrames(DerivedFrames):
     """Frames `start` to `stop` (not included) of another stream; at least one frame."""
 
     source: FrameStream
@@ -196,18 +214,6 @@ class TrimmedFrames(FrameStream):
             object.__setattr__(self, "stop", inner.start + self.stop)
 
     @property
-    def decodes(self) -> bool:
-        return self.source.decodes
-
-    @property
-    def height(self) -> int:
-        return self.source.height
-
-    @property
-    def width(self) -> int:
-        return self.source.width
-
-    @property
     def fps(self) -> Fraction:
         return self.source.fps
 
@@ -219,7 +225,7 @@ class TrimmedFrames(FrameStream):
 
 
 @dataclass(frozen=True)
-class ResampledFrames(FrameStream):
+class ResampledFrames(DerivedFrames):
     """Another stream at another constant rate: frames are repeated or left out, the length in seconds stays.
 
     Video files do this by themselves, from the times they store: see `VideoFrames.at_rate`.
@@ -230,18 +236,6 @@ class ResampledFrames(FrameStream):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fps", as_rate(self.fps))
-
-    @property
-    def decodes(self) -> bool:
-        return self.source.decodes
-
-    @property
-    def height(self) -> int:
-        return self.source.height
-
-    @property
-    def width(self) -> int:
-        return self.source.width
 
     def __len__(self) -> int:
         return max(1, round(self.source.seconds * self.fps))
