@@ -50,9 +50,11 @@ def one_format(x: Tensor) -> Tensor:
 def join(*maps: Tensor) -> Tensor:
     """Maps put together on channels, channels last; each is copied once, whatever its own format."""
     batch, _, height, width = maps[0].shape
-    widths = [one.shape[1] for one in maps]
+    channels = sum(one.shape[1] for one in maps)
     like = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
-    whole = torch.empty(batch, sum(widths), height, width, **like)
-    for part, one in zip(whole.split(widths, dim=1), maps, strict=True):
-        part.copy_(one)
+    whole, filled = torch.empty(batch, channels, height, width, **like), 0
+    for one in maps:
+        # Not `split`: parts that were made together cannot be written where gradients are wanted.
+        whole.narrow(1, filled, one.shape[1]).copy_(one)
+        filled += one.shape[1]
     return whole
