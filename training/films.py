@@ -185,7 +185,10 @@ class Film:
         """Frames `start` to `stop` (not included), all on the CPU."""
         if not 0 <= start < stop:
             raise ValueError(f"a film has frames from 0 on, got {start} to {stop}")
-        times = torch.arange(start, stop, dtype=torch.float64)
+        return self.at(torch.arange(start, stop, dtype=torch.float64))
+
+    def at(self, times: Tensor) -> Footage:
+        """Frames at `times` `[F]` float64, in frames from the start of the film; fractions lie between two frames."""
         frames = self.background.render(times, self.size)
         moving = torch.zeros(len(times), 1, self.size, self.size)
         for sprite in self.sprites:

@@ -1,0 +1,184 @@
+"""Training of EMA-VFI: true flow is true, a miniature learns and resumes bit for bit, and its file loads."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from streaming_core.models.ema_vfi.config import standard_config
+from streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
+from streaming_core.models.ema_vfi.warp import warp
+from training import __main__ as command
+from training.export import main as export
+from training.films import HELD_OUT, VARIETIES, make_film
+from training.loop import Recipe, Run, read_log, step_generator
+from training.vfi import DEMO_VFI, Triplet, VfiTask, new_network, picture_loss, pyramid
+
+SIZE, STEPS, BREAK = 32, 20, 10
+MINIATURE = standard_config(4, (1, 1, 1, 2, 2))
+RECIPE = Recipe(learning_rate=5e-3, warmup_steps=3, average_decay=0.8, seed=5)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2 * HELD_OUT), st.sampled_from(VARIETIES), st.floats(0, 30), st.floats(0.5, 4), st.floats(0, 1))
+def test_the_true_flow_brings_either_frame_to_the_one_between(seed, variety, start, gap, share):
+    """But for edges, and for what the other frame hides, of which a flow says nothing."""
+    film = make_film(seed, 64, variety)
+    shot = Triplet.of([(film, start, gap, share)])
+    for frame, flow, hidden in ((shot.first, shot.flow[:, :2], start), (shot.second, shot.flow[:, 2:], start + gap)):
+        there = film.at(torch.tensor([hidden], dtype=torch.float64)).moving
+        target = film.at(torch.tensor([start + share * gap], dtype=torch.float64)).moving
+        # Background on which nothing lies in either, and pictures without a second sprite in front.
+        seen = (warp(there, flow) == 0) & (target == 0)
+        if len(film.sprites) == 1:
+            seen |= (warp(there, flow) == 1) & (target == 1)
+        inside = warp(torch.ones_like(there), flow)  # borders are repeated, so a background that slides in is not there
+        places = torch.arange(64.0)
+        x, y = places + flow[0, 0], places[:, None] + flow[0, 1]
+        seen &= ((x >= 0) & (x <= 63) & (y >= 0) & (y <= 63))[None, None] & (inside > 0)
+        error = (warp(frame, flow) - shot.target).abs().amax(dim=1, keepdim=True)[seen]
+        assert len(error) > 100 and error.mean() < 0.01 and error.quantile(0.98) < 0.15
+
+
+def test_a_triplet_is_in_the_order_of_the_network():
+    film = make_film(3, SIZE)
+    shot = Triplet.of([(film, 2.0, 2.0, 0.5), (film, 5.0, 4.0, 0.25)])
+    truth = film.render(0, 10).frames.flip(1)  # the network wants BGR
+    assert torch.equal(shot.first, truth[[2, 5]]) and torch.equal(shot.second, truth[[4, 9]])
+    assert torch.equal(shot.target, truth[[3, 6]])
+    assert shot.times.tolist() == [0.5, 0.25] and shot.moving.shape == (2, 1, SIZE, SIZE)
+
+
+def test_a_pyramid_holds_all_of_a_picture():
+    picture = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    *bands, rest = pyramid(picture)
+    assert [band.shape[-1] for band in (*bands, rest)] == [32, 16, 8, 4]
+    for band in reversed(bands):
+        rest = band + torch.nn.functional.interpolate(rest, scale_factor=2, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(rest, picture)
+
+
+def test_errors_where_something_moves_count_more():
+    shot = Triplet.of([(make_film(1, SIZE), 0.0, 2.0, 0.5)])
+    assert picture_loss(shot.target, shot) == 0
+    wrong = [picture_loss(shot.target + 0.1 * where, shot) for where in (shot.moving, shot.moving.flip(2, 3))]
+    assert wrong[0] > 1.5 * wrong[1]
+
+
+def test_a_new_network_is_the_mean_of_both_frames():
+    shot = Triplet.of([(make_film(1, SIZE), 0.0, 2.0, 0.3)])
+    network = new_network(MINIATURE, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(network(shot.first, shot.second, shot.times), (shot.first + shot.second) / 2)
+    again = new_network(MINIATURE, torch.Generator().manual_seed(0)).state_dict()
+    assert all(torch.equal(tensor, again[key]) for key, tensor in network.state_dict().items())
+
+
+class OneFilm(VfiTask):
+    """Always the same pair, at any time: twenty steps show on what they have seen, and on nothing else."""
+
+    def _shot(self, generator):
+        _, _, _, share = super()._shot(generator)
+        return make_film(1, SIZE), 2.0, 4.0, share
+
+
+def make_task():
+    return OneFilm(SIZE, batch=1, config=MINIATURE)
+
+
+def judged(task) -> float:
+    """Loss over six fixed draws that no step uses."""
+    with torch.no_grad():
+        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run without a break: task, loss before and after, folder, and a copy of that half way."""
+    folder, half_way = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("half_way") / "run"
+    run = Run(make_task(), folder, RECIPE)
+
+    def keep():
+        if run.progress.step == BREAK:
+            run.save()
+            shutil.copytree(folder, half_way)
+        return False
+
+    before = judged(run.task)
+    assert run.train(steps=STEPS, stopped=keep).step == STEPS
+    return run.task, before, judged(run.task), folder, half_way
+
+
+def test_the_loss_falls(trained):
+    _, before, after, *_ = trained
+    assert after < 0.85 * before
+
+
+def test_every_weight_is_trained(trained):
+    task = trained[0]
+    task.network.zero_grad(set_to_none=True)
+    task.loss(torch.Generator().manual_seed(1)).backward()
+    still = [name for name, weight in task.network.named_parameters() if not weight.grad.abs().sum() > 0]
+    # Motion is a difference of embedded coordinates, from which this one falls out.
+    assert all(name.endswith("cor_embed.bias") for name in still), still
+
+
+def test_a_killed_run_goes_on_bit_for_bit(trained):
+    *_, folder, half_way = trained
+    torch.rand(3)  # nothing may depend on the global generator
+    run = Run(make_task(), half_way, RECIPE)
+    assert run.progress.step == BREAK
+    run.train(steps=STEPS)
+    one, two = (torch.load(path / "vfi.pt", weights_only=True) for path in (folder, half_way))
+    for part in ("network", "average"):
+        assert one[part].keys() == two[part].keys()
+        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
+    assert one["settings"] == two["settings"]
+    losses = [[e["loss"] for e in read_log(path / "vfi.jsonl") if "loss" in e] for path in (folder, half_way)]
+    assert losses[0] == losses[1] and len(losses[0]) == STEPS
+
+
+def test_what_is_measured(trained):
+    measured = [entry["measured"] for entry in read_log(trained[3] / "vfi.jsonl") if "measured" in entry][-1]
+    names = [f"{what}_{gap}" for what in ("psnr", "moving") for gap in (1, 2, 4)]
+    assert measured.keys() == {of + name for of in ("", "blend_", "repeat_") for name in names}
+    assert measured["blend_moving_1"] < measured["blend_psnr_1"]
+    assert measured["blend_moving_4"] < measured["blend_moving_1"]
+    assert measured["repeat_moving_2"] < measured["blend_moving_2"]
+
+
+def test_the_exported_file_loads_and_interpolates(trained):
+    """Half precision, published names, and the same pictures as the averaged weights make."""
+    task, _, _, folder, _ = trained
+    target = folder / "small_t.safetensors"
+    assert export(["--stage", "vfi", "--out", str(folder), "--file", str(target)]) == 0
+    tensors = load_file(target)
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
+    assert all(key.startswith("module.") for key in tensors)
+    model = build(tensors, EmaVfiSettings(any_time=True), dtype=torch.float32)
+    assert model.network.config == MINIATURE
+    shot = Triplet.of([(make_film(HELD_OUT, SIZE), 0.0, 2.0, 0.25)])
+    with torch.no_grad(), Run(task, folder, RECIPE).averaged():
+        expected = task.network(shot.first, shot.second, shot.times)
+        found = model.forward_multi_timestep(shot.first.flip(1), shot.second.flip(1), [0.25]).flip(1)
+    torch.testing.assert_close(found, expected, atol=5e-3, rtol=0)
+
+
+def test_the_command_makes_the_recipe(tmp_path):
+    args = command.arguments(["--stage", "vfi", "--out", str(tmp_path), "--films", "wide"])
+    task = command.make_task(args)
+    assert args.minutes == 15 and task.settings() == {"size": 128, "films": "wide", "batch": 4}
+    assert task.network.config == DEMO_VFI
