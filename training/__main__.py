@@ -1,6 +1,6 @@
-"""python -m training --stage vae|unet|cam --out DIR (--minutes N | --steps N): train one stage, or go on with it.
+"""python -m training --stage vae|pool|unet|cam --out DIR (--minutes N | --steps N): train one stage, or go on with it.
 
-Stages build on each other in one folder: vae, then unet, then cam; then `python -m training.export --out DIR`. The
+Stages build on each other in one folder: vae, pool, unet, cam; then `python -m training.export --out DIR`. The
 same command again goes on from the last checkpoint. Ctrl-C and SIGTERM stop behind the current step, with a checkpoint.
 CAM for a video model of your own: --stage cam --base FILE --clips FOLDER.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 
 import dev
 
-DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0}
-DEFAULT_BATCH = {"vae": 2, "unet": 3, "cam": 3}
-DEFAULT_FRAMES = {"vae": 4, "unet": 8, "cam": 8}
+DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0, "vfi": 15.0}
+DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4}
+DEFAULT_FRAMES = {"vae": 1, "pool": 48, "unet": 8, "cam": 8, "vfi": 3}
 LEARNING_RATE = 1.2e-3
 
 
@@ -25,14 +25,15 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--stage", choices=tuple(DEFAULT_MINUTES), required=True)
+    parser.add_argument("--stage", choices=("pool", *DEFAULT_MINUTES), required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints, logs and weights")
-    parser.add_argument("--minutes", type=float, help="time limit; default 20 (vae), 75 (unet), 30 (cam)")
+    parser.add_argument("--minutes", type=float, help="time limit; default 20 (vae), 75 (unet), 30 (cam), 15 (vfi)")
     parser.add_argument("--steps", type=int, help="an exact number of steps instead, which another run can repeat")
-    parser.add_argument("--size", type=int, default=128, help="pixels of the square frames (default 128)")
+    parser.add_argument("--size", type=int, default=96, help="pixels of the square frames (default 96)")
     parser.add_argument("--films", choices=("narrow", "wide"), default="narrow", help="variety of the films")
-    parser.add_argument("--batch", type=int, help="clips per step; default 2 (vae), 3 (unet, cam)")
-    parser.add_argument("--frames", type=int, help="frames per clip; default 4 (vae), 8 (unet, cam)")
+    parser.add_argument("--batch", type=int, help="clips per step; default 6 (vae), 3 (unet, cam), 4 (vfi)")
+    parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 48 per film")
+    parser.add_argument("--pool-films", type=int, default=256, help="pool: films that are encoded (default 256)")
     parser.add_argument("--overlap", type=int, default=3, help="cam: how many of them are control frames (default 3)")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")
@@ -44,16 +45,16 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.minutes is not None and args.steps is not None:
         parser.error("--minutes and --steps exclude each other")
-    if args.size % 64:
-        parser.error(f"--size is a multiple of 64, got {args.size}")
+    if args.size % 32:
+        parser.error(f"--size is a multiple of 32, got {args.size}")
     if (args.base or args.clips) and args.stage != "cam":
         parser.error("--base and --clips are for --stage cam")
     for path in (args.base, args.clips):
         if path and not path.exists():
             parser.error(f"there is no {path}")
     if args.minutes is None and args.steps is None:
-        args.minutes = DEFAULT_MINUTES[args.stage]
-    args.batch = args.batch or DEFAULT_BATCH[args.stage]
+        args.minutes = DEFAULT_MINUTES.get(args.stage)
+    args.batch = args.batch or DEFAULT_BATCH.get(args.stage)
     args.frames = args.frames or DEFAULT_FRAMES[args.stage]
     return args
 
@@ -66,8 +67,10 @@ def make_task(args: argparse.Namespace):
     from .cam import CamTask
     from .footage import FilmSource, FolderSource
     from .layout import Base, trained_base, vae_base
+    from .pool import read_pool
     from .unet import UnetTask
     from .vae import VaeTask
+    from .vfi import VfiTask
 
     common = {
         "size": args.size,
@@ -76,16 +79,36 @@ def make_task(args: argparse.Namespace):
         "device": torch.device(args.device),
         "seed": args.seed,
     }
-    if args.stage == "vae":
-        return VaeTask(variety=args.films, **common)
+    if args.stage in ("vae", "vfi"):
+        common.pop("frames")
+        return (VaeTask if args.stage == "vae" else VfiTask)(variety=args.films, **common)
     if args.stage == "unet":
-        return UnetTask(vae_base(args.out), variety=args.films, **common)
+        pool = read_pool(args.out, args.size, args.films)
+        return UnetTask(vae_base(args.out), variety=args.films, pool=pool, **common)
     base = Base(load_file(args.base)) if args.base else trained_base(args.out)
     if args.clips:
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
     else:
-        source = FilmSource(args.size, args.films)
+        source = FilmSource(args.size, args.films, read_pool(args.out, args.size, args.films))
     return CamTask(base, source, overlap=args.overlap, **common)
+
+
+def encode_films(args: argparse.Namespace, stopped) -> int:
+    """The stage that trains nothing."""
+    import torch
+
+    from .diffusion import Encoder
+    from .layout import DEMO, vae_base
+    from .pool import FILE, make_pool, write_pool
+
+    base, device = vae_base(args.out), torch.device(args.device)
+    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO.cam.unet.vector_width, device)
+    pool = make_pool(encoder, args.size, args.films, args.pool_films, args.frames, stopped)
+    if pool is None:
+        return 3
+    write_pool(pool, args.out, args.size, args.films)
+    print(f"{args.out / FILE}: {args.pool_films} films of {args.frames} frames")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -102,6 +125,8 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
     try:
+        if args.stage == "pool":
+            return encode_films(args, lambda: bool(signals))
         run = Run(make_task(args), args.out, Recipe(learning_rate=args.rate, seed=args.seed))
         began, first = time.monotonic(), run.progress.step
         print(f"{args.stage}: from step {first}", flush=True)

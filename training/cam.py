@@ -83,7 +83,7 @@ class CamTask:
         self,
         base: Base,
         source: ClipSource | None = None,
-        size: int = 128,
+        size: int = 96,
         batch: int = 3,
         frames: int = 8,
         overlap: int = 3,
@@ -109,6 +109,7 @@ class CamTask:
     def settings(self) -> dict:
         return {
             "size": self.size, "source": type(self.source).__name__, "films": getattr(self.source, "variety", ""),
+            "pool": self.source.pool.num_films if getattr(self.source, "pool", None) else 0,
             "batch": self.batch, "frames": self.frames, "overlap": self.overlap, "starts": self.starts,
         }  # fmt: skip
 

@@ -77,12 +77,13 @@ class Encoder:
         told = torch.tensor([[FPS_ID, bucket, AUGMENTATION] for bucket in motion_buckets])
         return sinusoid(told.flatten(), self.vector_width // 3).reshape(len(motion_buckets), -1).to(self.device)
 
+    def _latents(self, clip: Clip) -> Tensor:
+        return self.encode(clip.footage.frames) if clip.latents is None else clip.latents.to(self.device)
+
     def batch(self, clips: list[Clip], generator: torch.Generator) -> Batch:
         """All clips are of one length and size."""
-        frames = torch.stack([clip.footage.frames for clip in clips])
         anchors = torch.cat([clip.anchor for clip in clips])
-        latents = self.encode(rearrange(frames, "b t ... -> (b t) ..."))
-        latents = rearrange(latents, "(b t) ... -> b t ...", b=len(clips))
+        latents = torch.stack([self._latents(clip) for clip in clips])
         moving = torch.stack([clip.footage.moving for clip in clips]).to(self.device)
         # A latent moves as much as the most moving of its pixels.
         moving = F.adaptive_max_pool2d(rearrange(moving, "b t 1 h w -> b t h w"), latents.shape[-2:])

@@ -6,7 +6,7 @@ A source is asked for clips with a generator and gives the same ones for the sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -24,20 +24,27 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of a film and one earlier frame of it, the anchor `[1, 3, H, W]`; all in 0..1."""
+    """A stretch of a film and one frame of it, the anchor `[1, 3, H, W]`; all in 0..1.
+
+    `latents` `[F, 4, h, w]` at unit scale: where the clip's have been made beforehand.
+    """
 
     footage: Footage
     anchor: Tensor
     motion_bucket_id: int
+    latents: Tensor | None = None
 
 
 class ClipSource(Protocol):
     """`draw` gives `num_frames` frames of some film, and the anchor.
 
-    `anchor_frame` counts from the start of the film; the clip starts at one of `starts`, also counted so.
+    `anchor_frame` counts from the start of the film (None: the clip's own first frame); the clip starts at one of
+    `starts`, also counted so.
     """
 
-    def draw(self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int) -> Clip: ...
+    def draw(
+        self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int | None
+    ) -> Clip: ...
 
 
 def pick(generator: torch.Generator, count: int) -> int:
@@ -45,18 +52,46 @@ def pick(generator: torch.Generator, count: int) -> int:
 
 
 @dataclass(frozen=True)
+class FilmPool:
+    """The films of seeds 0, 1, 2 ... as unit-scale latents `[films, frames, 4, h, w]`: encoded once, drawn often."""
+
+    latents: Tensor
+
+    @property
+    def num_films(self) -> int:
+        return self.latents.shape[0]
+
+    @property
+    def num_frames(self) -> int:
+        return self.latents.shape[1]
+
+
+@dataclass(frozen=True)
 class FilmSource:
-    """Films from seeds that are not held out."""
+    """Films from seeds that are not held out; with a `pool` only those in it."""
 
     size: int
     variety: Variety = "narrow"
+    pool: FilmPool | None = None
 
-    def draw(self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int) -> Clip:
-        film = make_film(pick(generator, HELD_OUT), self.size, self.variety)
-        return clip_of(film, num_frames, starts[pick(generator, len(starts))], anchor_frame)
+    def draw(
+        self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int | None
+    ) -> Clip:
+        seed = pick(generator, self.pool.num_films if self.pool else HELD_OUT)
+        start = starts[pick(generator, len(starts))]
+        clip = clip_of(make_film(seed, self.size, self.variety), num_frames, start, anchor_frame)
+        if self.pool is None:
+            return clip
+        if start + num_frames > self.pool.num_frames:
+            raise SettingsError(
+                f"the pool's films have {self.pool.num_frames} frames and frame {start + num_frames} was asked for; "
+                "make longer ones with --stage pool --frames"
+            )
+        return replace(clip, latents=self.pool.latents[seed, start : start + num_frames].float())
 
 
-def clip_of(film: Film, num_frames: int, start: int, anchor_frame: int) -> Clip:
+def clip_of(film: Film, num_frames: int, start: int, anchor_frame: int | None) -> Clip:
+    anchor_frame = start if anchor_frame is None else anchor_frame
     anchor = film.render(anchor_frame, anchor_frame + 1).frames
     return Clip(film.render(start, start + num_frames), anchor, film.motion_bucket_id)
 
@@ -84,10 +119,13 @@ class FolderSource:
             )
         return cls(videos, size)
 
-    def draw(self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int) -> Clip:
+    def draw(
+        self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int | None
+    ) -> Clip:
         video = self.videos[pick(generator, len(self.videos))]
-        fitting = [start for start in starts if max(start + num_frames, anchor_frame + 1) <= len(video)]
+        fitting = [start for start in starts if max(start + num_frames, (anchor_frame or 0) + 1) <= len(video)]
         start = fitting[pick(generator, len(fitting))]
+        anchor_frame = start if anchor_frame is None else anchor_frame
         # A film may begin anywhere in the file.
         first = pick(generator, len(video) - max(start + num_frames, anchor_frame + 1) + 1)
         anchor = self._fit(video.read(first + anchor_frame, first + anchor_frame + 1))

@@ -63,11 +63,14 @@ DEMO = StreamingSVDConfig(
         ),
         pixel_channels=(16, 32, 64, 96),
     ),
-    image_encoder=VaeConfig(32, (1, 1, 2, 2), 1, 4, temporal=False),
-    first_stage=VaeConfig(32, (1, 1, 2, 2), 1, 4, temporal=True),
+    image_encoder=VaeConfig(64, (1, 1, 1, 1), 1, 4, temporal=False),
+    first_stage=VaeConfig(64, (1, 1, 1, 1), 1, 4, temporal=True),
     clip_vision=ClipVisionConfig(64, 2, 1, 128, 56, 224, 64),
 )
-"""The smallest widths that the layout allows: heads are 64 wide, norms have 32 groups."""
+"""The smallest widths that the layout allows: heads are 64 wide, norms have 32 groups.
+
+The VAE is 64 wide, too: at 32 every channel is normed by itself, which takes its mean away, and with it the colours.
+"""
 
 
 def host():

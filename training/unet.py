@@ -11,7 +11,7 @@ from streaming_core.models.streamingsvd.config import VideoUNetConfig
 
 from .diffusion import Batch, Encoder, drop_conditions, moving_errors, v_loss
 from .films import HELD_OUT, Variety, make_film
-from .footage import FilmSource, clip_of
+from .footage import FilmPool, FilmSource, clip_of
 from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, build_unet, fold_concat, initialise, run_unet, silence
 
 MEASURED_FILMS = 4
@@ -26,32 +26,40 @@ def new_unet(config: VideoUNetConfig, generator: torch.Generator) -> nn.Module:
 
 
 class UnetTask:
-    """Clips of `frames` frames of films, the first one given. `base` holds VAE and image tower."""
+    """Clips of `frames` frames of films, the first one given. `base` holds VAE and image tower.
+
+    With a `pool` clips start at any frame of its films.
+    """
 
     stage = "unet"
 
     def __init__(
         self,
         base: Base,
-        size: int = 128,
+        size: int = 96,
         variety: Variety = "narrow",
+        pool: FilmPool | None = None,
         batch: int = 3,
         frames: int = 8,
         config: VideoUNetConfig = DEMO.cam.unet,
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.frames = FilmSource(size, variety), batch, frames
+        self.source, self.batch, self.frames = FilmSource(size, variety, pool), batch, frames
+        self.starts = range(pool.num_frames - frames + 1) if pool else (0,)
         self.network = new_unet(config, torch.Generator().manual_seed(seed))
         self.encoder = Encoder(base.vae(device), base.clip_vision(), config.vector_width, device)
         self.network.to(device)
         self.measured: Batch | None = None
 
     def settings(self) -> dict:
-        return {"size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames}
+        return {
+            "size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames,
+            "pool": self.source.pool.num_films if self.source.pool else 0,
+        }  # fmt: skip
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        clips = [self.source.draw(generator, self.frames, (0,), 0) for _ in range(self.batch)]
+        clips = [self.source.draw(generator, self.frames, self.starts, None) for _ in range(self.batch)]
         batch = drop_conditions(self.encoder.batch(clips, generator), generator)
         return v_loss(partial(run_unet, self.network), batch, generator)
 
@@ -59,7 +67,7 @@ class UnetTask:
         """`moving_errors` of held-out films by noise level."""
         if self.measured is None:
             films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-            clips = [clip_of(film, self.frames, 0, 0) for film in films]
+            clips = [clip_of(film, self.frames, 0, None) for film in films]
             self.measured = self.encoder.batch(clips, torch.Generator().manual_seed(0))
         network, errors = partial(run_unet, self.network), {}
         for sigma in MEASURED_SIGMAS:

@@ -1,9 +1,12 @@
-"""Stage 1: the VAE, an image encoder and a decoder that mixes frames, on films.
+"""Stage 1: the VAE, on single frames of films.
 
-One network is trained for both of the official autoencoders (`layout.autoencoder_tensors`).
+One network is trained for both of the official autoencoders (`layout.autoencoder_tensors`); the temporal layers of the
+video decoder stay at what they begin with, which is nothing.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +16,21 @@ from torch import Tensor, nn
 from streaming_core.models.streamingsvd.config import StreamingSVDConfig
 
 from .films import HELD_OUT, Footage, Variety, make_film
-from .footage import FilmSource, clip_of, pick
+from .footage import FilmSource, pick
 from .layout import CPU, DEMO, LATENT_SCALE, Weights, build_vae, initialise, silence
 
 KL_WEIGHT = 2e-4
+GUIDE_WEIGHT = 1.0
+"""Of the pull that makes the first three latent channels a small copy of the picture. Left to itself the network finds
+brightness first and colours only after thousands of steps."""
+FIRST_LOG_VARIANCE = -5.0
+"""Of the posterior; at 0, the usual start, its noise drowns the first thousand steps."""
 EDGE_WEIGHT = 0.5
 EXTRA_WEIGHT_OF_MOVING = 3.0
 WHOLE_SHARE = 0.25
-"""Share of steps on whole frames; the others see a quarter of their area, around something that moves."""
+"""Share of steps on whole frames, a quarter as many; the others see a quarter of their area, around what moves."""
+FILM_FRAMES = 48
+"""Frames are drawn from so far into a film."""
 MEASURED_FILMS = 8
 
 
@@ -31,28 +41,29 @@ class VaeTask:
 
     def __init__(
         self,
-        size: int = 128,
+        size: int = 96,
         variety: Variety = "narrow",
-        batch: int = 2,
-        frames: int = 4,
+        batch: int = 6,
         config: StreamingSVDConfig = DEMO,
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.frames, self.device = FilmSource(size, variety), batch, frames, device
-        network = build_vae(config.image_encoder, config.first_stage, CPU)
-        self.network = initialise(network, torch.Generator().manual_seed(seed))
-        # Frame mixing starts as doing nothing.
-        silence(self.network, ".time_stack.out_layers.3", "conv_out.time_mix_conv")
-        nn.init.dirac_(self.network.decoder.conv_out.time_mix_conv.weight)
-        self.network.to(device)
+        self.source, self.batch, self.config, self.device = FilmSource(size, variety), batch, config, device
+        # Frames are coded one by one: the video decoder's temporal layers cost half of its time and are not needed.
+        network = build_vae(config.image_encoder, replace(config.first_stage, temporal=False), CPU)
+        self.network = initialise(network, torch.Generator().manual_seed(seed)).to(device)
+        channels = config.image_encoder.latent_channels
+        with torch.no_grad():
+            self.network.quant_conv.bias[channels:] = FIRST_LOG_VARIANCE
 
     def settings(self) -> dict:
-        return {"size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames}
+        return {"size": self.source.size, "films": self.source.variety, "batch": self.batch}
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        clips = [self.source.draw(generator, self.frames, (0,), 0).footage for _ in range(self.batch)]
-        if float(torch.rand((), generator=generator)) >= WHOLE_SHARE:
+        whole = float(torch.rand((), generator=generator)) < WHOLE_SHARE
+        films = max(1, self.batch // 4) if whole else self.batch
+        clips = [self.source.draw(generator, 1, range(FILM_FRAMES), None).footage for _ in range(films)]
+        if not whole:
             clips = [crop_around_movement(clip, self.source.size // 2, generator) for clip in clips]
         frames = torch.cat([clip.frames for clip in clips]).to(self.device) * 2 - 1
         weight = 1 + EXTRA_WEIGHT_OF_MOVING * torch.cat([clip.moving for clip in clips]).to(self.device)
@@ -60,30 +71,40 @@ class VaeTask:
         mean, log_variance = moments.chunk(2, dim=1)
         log_variance = log_variance.clamp(-30, 20)
         noise = torch.randn(mean.shape, generator=generator).to(mean)
-        latents = mean + (log_variance / 2).exp() * noise
-        # One clip after the other: the host's decoder takes all it is given for one.
-        decoded = torch.cat([self.network.decode(clip) for clip in latents.split(self.frames)])
+        decoded = self.network.decode(mean + (log_variance / 2).exp() * noise)
         pixels = (weight * (decoded - frames).abs()).sum() / (3 * weight.sum())
         edges = sum((differences(decoded, axis) - differences(frames, axis)).abs().mean() for axis in (2, 3))
         kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
-        return pixels + EDGE_WEIGHT * edges + KL_WEIGHT * kl
+        small = F.adaptive_avg_pool2d(frames, mean.shape[-2:])
+        guide = F.mse_loss(mean[:, :3], small)
+        return pixels + EDGE_WEIGHT * edges + KL_WEIGHT * kl + GUIDE_WEIGHT * guide
 
     def _held_out(self) -> Tensor:
-        """`[films, frames, 3, H, W]` in -1..1."""
+        """`[films, 3, H, W]` in -1..1."""
         films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-        return torch.stack([clip_of(film, self.frames, 0, 0).footage.frames for film in films]).to(self.device) * 2 - 1
+        return torch.cat([film.render(0, 1).frames for film in films]).to(self.device) * 2 - 1
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """Peak signal to noise ratio of held-out films in dB, through posterior means."""
         frames = self._held_out()
-        decoded = torch.stack([self.network.decode(self.network.encode(film)).clamp(-1, 1) for film in frames])
+        decoded = self.network.decode(self.network.encode(frames)).clamp(-1, 1)
         return {"psnr": float(-10 * torch.log10(F.mse_loss(decoded, frames) / 4))}
 
     @torch.no_grad()
     def weights(self) -> Weights:
-        latents = torch.cat([self.network.encode(film) for film in self._held_out()])
-        return scaled_weights(self.network, rearrange(latents, "n c h w -> c (n h w)").square().mean(dim=1).sqrt())
+        latents = self.network.encode(self._held_out())
+        scaled = scaled_weights(self.network, rearrange(latents, "n c h w -> c (n h w)").square().mean(dim=1).sqrt())
+        return {**idle_temporal_layers(self.config), **scaled}
+
+
+def idle_temporal_layers(config: StreamingSVDConfig) -> Weights:
+    """What a video decoder has more than a still one, set so that it decodes frame by frame."""
+    network = initialise(build_vae(config.image_encoder, config.first_stage, CPU), torch.Generator().manual_seed(0))
+    silence(network, ".time_stack.out_layers.3", "conv_out.time_mix_conv")
+    nn.init.dirac_(network.decoder.conv_out.time_mix_conv.weight)
+    temporal = (".time_stack.", ".mix_factor", ".time_mix_conv.")
+    return {key: tensor.detach() for key, tensor in network.state_dict().items() if any(t in key for t in temporal)}
 
 
 def crop_around_movement(clip: Footage, side: int, generator: torch.Generator) -> Footage:

@@ -145,8 +145,10 @@ def default_first_sampling() -> SamplingSettings:
 def sample_clip(model, settings: SamplingSettings, conds, noise: Tensor, seed: int, progress: StepProgress | None):
     """Sample one clip from unit `noise` `[F, 4, h, w]`; latents as the host's VAE takes them."""
     positive, negative = conds
+    if not settings.cfg == settings.min_cfg == 1:  # else no frame needs the negative half, and the host leaves it out
+        model = with_linear_guidance(model, settings.min_cfg)
     return comfy.sample.sample_custom(
-        with_linear_guidance(model, settings.min_cfg),
+        model,
         noise,
         settings.cfg,
         settings.sampler,

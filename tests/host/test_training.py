@@ -20,13 +20,14 @@ from streaming_core.models.streamingsvd.detect import detect_streamingsvd
 from tests.host.inprocess import import_host, import_pack
 from training import __main__ as command
 from training.cam import CamTask, run_with_cam
-from training.diffusion import draw_sigmas
+from training.diffusion import Encoder, draw_sigmas
 from training.export import export, joined
 from training.export import main as export_command
 from training.films import make_film
-from training.footage import FolderSource, clip_of
-from training.layout import DEMO, LATENT_SCALE, Base, run_unet, trained_base, vae_base
+from training.footage import FilmSource, FolderSource, clip_of
+from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, trained_base, vae_base
 from training.loop import Recipe, Run, read_log, step_generator
+from training.pool import make_pool, read_pool, write_pool
 from training.unet import UnetTask
 from training.vae import VaeTask, crop_around_movement
 
@@ -51,10 +52,18 @@ class OneFilm:
 def make_task(stage: str, folder: Path):
     """A new task of a miniature, on what the folder holds of earlier stages."""
     if stage == "vae":
-        return VaeTask(SIZE, batch=1, frames=2, config=MINIATURE)
+        return VaeTask(SIZE, batch=2, config=MINIATURE)
     if stage == "unet":
-        return UnetTask(vae_base(folder), SIZE, batch=1, frames=4, config=MINIATURE.cam.unet)
+        base = vae_base(folder)
+        return UnetTask(
+            base, SIZE, pool=read_pool(folder, SIZE, "narrow"), batch=1, frames=4, config=MINIATURE.cam.unet
+        )
     return CamTask(trained_base(folder), OneFilm(), SIZE, batch=1, frames=4, overlap=2)
+
+
+def encoder_of(folder: Path) -> Encoder:
+    base = vae_base(folder)
+    return Encoder(base.vae(CPU), base.clip_vision(), 192, CPU)
 
 
 class Trained(NamedTuple):
@@ -102,6 +111,8 @@ def trained(tmp_path_factory):
         progress = run.train(steps=STEPS, stopped=keep)
         assert progress.finished and progress.step == STEPS
         stages[stage] = Trained(run.task, before, loss_of(run.task), folder, half_way)
+        if stage == "vae":
+            write_pool(make_pool(encoder_of(folder), SIZE, "narrow", 2, 9), folder, SIZE, "narrow")
     return stages
 
 
@@ -155,6 +166,28 @@ def test_a_stopped_run_goes_on_bit_for_bit(trained, tmp_path):
     Run(make_task("vae", whole), whole, RECIPE).train(steps=STEPS)
     assert_same_run(tmp_path, whole, "vae")
     assert_same_run(tmp_path, trained["vae"].folder, "vae")
+
+
+@torch.no_grad()
+def test_clips_of_a_pool_come_with_the_latents_of_their_frames(trained):
+    folder = trained["vae"].folder
+    source = FilmSource(SIZE, "narrow", read_pool(folder, SIZE, "narrow"))
+    clip = source.draw(torch.Generator().manual_seed(3), 4, range(6), None)
+    encoded = encoder_of(folder).encode(clip.footage.frames)
+    torch.testing.assert_close(clip.latents, encoded, atol=2e-3, rtol=2e-3)  # kept in half precision
+    assert torch.equal(clip.anchor, clip.footage.frames[:1])
+    films = [make_film(seed, SIZE).render(0, 9).frames for seed in (0, 1)]
+    assert any(torch.equal(film[s : s + 4], clip.footage.frames) for film in films for s in range(6))
+    with pytest.raises(SettingsError, match="films have 9 frames and frame 10 was asked for"):
+        source.draw(torch.Generator(), 4, (6,), 0)
+
+
+def test_a_pool_of_other_films_is_refused(trained, tmp_path):
+    with pytest.raises(SettingsError, match="holds narrow films of 32 pixels, not wide ones of 64"):
+        read_pool(trained["vae"].folder, 64, "wide")
+    with pytest.raises(SettingsError, match="run python -m training --stage pool"):
+        read_pool(tmp_path, 64, "wide")
+    assert make_pool(encoder_of(trained["vae"].folder), SIZE, "narrow", 2, 9, stopped=lambda: True) is None
 
 
 def test_a_frozen_unet_is_not_trained(trained):
@@ -336,7 +369,7 @@ def test_a_stage_says_which_one_comes_before(tmp_path):
     "words, problem",
     [
         (["--minutes", "1", "--steps", "2"], "exclude each other"),
-        (["--size", "100"], "multiple of 64"),
+        (["--size", "100"], "multiple of 32"),
         (["--clips", "."], "for --stage cam"),
     ],
 )
@@ -348,7 +381,7 @@ def test_wrong_arguments_are_refused(words, problem, capsys):
 
 def test_defaults_are_the_recipe():
     args = command.arguments(["--stage", "unet", "--out", "x"])
-    assert (args.minutes, args.size, args.batch, args.frames, args.device) == (75, 128, 3, 8, "cpu")
+    assert (args.minutes, args.size, args.batch, args.frames, args.device) == (75, 96, 3, 8, "cpu")
 
 
 def test_the_rate_warms_up_stays_and_falls():

@@ -1,0 +1,205 @@
+"""The trained demo models on films that they have not seen, against doing without each technique.
+
+    python -m benchmarks.demo_models [--record] [--seeds 16] [--model demo_models/demo_streamingsvd.safetensors]
+
+Reference: the same file without CAM (each clip starts from the last frame of the one before), without the anchor (each
+chunk is shown the frame before it), and with windows joined at fixed cuts in place of randomized blending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import colorsys
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+from torch import Tensor
+
+import dev
+from benchmarks.record import record, table
+from streaming_core.blending import Offsets, SeededCuts, Windows, overlaps, plan_windows
+from streaming_core.frames import TensorFrames
+from streaming_core.metrics.layout import lay_out
+from streaming_core.metrics.measure import measure
+from streaming_core.schedules import karras_sigmas
+from training import showcase
+from training.films import COLOURS, HELD_OUT, Film, make_film
+from training.showcase import CHUNK_FRAMES, OVERLAP_FRAMES, Parts
+
+MODEL = dev.ROOT / "demo_models" / "demo_streamingsvd.safetensors"
+SIZE = 96
+FIRST_SEED = HELD_OUT + 1000
+"""Training measures itself on the first few held-out films; these are others."""
+NEW_FRAMES = CHUNK_FRAMES - OVERLAP_FRAMES
+CHUNKS = 5
+LOST_DEGREES = 90.0
+"""What a frame without any coloured sprite counts: as far off as a hue drawn by chance is in the mean."""
+ENHANCED_FRAMES, ENHANCE_SIGMA, ENHANCE_STEPS = 38, 4.0, 12
+"""Of the windowed pass: a film is noised to this level and denoised in windows."""
+
+
+def moving_error(made: Tensor, truth: Tensor, moving: Tensor) -> float:
+    """Mean squared error of `[F, 3, H, W]` in 0..1 where the true sprite is."""
+    return float((moving * (made - truth) ** 2).sum() / (3 * moving.sum()))
+
+
+def hues(frames: Tensor) -> list[float | None]:
+    """Hue of the saturated, bright pixels of each frame in degrees; None where fewer than 0.4 % are so."""
+    top, low = frames.amax(dim=1), frames.amin(dim=1)
+    coloured = (top > 0.55) & (top - low > 0.4 * top)
+    found: list[float | None] = []
+    for frame, mask in zip(frames, coloured, strict=True):
+        if mask.float().mean() < 0.004:
+            found.append(None)
+            continue
+        angles = torch.tensor([2 * math.pi * colorsys.rgb_to_hsv(*rgb)[0] for rgb in frame[:, mask].T.tolist()])
+        found.append(math.degrees(math.atan2(float(angles.sin().mean()), float(angles.cos().mean()))) % 360)
+    return found
+
+
+def hue_distance(hue: float | None, reference: float) -> float:
+    """Degrees between two hues, 0 to 180."""
+    return LOST_DEGREES if hue is None else abs((hue - reference + 180) % 360 - 180)
+
+
+def hue_errors(film: Tensor, reference: float) -> tuple[float, float]:
+    """Mean distance of a film's hues to a reference in degrees, and the share of frames without a coloured sprite."""
+    found = hues(film)
+    return mean(hue_distance(hue, reference) for hue in found), mean(hue is None for hue in found)
+
+
+@dataclass(frozen=True)
+class MiddleCuts:
+    """One cut in the middle of each overlap, at every step."""
+
+    def offsets(self, windows: Windows, step: int) -> Offsets:
+        return tuple(frames // 2 for frames in overlaps(windows))
+
+
+def enhanced(parts: Parts, film: Film, cuts, seed: int) -> Tensor:
+    """A film, noised and denoised again in windows by the video UNet; every window starts from its own first frame."""
+    import comfy.sample
+    from comfyui_streamingt2v.nodes.host import blending, svd
+    from comfyui_streamingt2v.nodes.host.window_conds import with_window_conditions
+
+    frames = film.render(0, ENHANCED_FRAMES).frames
+    windows = plan_windows(ENHANCED_FRAMES, CHUNK_FRAMES, OVERLAP_FRAMES)
+    motion = parts.sampler.motion
+    conds = []
+    for window in windows:
+        first = frames[window.start : window.start + 1]
+        embedding = svd.embed_image(parts.clip_vision, first)
+        conds.append(svd.image_conditioning(parts.vae, first, embedding, torch.zeros_like(first), motion))
+    positive = with_window_conditions(conds[0][0], [each for each, _ in conds])
+    latents = parts.vae.encode(svd.core_to_images(frames))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
+    sigmas = karras_sigmas(ENHANCE_STEPS, sigma_max=ENHANCE_SIGMA)
+    model = blending.with_blending(parts.model, CHUNK_FRAMES, OVERLAP_FRAMES, cuts)
+    made = comfy.sample.sample_custom(
+        model, noise, 1.0, parts.sampler.sampling.sampler, sigmas, positive, conds[0][1], latents, disable_pbar=True
+    )
+    return parts.sampler.decode(made, 0)
+
+
+def seam_score(frames: Tensor) -> float:
+    """Mean over the places where `MiddleCuts` joins windows."""
+    windows = plan_windows(len(frames), CHUNK_FRAMES, OVERLAP_FRAMES)
+    cuts = MiddleCuts().offsets(windows, 0)
+    joins = [window.start + cut for window, cut in zip(windows[1:], cuts, strict=True)]
+    lengths = tuple(b - a for a, b in zip([0, *joins], [*joins, len(frames)], strict=True))
+    found = measure(TensorFrames(frames.movedim(1, -1), fps=6), lay_out(len(frames), lengths))
+    return mean(join.score for join in found.seams.joins)
+
+
+def judged(parts: Parts, seed: int) -> dict[str, float]:
+    """Every number of one film."""
+    film = make_film(seed, SIZE)
+    truth = film.render(0, CHUNK_FRAMES + NEW_FRAMES)
+    begun, new = truth.frames[:CHUNK_FRAMES], slice(CHUNK_FRAMES, None)
+    continued = {
+        "cam": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32),
+        "chained": showcase.without_cam(parts, begun, len(truth.frames), seed % 2**32),
+        "frozen": begun[-1:].expand(len(truth.frames), -1, -1, -1),
+    }
+    errors = {
+        f"error_{name}": moving_error(frames[new], truth.frames[new], truth.moving[new])
+        for name, frames in continued.items()
+    }
+    length = CHUNK_FRAMES + CHUNKS * NEW_FRAMES
+    clip = showcase.first_clip(parts, film.render(0, 1).frames, seed % 2**32)
+    reference = 360 * COLOURS[film.sprites[-1].colour]
+    colours = {}
+    for name, make in (("anchor", showcase.with_cam), ("no_anchor", showcase.without_anchor)):
+        frames = make(parts, clip, length, seed % 2**32)
+        colours[f"hue_{name}"], colours[f"lost_{name}"] = hue_errors(frames[CHUNK_FRAMES:], reference)
+        if name == "anchor":
+            layout = lay_out(length, (CHUNK_FRAMES, NEW_FRAMES))
+            kept = measure(TensorFrames(frames.movedim(1, -1), fps=6), layout).stagnation.kept
+    seams = {
+        "seam_randomized": seam_score(enhanced(parts, film, SeededCuts(seed % 2**32), seed % 2**32)),
+        "seam_fixed": seam_score(enhanced(parts, film, MiddleCuts(), seed % 2**32)),
+    }
+    return {**errors, **colours, "flow_kept": kept or 0.0, **seams}
+
+
+def told(values: list[float], form: Callable[[float], str]) -> str:
+    return f"{form(mean(values))} ± {form(stdev(values))}" if len(values) > 1 else form(values[0])
+
+
+def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
+    def column(name: str) -> list[float]:
+        return [numbers[name] for numbers in found]
+
+    thousandths, degrees, percent, ratio = "{:.4f}".format, "{:.1f}°".format, "{:.0%}".format, "{:.2f}".format
+    cam, chained, frozen = (mean(column(f"error_{name}")) for name in ("cam", "chained", "frozen"))
+    yield [
+        "squared error where the sprite is, first continuation against the true film",
+        told(column("error_cam"), thousandths),
+        f"last-frame chaining {told(column('error_chained'), thousandths)} ({1 - cam / chained:.0%} lower); "
+        f"frozen picture {told(column('error_frozen'), thousandths)} ({1 - cam / frozen:.0%} lower)",
+    ]
+    yield [
+        f"hue of the sprite over {CHUNKS} chunks, distance to the start picture's",
+        told(column("hue_anchor"), degrees),
+        f"without the anchor {told(column('hue_no_anchor'), degrees)}",
+    ]
+    yield [
+        "frames without a coloured sprite",
+        told(column("lost_anchor"), percent),
+        f"without the anchor {told(column('lost_no_anchor'), percent)}",
+    ]
+    yield [f"mean flow of chunk {CHUNKS} / of the first clip", told(column("flow_kept"), ratio), "1 in the true film"]
+    yield [
+        f"seam score of a windowed pass ({CHUNK_FRAMES} frames, overlap {OVERLAP_FRAMES})",
+        told(column("seam_randomized"), ratio),
+        f"fixed cuts {told(column('seam_fixed'), ratio)}",
+    ]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
+    parser.add_argument("--seeds", type=int, default=16, help="held-out films (default 16)")
+    parser.add_argument("--model", type=Path, default=MODEL, help="a file that was trained here")
+    args = parser.parse_args(argv)
+    parts, found = showcase.open_parts(args.model), []
+    for number in range(args.seeds):
+        found.append(judged(parts, FIRST_SEED + number))
+        print(number, {name: round(value, 4) for name, value in found[-1].items()}, flush=True)
+    body = table(["measure", "with it", "without it"], list(rows(found)))
+    print(body)
+    if args.record:
+        record(
+            "demo-models",
+            "python -m benchmarks.demo_models --record",
+            f"## Demo models\n\n{args.seeds} films that were not trained on, mean ± standard deviation. "
+            f"What limits them now is in docs/training.md.\n\n{body}",
+        )
+
+
+if __name__ == "__main__":
+    main()

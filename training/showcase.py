@@ -1,0 +1,96 @@
+"""Films by a trained file, made as the pack's nodes make them, with CAM and without, with the anchor and without.
+
+parts = open_parts(Path("demo_models/demo_streamingsvd.safetensors"))
+with_cam(parts, first_clip, num_frames=48, seed=0)     # [48, 3, H, W] in 0..1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from streaming_core.chunks import ChunkPlan
+from streaming_core.loop import Anchor, continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.schedules import align_your_steps_sigmas, karras_sigmas
+
+from .layout import host
+
+CHUNK_FRAMES, OVERLAP_FRAMES, ANCHOR_FRAME = 8, 3, 2
+"""As the demo models were trained."""
+STEPS = 14
+GUIDANCE = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a film is made with: the host's MODEL and VAE, and the pack's chunk sampler around them."""
+
+    sampler: object
+    model: object
+    vae: object
+    clip_vision: object
+
+
+def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Parts:
+    """A file of the StreamingSVD layout through the pack's own loader."""
+    room = host()
+    import folder_paths
+    from comfyui_streamingt2v.nodes.host.load_streamingsvd import load_streamingsvd
+
+    folder_paths.add_model_folder_path("checkpoints", str(path.parent.resolve()))
+    loaded, svd = load_streamingsvd(path.name), room.svd
+    euler = svd.default_sampling().sampler
+    sampler = svd.SvdChunkSampler(
+        model=loaded.model,
+        cam=loaded.cam,
+        vae=loaded.vae,
+        embed=partial(svd.embed_image, loaded.clip_vision),
+        first_model=loaded.model,
+        motion=svd.MotionSettings(fps=6),
+        sampling=svd.SamplingSettings(euler, align_your_steps_sigmas(steps).float(), guidance, guidance),
+        first_sampling=svd.SamplingSettings(euler, karras_sigmas(steps), guidance, guidance),
+    )
+    return Parts(sampler, loaded.model, loaded.vae, loaded.clip_vision)
+
+
+def plan(num_frames: int, first_frames: int, seed: int) -> ChunkPlan:
+    return ChunkPlan(num_frames, CHUNK_FRAMES, OVERLAP_FRAMES, first_frames, seed)
+
+
+def first_clip(parts: Parts, image: Tensor, seed: int) -> Tensor:
+    """`[8, 3, H, W]` from a start image `[1, 3, H, W]`."""
+    return parts.sampler.sample_first_clip(plan(CHUNK_FRAMES, CHUNK_FRAMES, seed).chunk(0), image)
+
+
+def with_cam(parts: Parts, clip: Tensor, num_frames: int, seed: int) -> Tensor:
+    """The film that Stream Sampler makes of a first clip `[F, 3, H, W]`: `[num_frames, 3, H, W]`."""
+    state = start_film(plan(num_frames, len(clip), seed), clip, pick_anchor(clip, ANCHOR_FRAME), parts.sampler)
+    return torch.cat([clip, *(frames for _, frames in film_chunks(state, parts.sampler))])[:num_frames]
+
+
+def without_anchor(parts: Parts, clip: Tensor, num_frames: int, seed: int) -> Tensor:
+    """The same film where each chunk is shown the last frame before it in place of the anchor."""
+    sampler, made = parts.sampler, [clip]
+    state = start_film(plan(num_frames, len(clip), seed), clip, clip[-1:], sampler)
+    while not state.is_complete:
+        newest = made[-1][-1:]
+        state = replace(state, anchor=Anchor(newest, sampler.embed_anchor(newest)))
+        state, frames = continue_film(state, sampler)
+        made.append(frames)
+    return torch.cat(made)[:num_frames]
+
+
+def without_cam(parts: Parts, clip: Tensor, num_frames: int, seed: int) -> Tensor:
+    """What one does without StreamingSVD: every new clip starts from the last frame of the one before."""
+    return torch.cat([clip, *_chained(parts, clip, plan(num_frames, len(clip), seed))])[:num_frames]
+
+
+def _chained(parts: Parts, clip: Tensor, chunks: ChunkPlan) -> Iterator[Tensor]:
+    for chunk in chunks.chunks[1:]:
+        clip = parts.sampler.sample_first_clip(chunk, clip[-1:])
+        yield (clip := clip[1 : 1 + CHUNK_FRAMES - OVERLAP_FRAMES])
