@@ -2,6 +2,7 @@
 
 Stages build on each other in one folder: vae, pool, unet, cam; then `python -m training.export --out DIR`. The
 same command again goes on from the last checkpoint. Ctrl-C and SIGTERM stop behind the current step, with a checkpoint.
+Of StreamingModelscope: ms_unet and ms_cam, behind pool; then `python -m training.modelscope_cam --out DIR`.
 CAM for a video model of your own: --stage cam --base FILE --clips FOLDER.
 """
 
@@ -15,9 +16,9 @@ from pathlib import Path
 
 import dev
 
-DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0, "vfi": 15.0}
-DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4}
-DEFAULT_FRAMES = {"vae": 1, "pool": 48, "unet": 8, "cam": 8, "vfi": 3}
+DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0, "vfi": 15.0, "ms_unet": 35.0, "ms_cam": 18.0}
+DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4, "ms_unet": 3, "ms_cam": 3}
+DEFAULT_FRAMES = {"vae": 1, "pool": 48, "unet": 8, "cam": 8, "vfi": 3, "ms_unet": 8, "ms_cam": 8}
 LEARNING_RATE = 1.2e-3
 
 
@@ -34,7 +35,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="clips per step; default 6 (vae), 3 (unet, cam), 4 (vfi)")
     parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 48 per film")
     parser.add_argument("--pool-films", type=int, default=256, help="pool: films that are encoded (default 256)")
-    parser.add_argument("--overlap", type=int, default=3, help="cam: how many of them are control frames (default 3)")
+    parser.add_argument("--overlap", type=int, help="how many of them are control frames; default 3 (cam), 4 (ms_cam)")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
@@ -56,6 +57,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         args.minutes = DEFAULT_MINUTES.get(args.stage)
     args.batch = args.batch or DEFAULT_BATCH.get(args.stage)
     args.frames = args.frames or DEFAULT_FRAMES[args.stage]
+    args.overlap = args.overlap or (4 if args.stage == "ms_cam" else 3)
     return args
 
 
@@ -85,12 +87,27 @@ def make_task(args: argparse.Namespace):
     if args.stage == "unet":
         pool = read_pool(args.out, args.size, args.films)
         return UnetTask(vae_base(args.out), variety=args.films, pool=pool, **common)
+    if args.stage in ("ms_unet", "ms_cam"):
+        return modelscope_task(args, common)
     base = Base(load_file(args.base)) if args.base else trained_base(args.out)
     if args.clips:
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
     else:
         source = FilmSource(args.size, args.films, read_pool(args.out, args.size, args.films))
     return CamTask(base, source, overlap=args.overlap, **common)
+
+
+def modelscope_task(args: argparse.Namespace, common: dict):
+    from .layout import read_stage, vae_base
+    from .modelscope import ModelscopeUnetTask
+    from .modelscope_cam import ModelscopeCamTask
+    from .pool import read_pool
+
+    base, pool = vae_base(args.out), read_pool(args.out, args.size, args.films)
+    if args.stage == "ms_unet":
+        return ModelscopeUnetTask(base, variety=args.films, pool=pool, **common)
+    unet = read_stage(args.out, "ms_unet")
+    return ModelscopeCamTask(base, unet, variety=args.films, pool=pool, overlap=args.overlap, **common)
 
 
 def encode_films(args: argparse.Namespace, stopped) -> int:

@@ -57,7 +57,8 @@ MODELSCOPE = StreamingModelscopeConfig(
     text_encoder=TextEncoderConfig(49408, WIDTH, 1, 1, 128, 77),
     clip_vision=DEMO.clip_vision,
 )
-"""The smallest widths that the layout allows; spatial transformers at half the resolution only, where they are cheap."""
+"""The smallest widths that the layout allows; spatial transformers at half the resolution only, where they cost less.
+"""
 TEXT_SEED = 21
 UNTOLD_SHARE = 0.1
 EXTRA_WEIGHT_OF_MOVING = 3.0
@@ -185,9 +186,7 @@ def draw_told(
     source: FilmSource, generator: torch.Generator, frames: int, starts: range, anchor_frame: int | None
 ) -> Told:
     """As `FilmSource.draw`; the words are those of the anchor frame, or else of the clip's first frame."""
-    film = make_film(
-        pick(generator, source.pool.num_films if source.pool else HELD_OUT), source.size, source.variety
-    )
+    film = make_film(pick(generator, source.pool.num_films if source.pool else HELD_OUT), source.size, source.variety)
     start = starts[pick(generator, len(starts))]
     clip = clip_of(film, frames, start, anchor_frame)
     if source.pool:
