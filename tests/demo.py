@@ -1,8 +1,11 @@
-"""`python dev.py demo --out DIR [--image FILE] [--frames N]`: the StreamingSVD template on a real host, on the CPU.
+"""`python dev.py demo --out DIR [--image FILE] [--frames N]`: the trained demo models on a real host, on the CPU.
 
-Leaves `film.mp4`, `contact_sheet.png` and `frames.sha256` (one hash over all decoded frames) in DIR. There are no demo
-weights yet, so it runs on a tiny file of the official key layout with random weights: the film shows that every part
-works together, not what StreamingSVD looks like.
+From one picture a film, through the StreamingSVD template of the pack with its interpolator switched on; then the same
+beginning continued in three ways for comparison. Leaves in DIR
+
+* `film.mp4` and `contact_sheet.png`;
+* `side_by_side.png`: with CAM, without CAM (every clip starts from the last frame before it), without the anchor;
+* `frames.sha256`: one hash over all decoded frames of the film.
 """
 
 from __future__ import annotations
@@ -15,29 +18,36 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
+from torch import Tensor
 
 import dev
 from streaming_core.frames import FrameStream, VideoFrames
 from tests.host.harness import HostServer
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
+from tests.host.workflow import load_workflow, set_inputs, switched_on, to_prompt
 
 TEMPLATE = dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"
-CHECKPOINT = "demo_streamingsvd.safetensors"
-SETTINGS = {"width": 192, "height": 128, "chunk_frames": 14, "overlap_frames": 4, "anchor_frame": 3}
-STEPS = {"steps": 6, "first_steps": 6}
+MODELS = dev.ROOT / "demo_models"
+CHECKPOINT, INTERPOLATOR = "demo_streamingsvd.safetensors", "demo_ema_vfi_t.safetensors"
+SIZE = 96
+FILM = {"width": SIZE, "height": SIZE, "chunk_frames": 8, "overlap_frames": 3, "anchor_frame": 2, "fps": 6.0}
+SEED = 33
+COMPARED_FRAMES = 33
+"""A first clip and five chunks."""
 
 
 def start_picture() -> Image.Image:
-    """A drawn picture for those who bring none: a hill, a sun, a house."""
-    picture = Image.new("RGB", (768, 512), (120, 180, 230))
-    draw = ImageDraw.Draw(picture)
-    draw.ellipse((560, 50, 680, 170), fill=(250, 220, 90))
-    draw.ellipse((-150, 300, 950, 900), fill=(70, 140, 70))
-    draw.rectangle((250, 240, 420, 360), fill=(190, 80, 60))
-    draw.polygon(((230, 240), (335, 160), (440, 240)), fill=(110, 60, 50))
-    return picture
+    """For those who bring none: the first frame of a film that the models have not seen."""
+    from training.films import HELD_OUT, make_film
+
+    return to_picture(make_film(HELD_OUT + 1000, SIZE).render(0, 1).frames[0])
+
+
+def to_picture(frame: Tensor) -> Image.Image:
+    """`[3, H, W]` in 0..1."""
+    return Image.fromarray((frame.movedim(0, -1) * 255).round().to(torch.uint8).numpy())
 
 
 def contact_sheet(frames: FrameStream, columns: int = 8, width: int = 160) -> Image.Image:
@@ -48,10 +58,27 @@ def contact_sheet(frames: FrameStream, columns: int = 8, width: int = 160) -> Im
     sheet = Image.new("RGB", (columns * width, math.ceil(count / columns) * (height + 14)), "white")
     draw = ImageDraw.Draw(sheet)
     for position, number in enumerate(numbers):
-        pixels = (frames.read(number, number + 1)[0] * 255).round().to(torch.uint8).numpy()
         left, top = position % columns * width, position // columns * (height + 14)
-        sheet.paste(Image.fromarray(pixels).resize((width, height)), (left, top))
+        picture = to_picture(frames.read(number, number + 1)[0].movedim(-1, 0))
+        sheet.paste(picture.resize((width, height)), (left, top))
         draw.text((left + 2, top + height + 1), str(number), fill="black")
+    return sheet
+
+
+def side_by_side(films: dict[str, Tensor], step: int = 2, width: int = 96) -> Image.Image:
+    """One row per film `[F, 3, H, W]`, every `step`-th frame; a line marks where each chunk begins."""
+    count = len(range(0, min(map(len, films.values())), step))
+    sheet = Image.new("RGB", (count * width, len(films) * (width + 16)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, frames) in enumerate(films.items()):
+        top = row * (width + 16)
+        draw.text((2, top + 2), name, fill="black")
+        for column in range(count):
+            left = column * width
+            sheet.paste(to_picture(frames[column * step]).resize((width, width)), (left, top + 16))
+    for frame in range(8, COMPARED_FRAMES, 5):
+        left = round(frame / step * width)
+        draw.line((left, 14, left, sheet.height), fill="white", width=2)
     return sheet
 
 
@@ -62,49 +89,79 @@ def frames_hash(frames: FrameStream) -> str:
     return digest.hexdigest()
 
 
+def make_film_on_host(image: Image.Image, num_frames: int, target: Path) -> str | None:
+    """The template on a server of its own; what went wrong in words, or None."""
+    from training.showcase import GUIDANCE, STEPS
+
+    with HostServer(pack=dev.ROOT) as server:
+        for name, folder in ((CHECKPOINT, "checkpoints"), (INTERPOLATOR, "frame_interpolation")):
+            place = server.base / "models" / folder
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(MODELS / name, place)
+        image.save(server.base / "input" / "start.png")
+        workflow = switched_on(load_workflow(TEMPLATE), "Interpolate")
+        prompt = to_prompt(workflow, server.object_info())
+        set_inputs(prompt, "LoadImage", image="start.png")
+        set_inputs(prompt, "StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
+        guidance = {"cfg": GUIDANCE, "min_cfg": GUIDANCE, "first_min_cfg": GUIDANCE, "fps": 6}
+        set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=STEPS, first_steps=STEPS, **guidance)
+        set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=num_frames, seed=SEED, **FILM)
+        set_inputs(prompt, "StreamingT2VLoadEmaVfi", model_name=INTERPOLATOR)
+        set_inputs(prompt, "StreamingT2VInterpolateStream", num_frames=2 * num_frames)
+        print(f"making {num_frames} frames, doubled, on ComfyUI {server.version} ...", flush=True)
+        report = server.run(prompt, timeout=1800)
+        if report.status != "success":
+            return report.error.message if report.error else str(report.node_errors or report.status)
+        [film] = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
+        shutil.copy(film, target)
+    return None
+
+
+def compared(image: Image.Image) -> dict[str, Tensor]:
+    """The same first clip, continued with each technique and without it."""
+    from training import showcase
+
+    parts = showcase.open_parts(MODELS / CHECKPOINT)
+    pixels = torch.from_numpy(np.asarray(ImageOps.fit(image, (SIZE, SIZE)))).movedim(-1, 0)[None] / 255
+    clip = showcase.first_clip(parts, pixels, SEED)
+    return {
+        "with CAM": showcase.with_cam(parts, clip, COMPARED_FRAMES, SEED),
+        "without CAM: each clip starts from the last frame before it": showcase.without_cam(
+            parts, clip, COMPARED_FRAMES, SEED
+        ),
+        "without the anchor: each chunk is shown the frame before it": showcase.without_anchor(
+            parts, clip, COMPARED_FRAMES, SEED
+        ),
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python dev.py demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the film and its contact sheet")
-    parser.add_argument("--image", type=Path, help="start image; drawn when left out")
-    parser.add_argument("--frames", type=int, default=44, help="length of the film (default 44: a clip and 3 chunks)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the film and the contact sheets")
+    parser.add_argument("--image", type=Path, help="start image; the models know only films of the training's kind")
+    parser.add_argument("--frames", type=int, default=68, help="film before doubling (default 68: a clip, 12 chunks)")
     args = parser.parse_args(argv)
     if args.image and not args.image.is_file():
         parser.error(f"there is no image {args.image}")
+    if missing := [name for name in (CHECKPOINT, INTERPOLATOR) if not (MODELS / name).is_file()]:
+        print(f"{MODELS} lacks {', '.join(missing)}: they are in the project's repository", file=sys.stderr)
+        return 2
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-
-    from tests.tiny import write_tiny_streamingsvd
-
-    with HostServer(pack=dev.ROOT) as server:
-        print("no demo weights yet: running on a tiny file with the official key layout and random weights", flush=True)
-        write_tiny_streamingsvd(server.base / "models" / "checkpoints" / CHECKPOINT)
-        name = "start" + (args.image.suffix if args.image else ".png")
-        if args.image:
-            shutil.copy(args.image, server.base / "input" / name)
-        else:
-            start_picture().save(server.base / "input" / name)
-        prompt = to_prompt(load_workflow(TEMPLATE), server.object_info())
-        set_inputs(prompt, "LoadImage", image=name)
-        set_inputs(prompt, "StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
-        set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", **STEPS)
-        set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=args.frames, **SETTINGS)
-        print(f"making {args.frames} frames on ComfyUI {server.version} ...", flush=True)
-        report = server.run(prompt, timeout=1800)
-        if report.status != "success":
-            print(report.error.message if report.error else report.node_errors or report.status, file=sys.stderr)
-            return 1
-        [film] = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
-        target = args.out / "film.mp4"
-        shutil.copy(film, target)
-
+    image = Image.open(args.image).convert("RGB") if args.image else start_picture()
+    target = args.out / "film.mp4"
+    if problem := make_film_on_host(image, args.frames, target):
+        print(problem, file=sys.stderr)
+        return 1
     frames = VideoFrames.open(target)
     contact_sheet(frames).save(args.out / "contact_sheet.png")
     digest = frames_hash(frames)
     (args.out / "frames.sha256").write_text(digest + "\n")
     print(f"{target}: {len(frames)} frames of {frames.width}x{frames.height} at {float(frames.fps):g} fps")
-    print(f"{args.out / 'contact_sheet.png'}")
-    print(f"frames {digest[:16]}, made in {time.monotonic() - began:.0f} s")
-    return 0 if len(frames) == args.frames else 1
+    print(f"frames {digest[:16]}, made in {time.monotonic() - began:.0f} s", flush=True)
+    side_by_side(compared(image)).save(args.out / "side_by_side.png")
+    print(f"{args.out / 'contact_sheet.png'}\n{args.out / 'side_by_side.png'}")
+    return 0 if len(frames) == 2 * args.frames else 1
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import dev
 
 DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0, "vfi": 15.0, "ms_unet": 35.0, "ms_cam": 18.0}
 DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4, "ms_unet": 3, "ms_cam": 3}
-DEFAULT_FRAMES = {"vae": 1, "pool": 48, "unet": 8, "cam": 8, "vfi": 3, "ms_unet": 8, "ms_cam": 8}
+DEFAULT_FRAMES = {"vae": 1, "pool": 33, "unet": 8, "cam": 8, "vfi": 3, "ms_unet": 8, "ms_cam": 8}
 LEARNING_RATE = 1.2e-3
 
 
@@ -33,8 +33,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=96, help="pixels of the square frames (default 96)")
     parser.add_argument("--films", choices=("narrow", "wide"), default="narrow", help="variety of the films")
     parser.add_argument("--batch", type=int, help="clips per step; default 6 (vae), 3 (unet, cam), 4 (vfi)")
-    parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 48 per film")
-    parser.add_argument("--pool-films", type=int, default=256, help="pool: films that are encoded (default 256)")
+    parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 33 per film")
+    parser.add_argument("--pool-films", type=int, default=224, help="pool: films that are encoded (default 224)")
     parser.add_argument("--overlap", type=int, help="how many of them are control frames; default 3 (cam), 4 (ms_cam)")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")

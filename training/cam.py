@@ -87,7 +87,7 @@ class CamTask:
         batch: int = 3,
         frames: int = 8,
         overlap: int = 3,
-        rounds: int = 8,
+        rounds: int = 5,
         device: torch.device = CPU,
         seed: int = 0,
     ):

@@ -14,7 +14,7 @@ from PIL import Image
 
 import dev
 from streaming_core.frames import AudioTrack, TensorFrames, VideoFrames, write_video
-from tests.host.workflow import BYPASSED, load_workflow, set_inputs, to_prompt
+from tests.host.workflow import load_workflow, set_inputs, switched_on, to_prompt
 from tests.tiny import write_tiny_streamingsvd
 from tests.tiny_ema_vfi import write_tiny_ema_vfi
 from tests.tiny_enhancer import write_tiny_enhancer
@@ -211,16 +211,7 @@ def test_kill_in_the_middle_of_saving_leaves_no_film(fresh_server, tmp_path):
 def chain(server, on: tuple[str, ...]) -> dict:
     """StreamingSVD's template, made small, with the groups of these nodes switched on."""
     template = load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json")
-    groups = {group["title"]: group["bounding"] for group in template["groups"]}
-    for node in template["nodes"]:
-        [title] = [
-            title
-            for title, (x, y, width, height) in groups.items()
-            if x <= node["pos"][0] < x + width and y <= node["pos"][1] < y + height
-        ]
-        if node.get("mode") == BYPASSED and any(word in title for word in on):
-            node["mode"] = 0
-    prompt = to_prompt(template, server.object_info())
+    prompt = to_prompt(switched_on(template, *on), server.object_info())
     set_inputs(prompt, "LoadImage", image="chain.png")
     set_inputs(prompt, "StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
     set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=2, first_steps=2)

@@ -235,7 +235,7 @@ def test_the_loaded_vae_is_the_trained_one(loaded, trained):
     with run.averaged():
         raw = run.task.network
         torch.testing.assert_close(averaged.decode(latents), raw.decode(raw.encode(frames * 2 - 1)), atol=1e-2, rtol=0)
-        held_out = torch.cat([averaged.encode(film) for film in run.task._held_out()])
+        held_out = averaged.encode(run.task._held_out())
     size = held_out.square().mean(dim=(0, 2, 3)).sqrt()
     torch.testing.assert_close(size * LATENT_SCALE, torch.ones(4), atol=1e-3, rtol=0)
 
