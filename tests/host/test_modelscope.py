@@ -32,13 +32,17 @@ def folder(server, name: str) -> Path:
     return path
 
 
+def furnish(server):
+    """Tiny checkpoints of the official layouts."""
+    write_tiny_modelscope(folder(server, "checkpoints") / CHECKPOINT)
+    write_tiny_base(folder(server, "diffusion_models") / BASE)
+    write_tiny_vid2vid(folder(server, "diffusion_models") / REFINER)
+    return server
+
+
 @pytest.fixture(scope="module")
 def server(host_server):
-    """The session's server with tiny checkpoints of the official layouts."""
-    write_tiny_modelscope(folder(host_server, "checkpoints") / CHECKPOINT)
-    write_tiny_base(folder(host_server, "diffusion_models") / BASE)
-    write_tiny_vid2vid(folder(host_server, "diffusion_models") / REFINER)
-    return host_server
+    return furnish(host_server)
 
 
 def make_prompt(server, refine: bool = False) -> dict:

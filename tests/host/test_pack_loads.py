@@ -80,10 +80,3 @@ def test_every_number_has_a_range(pack_nodes):
 def test_every_output_node_has_an_output(pack_nodes):
     """So that loops of newer hosts can end in it."""
     assert not [node for node, info in pack_nodes.items() if info["output_node"] and not info["output"]]
-
-
-@pytest.mark.slow
-def test_pack_loads_without_the_cache(fresh_server):
-    server = fresh_server("--cache-none")
-    assert not server.import_failures()
-    assert server.pack_nodes()

@@ -19,18 +19,22 @@ CHECKPOINT = "tiny_streamingsvd.safetensors"
 SMALL = {"width": 128, "height": 64, "chunk_frames": 8, "overlap_frames": 3, "anchor_frame": 2}
 
 
-@pytest.fixture(scope="module")
-def server(host_server):
-    """The session's server with a tiny checkpoint and a start image."""
+def furnish(server):
+    """A tiny checkpoint and start images."""
     from tests.tiny import write_tiny_streamingsvd
 
-    write_tiny_streamingsvd(checkpoints(host_server) / CHECKPOINT)
+    write_tiny_streamingsvd(checkpoints(server) / CHECKPOINT)
     pixels = np.random.default_rng(0).integers(0, 255, (90, 160, 4), dtype=np.uint8)
-    Image.fromarray(pixels[..., :3]).save(host_server.base / "input" / "start.png")
-    Image.fromarray(pixels).save(host_server.base / "input" / "transparent.png")
-    Image.fromarray(pixels[..., 0]).save(host_server.base / "input" / "grey.png")
-    Image.fromarray(pixels[:1, :1, :3]).save(host_server.base / "input" / "dot.png")
-    return host_server
+    Image.fromarray(pixels[..., :3]).save(server.base / "input" / "start.png")
+    Image.fromarray(pixels).save(server.base / "input" / "transparent.png")
+    Image.fromarray(pixels[..., 0]).save(server.base / "input" / "grey.png")
+    Image.fromarray(pixels[:1, :1, :3]).save(server.base / "input" / "dot.png")
+    return server
+
+
+@pytest.fixture(scope="module")
+def server(host_server):
+    return furnish(host_server)
 
 
 def checkpoints(server) -> Path:
@@ -39,8 +43,7 @@ def checkpoints(server) -> Path:
     return folder
 
 
-@pytest.fixture
-def prompt(server) -> dict:
+def make_prompt(server) -> dict:
     """The shipped template, made small."""
     template = load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json")
     prompt = to_prompt(template, server.object_info())
@@ -49,6 +52,11 @@ def prompt(server) -> dict:
     set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=2, first_steps=2)
     set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=14, **SMALL)
     return prompt
+
+
+@pytest.fixture
+def prompt(server) -> dict:
+    return make_prompt(server)
 
 
 def run_folders(server) -> set[str]:

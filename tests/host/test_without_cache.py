@@ -1,0 +1,59 @@
+"""A host that keeps no results between prompts, as many run it to save memory: `--cache-none`.
+
+Every pipeline runs twice there and gives, frame for frame, what it gives on a host that keeps them. (Enhance Video and
+Randomized Blending: `test_enhancer.py`.)
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streaming_core.frames import VideoFrames
+from tests.host import test_frames_server, test_modelscope, test_streamingsvd
+from tests.host.harness import HostServer
+from tests.host.workflow import set_inputs
+
+pytestmark = pytest.mark.slow
+
+
+def image_to_video(server: HostServer) -> dict:
+    test_streamingsvd.furnish(server)
+    return test_streamingsvd.make_prompt(server)
+
+
+def text_to_video(server: HostServer) -> dict:
+    test_modelscope.furnish(server)
+    prompt = test_modelscope.make_prompt(server)
+    set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=16)
+    return prompt
+
+
+def interpolation(server: HostServer) -> dict:
+    test_frames_server.furnish(server)
+    return test_frames_server.interpolation_prompt(server)
+
+
+@pytest.fixture(scope="module")
+def uncached():
+    import dev
+
+    with HostServer(pack=dev.ROOT, extra=("--cache-none",)) as server:
+        yield server
+
+
+def test_the_pack_loads(uncached):
+    assert not uncached.import_failures()
+    assert uncached.pack_nodes()
+
+
+@pytest.mark.parametrize("make", (image_to_video, text_to_video, interpolation))
+def test_it_makes_the_same_film_twice(host_server, uncached, make):
+    def film(server: HostServer) -> torch.Tensor:
+        [output] = server.run(make(server)).check().outputs
+        frames = VideoFrames.open(output.path)
+        return frames.read(0, len(frames))
+
+    expected = film(host_server)
+    assert torch.equal(film(uncached), expected)
+    assert torch.equal(film(uncached), expected)
