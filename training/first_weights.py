@@ -31,6 +31,16 @@ def leave_from_pairs(conv: nn.Conv2d, values: int, scale: float = 1.0) -> None:
 
 
 @torch.no_grad()
+def relay_pairs(conv: nn.Conv2d, values: int, taps: Tensor) -> None:
+    """Pairs behind a silu become pairs again, each value filtered with `taps` `[3, 3]`; other outputs stay."""
+    for value in range(values):
+        for channel, sign in ((2 * value, 1.0), (2 * value + 1, -1.0)):
+            conv.weight[channel] = 0.0
+            conv.weight[channel, 2 * value] = sign * taps
+            conv.weight[channel, 2 * value + 1] = -sign * taps
+
+
+@torch.no_grad()
 def filter_channels(conv: nn.Conv2d, taps: Tensor) -> None:
     """Every channel is filtered with `taps` `[3, 3]` by itself."""
     nn.init.zeros_(conv.weight)

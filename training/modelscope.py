@@ -28,9 +28,10 @@ from streaming_core.models.modelscope.unet import Merge, VideoUNet
 from streaming_core.models.modelscope.vae_names import stable_diffusion_name
 from streaming_core.models.registry import shapes_of, take
 from streaming_core.models.streamingsvd.blocks import Compute
-from streaming_core.models.streamingsvd.detect import CLIP_VISION_PREFIX as SVD_CLIP_VISION_PREFIX
+from streaming_core.models.streamingsvd.config import ClipVisionConfig
 from streaming_core.models.streamingsvd.detect import IMAGE_ENCODER_PREFIX, detect_vae
 from streaming_core.schedules_modelscope import published_alphas_cumprod
+from tests.tiny import openclip_shapes
 from tests.tiny_modelscope import official_shapes
 
 from .diffusion import Encoder, randn
@@ -55,17 +56,23 @@ MODELSCOPE = StreamingModelscopeConfig(
     image_projector=ImageProjectorConfig(WIDTH, 256, 16),
     vae=DEMO.image_encoder,
     text_encoder=TextEncoderConfig(49408, WIDTH, 1, 1, 128, 77),
-    clip_vision=DEMO.clip_vision,
+    clip_vision=ClipVisionConfig(WIDTH, 2, 1, 128, 28, 224, WIDTH),
 )
 """The smallest widths that the layout allows; spatial transformers at half the resolution only, where they cost less.
 """
-TEXT_SEED = 21
+TEXT_SEED, VISION_SEED = 21, 22
+LEAST_DIFFERENCE = 1.9
+"""Between two channels of a saturated colour, in standard deviations of CLIP's pictures; backgrounds have less."""
 UNTOLD_SHARE = 0.1
 EXTRA_WEIGHT_OF_MOVING = 3.0
 MEASURED_FILMS = 4
 MEASURED_SIGMAS = (1.0, 3.0, 14.0)
-SILENT_TOKENS = (0, 49406, 49407)
-"""Padding, start and end, the same in every prompt: without a vector of their own an empty prompt is all zeros."""
+SILENT_TOKENS = (0, 49406, 49407, 320, 1069, 3584)
+"""Padding, start, end, "a", "ball" and "moving" have no vector of their own: what all prompts have in common would
+outweigh what tells them apart, and an empty prompt is all zeros.
+"""
+TEXT_SIZE = 4.0
+"""Root mean square of what the tower puts out. At 1 the UNet had not begun to read it after 600 steps."""
 
 
 class TimeConv(nn.Conv3d):
@@ -127,12 +134,16 @@ def random_text_encoder(config: TextEncoderConfig) -> Weights:
         if key.endswith("token_embedding.weight"):
             weights[key] = torch.randn(shape, generator=generator)
             weights[key][list(SILENT_TOKENS)] = 0.0
+        elif key.endswith("final_layer_norm.weight"):
+            weights[key] = torch.full(shape, TEXT_SIZE)
         elif len(shape) == 1:
             weights[key] = torch.full(shape, 1.0 if "norm" in key and key.endswith("weight") else 0.0)
         elif any(part in key for part in ("position_embedding", "q_proj", "k_proj", "fc2")):
             weights[key] = torch.zeros(shape)
         else:
             weights[key] = torch.randn(shape, generator=generator) / math.sqrt(shape[1])
+            # Shared among 77 tokens, two or three words are faint; the last norm should still find them.
+            weights[key] *= 10.0 if "out_proj" in key else 1.0
     return {TEXT_PREFIX + key: tensor for key, tensor in weights.items()}
 
 
@@ -148,12 +159,52 @@ def modelscope_vae(base: Base) -> Weights:
 
 def frozen_parts(base: Base) -> Weights:
     """What the stages of StreamingModelscope do not train, by official key: VAE and both towers."""
-    vision = take(base.tensors, SVD_CLIP_VISION_PREFIX)
     return {
         **modelscope_vae(base),
         **random_text_encoder(MODELSCOPE.text_encoder),
-        **{CLIP_VISION_PREFIX + key: tensor for key, tensor in vision.items()},
+        **colour_clip_vision(MODELSCOPE.clip_vision),
     }
+
+
+def colour_clip_vision(config: ClipVisionConfig) -> Weights:
+    """An image tower made by hand: its embedding tells which saturated colours a picture holds, and how evenly.
+
+    A ball's coloured half is 3 % of a frame, too little for towers of random weights (`layout.random_clip_vision`):
+    their embeddings of films of one colour lie as far apart as those of two. Here every patch becomes its mean colour
+    (0..2, and its opposite in 3..5, beside constants that fix the scale of all norms), the first feed-forward keeps by
+    how much one channel outweighs another (10..15 and 20..25), the second attention averages that over the picture.
+    """
+    generator = torch.Generator().manual_seed(VISION_SEED)
+    weights = {
+        key: torch.full(shape, 1.0 if len(shape) == 1 and key.endswith("weight") else 0.0)
+        for key, shape in openclip_shapes(config).items()
+    }
+    width, constant = config.width, 20.0
+    scale = constant * math.sqrt(2 / width)  # what the norms divide by
+    first, second = "transformer.resblocks.0.", "transformer.resblocks.1."
+    for channel in range(3):
+        weights["conv1.weight"][channel, channel] = 1 / config.patch_px**2
+        weights["conv1.weight"][3 + channel, channel] = -1 / config.patch_px**2
+    weights["positional_embedding"][:, 6], weights["positional_embedding"][:, 7] = constant, -constant
+    for norm in ("ln_pre", first + "ln_2", second + "ln_1"):
+        weights[norm + ".weight"].fill_(scale)
+    pairs = [(one, other) for one in range(3) for other in range(3) if one != other]
+    for row, (one, other) in enumerate(pairs):
+        weights[first + "mlp.c_fc.weight"][row, one] = 4.0
+        weights[first + "mlp.c_fc.weight"][row, other] = -4.0
+        weights[first + "mlp.c_fc.bias"][row] = -4.0 * LEAST_DIFFERENCE
+        for feature, sign in ((10 + row, 1.0), (20 + row, -1.0)):
+            weights[first + "mlp.c_proj.weight"][feature, row] = sign
+            weights[second + "attn.in_proj_weight"][2 * width + feature, feature] = 1.0
+            weights[second + "attn.out_proj.weight"][feature, feature] = 400.0
+    weights["proj"] = torch.randn(width, config.projection_width, generator=generator) / 4
+    weights["proj"][:10] = 0.0
+    return {CLIP_VISION_PREFIX + key: tensor for key, tensor in weights.items()}
+
+
+def colour_tower(config: ClipVisionConfig):
+    """`colour_clip_vision` as the host's CLIP_VISION."""
+    return host().build.build_clip_vision(take(colour_clip_vision(config), CLIP_VISION_PREFIX), config)
 
 
 class Prompts:
@@ -222,8 +273,8 @@ def nearest_timesteps(sigmas: Tensor) -> Tensor:
 
 
 def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """`[count]`: ln sigma ~ N(0.7, 1.2) for 75 %, uniform over the logarithms of the published levels for the rest."""
-    usual = 0.7 + 1.2 * torch.randn(count, generator=generator)
+    """`[count]`: ln sigma ~ N(1, 1.1) for 75 %, uniform over the logarithms of the published levels for the rest."""
+    usual = 1.0 + 1.1 * torch.randn(count, generator=generator)
     low, high = math.log(0.1), math.log(float(SIGMAS[-1]))
     spread = low + (high - low) * torch.rand(count, generator=generator)
     chosen = torch.rand(count, generator=generator) < 0.75
@@ -290,7 +341,7 @@ class ModelscopeUnetTask:
         self.source, self.batch, self.frames = FilmSource(size, variety, pool), batch, frames
         self.starts = range(pool.num_frames - frames + 1) if pool else range(1)
         self.network = new_base_unet(config, torch.Generator().manual_seed(seed)).to(device)
-        self.encoder = Encoder(base.vae(device), base.clip_vision(), 0, device)
+        self.encoder = Encoder(base.vae(device), None, 0, device)
         self.prompts = Prompts(MODELSCOPE.text_encoder, device)
         self.measured: tuple[Shown, Tensor] | None = None
 

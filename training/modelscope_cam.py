@@ -29,12 +29,15 @@ from streaming_core.models.streamingsvd.blocks import Compute
 
 from .diffusion import Encoder, randn
 from .films import HELD_OUT, Variety, make_film
+from .first_weights import PIXEL_SIZE, enter_in_pairs, relay_pairs
 from .footage import FilmPool, FilmSource, clip_of
 from .layout import CPU, Base, Weights, initialise, read_stage, silence, vae_base, write_weights
 from .modelscope import (
     MODELSCOPE,
+    TEXT_SIZE,
     Prompts,
     TrainingOperations,
+    colour_tower,
     draw_told,
     frozen_parts,
     moving_noise_errors,
@@ -50,6 +53,7 @@ ANCHOR_ALONE_SHARE = 0.4
 """Share of clips with an anchor and no prompt: what the words say of the looks, APM has to say there."""
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
+FIRST_ALPHA = 0.5
 MEASURED_FILMS = 4
 MEASURED_SIGMAS = (3.0, 14.0)
 FILE, BASE_FILE = "demo_streamingmodelscope.safetensors", "demo_modelscope_t2v.safetensors"
@@ -70,9 +74,10 @@ class Memories(nn.Module):
 def new_memories(
     config: StreamingModelscopeConfig, base: Weights, generator: torch.Generator
 ) -> tuple[VideoUNet, Memories]:
-    """The UNet with closed mixers, frozen but for these, and the memories, which change nothing yet.
+    """The UNet, frozen but for its mixers, and the memories, of which CAM changes nothing yet.
 
-    CAM's encoder starts as a copy of the UNet's.
+    CAM's encoder starts as a copy of the UNet's, to which the pixel encoder shows the control frames as latents (three
+    of four are roughly the small picture). Mixers start a little open and see the image tokens alone.
     """
     unet = without_dropout(initialise(VideoUNet(config.unet, operations=TrainingOperations), generator))
     mixers = {key: tensor for key, tensor in unet.state_dict().items() if key not in base}
@@ -82,9 +87,30 @@ def new_memories(
     own = cam.unet.state_dict()
     cam.unet.load_state_dict({**own, **{key: base[key] for key in own.keys() & base.keys()}})
     silence(cam, ".temporal_transformer.proj_out")
+    show_pixels_as_latents(cam.unet)
+    with torch.no_grad():
+        for _, attn in context_attentions(unet):
+            attn.alpha.fill_(FIRST_ALPHA)
+            attn.conv_ln.weight.fill_(TEXT_SIZE)
+            attn.conv.weight[:, : config.unet.mixers.text_tokens] = 0.0
     projector = initialise(ImageProjector(config.image_projector), generator)
     memories = Memories(unet, cam, projector).requires_grad_(True)
     return unet, memories
+
+
+@torch.no_grad()
+def show_pixels_as_latents(encoder: nn.Module) -> None:
+    """The pixel encoder starts as what the first convolution makes of the control frames, eight times smaller."""
+    pixels, still = encoder.controlnet_cond_embedding, torch.zeros(3, 3)
+    still[1, 1] = 1.0
+    row = torch.tensor([0.25, 0.5, 0.25])
+    enter_in_pairs(pixels.conv_in, 3)
+    for index, conv in enumerate(pixels.blocks):
+        relay_pairs(conv, 3, torch.outer(row, row) if index % 2 else still)
+    nn.init.zeros_(pixels.conv_out.weight)
+    for channel in range(3):
+        pixels.conv_out.weight[:, 2 * channel] = encoder.conv_in.weight[:, channel] / PIXEL_SIZE
+        pixels.conv_out.weight[:, 2 * channel + 1] = -encoder.conv_in.weight[:, channel] / PIXEL_SIZE
 
 
 def run_with_memories(
@@ -131,7 +157,7 @@ class ModelscopeCamTask:
         self.unet, self.network = new_memories(config, base_unet, torch.Generator().manual_seed(seed))
         self.unet.to(device)
         self.network.to(device)
-        self.encoder = Encoder(base.vae(device), base.clip_vision(), 0, device)
+        self.encoder = Encoder(base.vae(device), colour_tower(config.clip_vision), 0, device)
         self.prompts = Prompts(config.text_encoder, device)
         self.grey = self.encoder.embed(torch.full((1, 3, size, size), 0.5))
         self.measured = None
