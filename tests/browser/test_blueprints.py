@@ -1,0 +1,83 @@
+"""Subgraph blueprints in the real page: found by search, whole, and meaning the chain of their template."""
+
+from __future__ import annotations
+
+import pytest
+
+import dev
+from tests.blueprints import BLUEPRINTS
+from tests.browser.graph_page import EMPTY, script
+from tests.host.workflow import load_workflow, to_prompt
+
+INSIDE = """() => APP.graph._nodes.map(node => ({
+  id: node.id, title: node.title, error: !!node.has_errors,
+  inputs: node.inputs.map(socket => socket.name), outputs: node.outputs.map(socket => socket.name),
+  widgets: (node.widgets ?? []).map(widget => [widget.name, widget.value]),
+  inside: (node.subgraph?._nodes ?? []).map(node => ({
+    id: node.id, type: node.type, known: node.type in LiteGraph.registered_node_types, error: !!node.has_errors,
+  })),
+}))"""
+CHANGE = """(name, value) => {
+  const widget = APP.graph._nodes[0].widgets.find(widget => widget.name === name);
+  widget.value = value;
+  widget.callback?.(value);
+}"""
+
+
+@pytest.fixture(params=BLUEPRINTS, ids=lambda blueprint: blueprint.name)
+def blueprint(request):
+    return request.param
+
+
+@pytest.fixture
+def added(graph_page, blueprint):
+    """The page with the blueprint's node and nothing else, and what is seen of it."""
+    graph_page.load(EMPTY)
+    graph_page.close_dialogs()
+    graph_page.zoom(1.0)
+    graph_page.page.errors.clear()
+    graph_page.add_by_search(blueprint.name.partition(" (")[0].lower(), 500, 250)
+    [seen] = graph_page.page.ask(script(INSIDE))
+    return seen
+
+
+def test_adding_one_makes_a_whole_subgraph_node(graph_page, blueprint, added, picture):
+    graph_page.fit()
+    assert added["title"] == blueprint.name and not added["error"]
+    assert sorted(node["type"] for node in added["inside"]) == sorted(blueprint.nodes)
+    assert all(node["known"] and not node["error"] for node in added["inside"])
+    assert added["outputs"] == [name for _, name in blueprint.outputs]
+    sockets = [name for _, _, name in (*blueprint.inputs, *blueprint.widgets)]
+    assert added["inputs"] == sockets
+    assert [name for name, _ in added["widgets"]] == [name for _, _, name in blueprint.widgets]
+    assert graph_page.page.own_errors() == []
+
+
+def test_it_means_what_the_template_means(graph_page, blueprint, added):
+    """What Run sends for its nodes, but for what comes in from outside."""
+    known = graph_page.server.object_info()
+    template = load_workflow(dev.ROOT / "workflows" / f"{blueprint.template}.json")
+    full = {node: entry for node, entry in to_prompt(template, known).items()}
+    chain = {node: entry for node, entry in full.items() if entry["class_type"] in blueprint.nodes}
+    made = {node.rpartition(":")[2]: entry for node, entry in graph_page.prompt_inputs(known).items()}
+    assert made.keys() == chain.keys()
+    outside = {(kind, name) for kind, name, _ in blueprint.inputs}
+    for node, entry in chain.items():
+        kind, inputs = made[node]
+        inputs = {
+            name: [value[0].rpartition(":")[2], value[1]] if isinstance(value, list) else value
+            for name, value in inputs.items()
+        }
+        expected = {name: value for name, value in entry["inputs"].items() if (kind, name) not in outside}
+        assert kind == entry["class_type"] and inputs == expected
+
+
+def test_its_widgets_reach_the_nodes_inside(graph_page, blueprint, added):
+    known = graph_page.server.object_info()
+    for number, (kind, name, own) in enumerate(blueprint.widgets):
+        value = dict(added["widgets"])[own]
+        if isinstance(value, str):
+            continue
+        graph_page.page.ask(script(CHANGE), own, value + 16)
+        [inputs] = [inputs for found, inputs in graph_page.prompt_inputs(known).values() if found == kind]
+        assert inputs[name] == value + 16, number
