@@ -63,7 +63,7 @@ def test_the_registry_accepts_it(checkout):
 def test_the_archive_holds_what_users_need_and_no_more(archive):
     names = zipfile.ZipFile(archive).namelist()
     tops = {name.split("/")[0] for name in names}
-    assert tops >= WHAT_USERS_NEED | {"nodes", "streaming_core", "workflows", "web", "locales"}
+    assert tops >= WHAT_USERS_NEED | {"nodes", "streaming_core", "workflows", "subgraphs", "web", "locales"}
     assert not tops & ONLY_FOR_DEVELOPERS
     assert archive.stat().st_size < 4_000_000
 

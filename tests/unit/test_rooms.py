@@ -18,7 +18,7 @@ HOST_MODULES = {
     "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras", "comfyui_version",
     "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server",
 }
-ROOMS = ("streaming_core", "nodes", "training", "benchmarks", "workflows", "docs", "web", "tests", "dev")
+ROOMS = ("streaming_core", "nodes", "training", "benchmarks", "workflows", "subgraphs", "docs", "web", "tests", "dev")
 LONGEST_MODULE = 450
 
 
