@@ -1,6 +1,6 @@
 """Stage vfi: EMA-VFI frame interpolation at any time, on films; needs no other stage.
 
-A step sees pairs of frames up to four film frames apart and the true frame at a random time between them, which films
+A step sees pairs of frames up to two film frames apart and the true frame at a random time between them, which films
 can render because every position is a closed formula of time; so is every displacement, and the flow is told it, which
 the published weights had to do without. The network is the pack's own, narrower than the published ones; the file has
 their keys (reference: ema-vfi, section 1).
@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from streaming_core.models.ema_vfi.attention import InterFrameAttention
 from streaming_core.models.ema_vfi.config import EmaVfiConfig, standard_config
 from streaming_core.models.ema_vfi.detect import PREFIX
 from streaming_core.models.ema_vfi.layers import PReLU
@@ -25,24 +26,29 @@ from .films import HELD_OUT, Film, Variety, make_film
 from .footage import pick
 from .layout import CPU, Weights, silence
 
-DEMO_VFI = standard_config(8, (2, 2, 2, 2, 2))
-"""Half as wide as `ours_small`: 7.3 MB as float16."""
-WIDEST_GAP = 4.0
+DEMO_VFI = replace(standard_config(8, (1, 1, 1, 2, 2)), flow_channels=(64, 64), refine_channels=8)
+"""Half as wide as `ours_small`, with more of it in the flow heads and less in the refinement."""
+NARROWEST_GAP, WIDEST_GAP = 0.5, 2.0
 LAST_START = 64
 EXTRA_WEIGHT_OF_MOVING = 3.0
+WHOLE_SHARE = 0.3
+"""Share of steps on frames of full size, repaired ones too. The others see four times as many pairs of half the size,
+up to the merged frame: motion is learned from many films, not from many pixels."""
 MERGED_WEIGHT = 0.5
-FLOW_WEIGHT = 0.05
+FLOW_WEIGHT = 0.5
 """Of a pixel of flow, against a whole step from black to white."""
 PYRAMID_LEVELS = 4
+COORDINATE_GAIN = 8.0
+"""What moves passes about an eighth of a frame, of which -1 to 1 is the whole."""
 MEASURED_FILMS = 12
-MEASURED_GAPS = (1, 2, 4)
+MEASURED_GAPS = (1, 2)
 
 
 @dataclass(frozen=True)
 class Triplet:
     """B pairs and what lies between: `first`, `second`, `target` `[B, 3, H, W]` BGR in 0..1; `times` `[B]` in 0..1;
     `moving` `[B, 1, H, W]`, 0 to 1: where something that moves is in any of the three. `flow` `[B, 4, H, W]`: as
-    `true_flow` says.
+    `true_flow` says. `steady` `[B]`: 1, or 0 where something turned round, so that no flow can be right.
     """
 
     first: Tensor
@@ -51,6 +57,7 @@ class Triplet:
     times: Tensor
     moving: Tensor
     flow: Tensor
+    steady: Tensor
 
     @classmethod
     def of(cls, shots: list[tuple[Film, float, float, float]], device: torch.device = CPU) -> Triplet:
@@ -65,7 +72,14 @@ class Triplet:
         first, second, target = torch.stack([shot.frames for shot in footage], dim=1).flip(2).to(device)
         moving = torch.stack([shot.moving.amax(dim=0) for shot in footage]).to(device)
         times = torch.tensor([share for *_, share in shots], dtype=torch.float32, device=device)
-        return cls(first, second, target, times, moving, flow.to(device))
+        steady = torch.tensor([float(is_steady(film, moment)) for film, moment in zip(films, moments, strict=True)])
+        return cls(first, second, target, times, moving, flow.to(device), steady.to(device))
+
+
+def is_steady(film: Film, moments: Tensor) -> bool:
+    """Whether every sprite still heads about where it did, so that none has met a wall on the way."""
+    headings = [sprite.path.pose(moments).heading for sprite in film.sprites]
+    return all(bool(((heading - heading[:1]).cos() > 0.8).all()) for heading in headings)
 
 
 def true_flow(film: Film, moments: Tensor) -> Tensor:
@@ -114,13 +128,18 @@ def picture_loss(picture: Tensor, triplet: Triplet) -> Tensor:
 
 
 def flow_loss(flow: Tensor, triplet: Triplet) -> Tensor:
-    """Mean absolute error in pixels, moving places heavier."""
-    weight = 1 + EXTRA_WEIGHT_OF_MOVING * triplet.moving
+    """Mean absolute error in pixels, moving places heavier, of pairs in which nothing turned round."""
+    weight = (1 + EXTRA_WEIGHT_OF_MOVING * triplet.moving) * triplet.steady.view(-1, 1, 1, 1)
     return (weight * (flow - triplet.flow).abs()).mean()
 
 
+def moving_flow_error(flow: Tensor, triplet: Triplet) -> Tensor:
+    """Sum of absolute errors over what moves, of pairs in which nothing turned round."""
+    return (triplet.steady.view(-1, 1, 1, 1) * triplet.moving * (flow - triplet.flow).abs()).sum()
+
+
 def new_network(config: EmaVfiConfig, generator: torch.Generator) -> EmaVfi:
-    """Starts as the plain mean of both frames: no flow, an even mask, nothing to repair."""
+    """Starts as the mean of both frames: no flow, an even mask, nothing to repair. Attention starts as likeness."""
     network = EmaVfi(config)
     slope = next(module for module in network.modules() if isinstance(module, PReLU)).weight[0].item()
     for name, parameter in network.named_parameters():
@@ -135,12 +154,18 @@ def new_network(config: EmaVfiConfig, generator: torch.Generator) -> EmaVfi:
             if name.startswith("unet.up"):  # transposed: a pixel of the result meets a quarter of the kernel
                 inputs = parameter.shape[0] * parameter[0, 0].numel() / 4
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * math.sqrt(gain / inputs))
+    for attention in (module for module in network.modules() if isinstance(module, InterFrameAttention)):
+        with torch.no_grad():
+            attention.kv.weight[: len(attention.q.weight)] = attention.q.weight
+            attention.cor_embed.weight *= COORDINATE_GAIN
     silence(network, "conv.2.0", "unet.conv")
     return network
 
 
 class VfiTask:
-    """`batch` pairs of films `size` pixels squared, at most `WIDEST_GAP` film frames apart."""
+    """`batch` pairs of films `size` pixels squared, `NARROWEST_GAP` to `WIDEST_GAP` film frames apart, or four times as
+    many of half the size.
+    """
 
     stage = "vfi"
 
@@ -161,22 +186,26 @@ class VfiTask:
         return {"size": self.size, "films": self.variety, "batch": self.batch}
 
     def loss(self, generator: torch.Generator) -> Tensor:
-        triplet = Triplet.of([self._shot(generator) for _ in range(self.batch)], self.device)
+        whole = float(torch.rand((), generator=generator)) < WHOLE_SHARE
+        size, batch = (self.size, self.batch) if whole else (self.size // 2, 4 * self.batch)
+        triplet = Triplet.of([self._shot(generator, size) for _ in range(batch)], self.device)
         pair = self.network.pair(self.network.frame(triplet.first), self.network.frame(triplet.second))
         flows = self.network.flows(pair, triplet.times)
         merged = sum(picture_loss(flow.merged(), triplet) for flow in flows)
         moved = sum(flow_loss(flow.flow, triplet) for flow in flows)
-        final = picture_loss(self.network.picture(pair, flows[-1]), triplet)
-        return final + MERGED_WEIGHT * merged + FLOW_WEIGHT * moved
+        loss = MERGED_WEIGHT * merged + FLOW_WEIGHT * moved
+        return loss + picture_loss(self.network.picture(pair, flows[-1]), triplet) if whole else loss
 
-    def _shot(self, generator: torch.Generator) -> tuple[Film, float, float, float]:
-        film = make_film(pick(generator, HELD_OUT), self.size, self.variety)
+    def _shot(self, generator: torch.Generator, size: int) -> tuple[Film, float, float, float]:
+        film = make_film(pick(generator, HELD_OUT), size, self.variety)
         start, gap, share = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        return film, LAST_START * start, 0.5 + (WIDEST_GAP - 0.5) * gap, share
+        return film, LAST_START * start, NARROWEST_GAP + (WIDEST_GAP - NARROWEST_GAP) * gap, share
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """`psnr_of_middles` of held-out films, of the network and of what needs none."""
+        """`psnr_of_middles` of held-out films, of the network and of what needs none; and `flow`, the error of the
+        flow where something moves, as a share of that of no flow.
+        """
         network, found = self.network, {}
         middles: dict[str, Callable[[Triplet], Tensor]] = {
             "": lambda triplet: network(triplet.first, triplet.second, triplet.times),
@@ -185,7 +214,14 @@ class VfiTask:
         }
         for name, middle in middles.items():
             found.update({name + key: value for key, value in self.psnr_of_middles(middle).items()})
+        triplet = self._held_out(MEASURED_GAPS[0])
+        flow = network.flows(network.pair(network.frame(triplet.first), network.frame(triplet.second)), triplet.times)
+        found["flow"] = float(moving_flow_error(flow[-1].flow, triplet) / moving_flow_error(0 * triplet.flow, triplet))
         return found
+
+    def _held_out(self, gap: int) -> Triplet:
+        films = [make_film(HELD_OUT + i, self.size, self.variety) for i in range(MEASURED_FILMS)]
+        return Triplet.of([(film, 3.0 * i, gap, 0.5) for i, film in enumerate(films)], self.device)
 
     def psnr_of_middles(self, middle: Callable[[Triplet], Tensor]) -> dict[str, float]:
         """Peak signal to noise ratio in dB of the frame half way, by film frames between both: `psnr_GAP` of the whole
@@ -193,8 +229,7 @@ class VfiTask:
         """
         found = {}
         for gap in MEASURED_GAPS:
-            films = [make_film(HELD_OUT + i, self.size, self.variety) for i in range(MEASURED_FILMS)]
-            triplet = Triplet.of([(film, 3.0 * i, gap, 0.5) for i, film in enumerate(films)], self.device)
+            triplet = self._held_out(gap)
             square = (middle(triplet) - triplet.target).square().mean(dim=1, keepdim=True)
             errors = {"psnr": square.mean(), "moving": (square * triplet.moving).sum() / triplet.moving.sum()}
             found.update({f"{name}_{gap}": float(-10 * error.log10()) for name, error in errors.items()})
