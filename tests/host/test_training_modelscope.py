@@ -1,0 +1,299 @@
+"""Training StreamingModelscope: it learns, resumes bit for bit, and the pack loads and computes what was trained."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from streaming_core.errors import SettingsError
+from streaming_core.models.modelscope.apm import join_context
+from streaming_core.models.modelscope.detect import detect_streamingmodelscope
+from streaming_core.models.registry import shapes_of
+from tests.host.inprocess import import_host, import_pack
+from tests.tiny_modelscope import official_shapes
+from training import modelscope_cam as command
+from training.films import COLOURS, HEADINGS, make_film
+from training.footage import FilmPool
+from training.layout import CPU, DEMO, Base, autoencoder_tensors, random_clip_vision, write_weights
+from training.loop import Recipe, Run, read_log, step_generator
+from training.modelscope import (
+    BASE_UNET,
+    MODELSCOPE,
+    SIGMAS,
+    ModelscopeUnetTask,
+    Prompts,
+    draw_timesteps,
+    draw_told,
+    nearest_timesteps,
+    new_base_unet,
+    run_base,
+)
+from training.modelscope_cam import ModelscopeCamTask, export_modelscope, run_with_memories
+from training.vae import VaeTask
+
+SIZE, STEPS, BREAK = 64, 20, 10
+RECIPE = Recipe(learning_rate=5e-4, warmup_steps=3, average_decay=0.8, seed=5)
+STAGES = ("ms_unet", "ms_cam")
+
+
+def still_pool() -> FilmPool:
+    """Two films that stand still in one colour each: twenty steps can learn them, and nothing need be encoded here."""
+    colours = torch.randn(2, 1, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    return FilmPool(colours.expand(2, 12, 4, SIZE // 8, SIZE // 8).half())
+
+
+def base_of(folder: Path) -> Base:
+    vae = load_file(folder / "vae.safetensors")
+    return Base({**autoencoder_tensors(vae), **random_clip_vision(DEMO.clip_vision)})
+
+
+def make_task(stage: str, folder: Path):
+    options = {"size": SIZE, "pool": still_pool(), "batch": 1, "frames": 4}
+    if stage == "ms_unet":
+        return ModelscopeUnetTask(base_of(folder), **options)
+    return ModelscopeCamTask(base_of(folder), load_file(folder / "ms_unet.safetensors"), overlap=2, **options)
+
+
+class Trained(NamedTuple):
+    """A stage that was trained without a break: its loss before and after, its folder, and that as it was half way."""
+
+    task: object
+    before: float
+    after: float
+    folder: Path
+    half_way: Path
+
+
+def loss_of(task) -> float:
+    """Over six fixed draws that no step uses."""
+    with torch.no_grad():
+        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Both stages, 20 steps each, behind a VAE of first weights, in one folder."""
+    import_host()
+    import_pack()
+    folder, stages = tmp_path_factory.mktemp("trained"), {}
+    write_weights(folder / "vae.safetensors", VaeTask(SIZE, batch=1).weights())
+    for stage in STAGES:
+        run = Run(make_task(stage, folder), folder, RECIPE)
+        half_way = tmp_path_factory.mktemp("half_way") / stage
+
+        def keep(run=run, half_way=half_way):
+            if run.progress.step == BREAK:
+                run.save()
+                shutil.copytree(run.folder, half_way)
+            return False
+
+        before = loss_of(run.task)
+        progress = run.train(steps=STEPS, stopped=keep)
+        assert progress.finished and progress.step == STEPS
+        stages[stage] = Trained(run.task, before, loss_of(run.task), folder, half_way)
+    return stages
+
+
+def same(a, b) -> bool:
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_loss_falls(trained, stage):
+    assert trained[stage].after < 0.95 * trained[stage].before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_killed_run_goes_on_bit_for_bit(trained, stage):
+    folder, half_way = trained[stage].folder, trained[stage].half_way
+    torch.rand(3)  # nothing may depend on the global generator
+    run = Run(make_task(stage, half_way), half_way, RECIPE)
+    assert run.progress.step == BREAK
+    run.train(steps=STEPS)
+    one, two = (torch.load(path / f"{stage}.pt", weights_only=True) for path in (folder, half_way))
+    for part in ("network", "average", "optimizer", "settings"):
+        assert same(one[part], two[part]), part
+    assert same(load_file(folder / f"{stage}.safetensors"), load_file(half_way / f"{stage}.safetensors"))
+    logs = [read_log(path / f"{stage}.jsonl") for path in (folder, half_way)]
+    losses = [[(entry["step"], entry["loss"]) for entry in log if "loss" in entry] for log in logs]
+    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+
+
+def test_only_the_memories_are_trained(trained):
+    task, stored = trained["ms_cam"].task, load_file(trained["ms_cam"].folder / "ms_unet.safetensors")
+    own = task.unet.state_dict()
+    assert all(torch.equal(own[key], stored[key]) for key in stored)
+    assert own.keys() - stored.keys() == {key for key in own if ".attn2." in key and "conv" in key or "alpha" in key}
+    assert all(parameter.grad is not None for parameter in task.network.parameters())
+
+
+@torch.no_grad()
+def test_the_unet_begins_by_taking_all_for_noise():
+    unet = new_base_unet(BASE_UNET, torch.Generator().manual_seed(0))
+    x = torch.randn(1, 4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    noise = run_base(unet, unet.project_context(torch.zeros(1, 77, 64)), x, torch.tensor([900]))
+    torch.testing.assert_close(noise, x / x.square().mean(dim=(3, 4), keepdim=True).sqrt(), atol=1e-3, rtol=1e-3)
+
+
+def test_prompts_of_different_words_are_different_vectors(trained):
+    prompts = Prompts(MODELSCOPE.text_encoder, CPU)
+    words = [f"a {colour} ball moving {heading}" for colour in COLOURS for heading in HEADINGS]
+    vectors = torch.cat([prompts(text)[:, -1] for text in words])
+    assert prompts("").abs().max() == 0
+    alike = torch.nn.functional.cosine_similarity(vectors[:, None], vectors, dim=-1) - torch.eye(len(words))
+    assert alike.max() < 0.95 and alike.abs().mean() < 0.5
+
+
+def test_the_image_tower_tells_colours_apart(trained):
+    """Frames of one colour lie closer together than those of two; a grey picture is nothing."""
+    encoder = trained["ms_cam"].task.encoder
+    films = [make_film(seed, SIZE) for seed in range(24)]
+    seen = torch.cat([encoder.embed(film.render(0, 1).frames)[:, 0] for film in films])
+    distances, colours = torch.cdist(seen, seen), [film.sprites[0].colour for film in films]
+    same = torch.tensor([[one == other for other in colours] for one in colours])
+    own = same & ~torch.eye(len(films), dtype=torch.bool)
+    assert distances[own].max() < distances[~same].min()
+    assert encoder.embed(torch.full((1, 3, SIZE, SIZE), 0.5)).abs().max() < 0.1
+
+
+def test_words_are_those_of_the_clip_or_of_the_anchor(trained):
+    source = trained["ms_unet"].task.source
+    for seed in range(4):
+        told, anchored = (
+            draw_told(source, torch.Generator().manual_seed(seed), 4, range(2, 6), anchor) for anchor in (None, 0)
+        )
+        films = [make_film(film, SIZE) for film in range(2)]
+        assert told.words in {film.words(start) for film in films for start in range(2, 6)}
+        assert anchored.words in {film.words(0) for film in films}
+        assert torch.equal(told.clip.latents, anchored.clip.latents) and told.clip.latents.dtype == torch.float32
+
+
+def test_levels_are_the_hosts(loaded):
+    """The host's sampler asks for the timestep of a level: it is the one that was trained."""
+    sampling = loaded.model.model.model_sampling
+    torch.testing.assert_close(sampling.sigmas, SIGMAS, rtol=1e-4, atol=1e-6)
+    levels = torch.tensor([0.1, 1.0, 3.3, 14.6])
+    assert torch.equal(sampling.timestep(levels).long(), nearest_timesteps(levels))
+    drawn = SIGMAS[draw_timesteps(20000, torch.Generator().manual_seed(0))].log()
+    # 0.75 * Phi((x - 1) / 1.1) + 0.25 * (x - ln 0.1) / (ln 14.6 - ln 0.1) is 0.5 at 0.87 and 0.910 at 2.4.
+    assert abs(drawn.median() - 0.87) < 0.05 and abs((drawn > 2.4).float().mean() - 0.090) < 0.01
+
+
+@pytest.fixture(scope="module")
+def loaded(trained):
+    """What Load StreamingModelscope makes of the exported file."""
+    import folder_paths
+    from comfyui_streamingt2v.nodes.host import load_modelscope
+
+    folders = [Path(folder_paths.get_folder_paths(name)[0]) for name in ("checkpoints", "diffusion_models")]
+    for path in export_modelscope(trained["ms_cam"].folder, folders[0]):
+        assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
+    folders[1].mkdir(parents=True, exist_ok=True)
+    shutil.copy(folders[0] / command.BASE_FILE, folders[1])
+    return load_modelscope.load_streamingmodelscope(command.FILE)
+
+
+def test_the_export_has_the_official_layout(loaded, trained, capsys):
+    folder = trained["ms_cam"].folder
+    assert command.main(["--out", str(folder)]) == 0 and "MB" in capsys.readouterr().out
+    shapes = shapes_of(load_file(folder / command.FILE))
+    assert detect_streamingmodelscope(shapes) == MODELSCOPE
+    unused = {"image_encoder.model.text_projection", "image_encoder.model.logit_scale"}
+    assert shapes == {key: shape for key, shape in official_shapes(MODELSCOPE).items() if key not in unused}
+    assert sum((folder / name).stat().st_size for name in (command.FILE, command.BASE_FILE)) < 34e6
+
+
+@torch.no_grad()
+def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
+    """UNet, CAM, APM and both towers as the pack's sampler runs them, against the ones of training."""
+    from comfyui_streamingt2v.nodes.host import modelscope, modelscope_apm, modelscope_cam
+
+    task, frames = trained["ms_cam"].task, 4
+    film = make_film(3, SIZE)
+    control, anchor = film.render(4, 6).frames, film.render(0, 1).frames
+    run = Run(make_task("ms_cam", trained["ms_cam"].folder), trained["ms_cam"].folder, RECIPE)
+    task = run.task
+    x = torch.randn(1, frames, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(3))
+    text = task.prompts(film.words(0))
+    with run.averaged():
+        tokens = task.network.projector(task.encoder.embed(anchor))
+        grey = task.network.projector(task.grey)
+        context = join_context(text, tokens)
+        expected = run_with_memories(
+            task.unet, task.network.cam, context, text, control * 2 - 1, x, torch.tensor([700])
+        )
+    own = modelscope_apm.anchor_tokens(loaded.clip_vision, loaded.apm, anchor)
+    torch.testing.assert_close(own.positive, tokens, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(own.negative, grey, atol=2e-3, rtol=2e-3)
+    encoded = modelscope.encode_prompts(loaded.clip, [film.words(0)])[film.words(0)]
+    torch.testing.assert_close(encoded[0][0].float(), text, atol=5e-3, rtol=5e-3)
+    guide = modelscope_cam.ModelscopeCamGuide(
+        loaded.cam, modelscope_cam.encode_control_frames(loaded.cam, control.movedim(1, -1))
+    )
+    unet = loaded.model.model.diffusion_model
+    memory = unet.project_context(join_context(encoded[0][0], own.positive))
+
+    def call(x, timesteps, context, control, options, cam_memory=None, **kwargs):
+        return unet(x, timesteps, context, control, options, memory=memory, **kwargs)
+
+    cam_memory = guide.project_text(encoded[0][0])
+    found = guide.around_unet(call, x[0], torch.full((frames,), 700.0), None, None, {}, cam_memory=cam_memory)
+    torch.testing.assert_close(found.float(), expected[0], atol=2e-2, rtol=2e-2)
+
+
+@torch.no_grad()
+def test_the_loaded_vae_is_the_trained_one(loaded, trained):
+    frames = make_film(1, SIZE).render(0, 2).frames
+    vae = base_of(trained["ms_unet"].folder).vae(CPU)
+    latents = loaded.vae.encode(frames.movedim(1, -1))
+    torch.testing.assert_close(latents, vae.encode(frames * 2 - 1), atol=0.05, rtol=0.02)
+    decoded = loaded.vae.decode(latents).movedim(-1, 1)
+    torch.testing.assert_close(decoded, ((vae.decode(latents) + 1) / 2).clamp(0, 1), atol=1e-2, rtol=0)
+
+
+def test_text_becomes_a_film_of_several_chunks(loaded):
+    from comfyui_streamingt2v.nodes.host import load_modelscope, modelscope
+
+    from streaming_core.chunks import ChunkPlan
+    from streaming_core.loop import film_chunks, pick_anchor, start_film
+
+    prompts = modelscope.encode_prompts(loaded.clip, ["a red ball moving up left", ""])
+    sampler = modelscope.ModelscopeChunkSampler(
+        model=loaded.model, cam=loaded.cam, vae=loaded.vae, prompts=(prompts["a red ball moving up left"],),
+        negative=prompts[""], tokens=None, first_model=load_modelscope.load_modelscope_unet(command.BASE_FILE),
+        sampling=modelscope.official_sampling(2, 2.0), first_sampling=modelscope.first_clip_sampling(2, 2.0),
+    )  # fmt: skip
+    plan = ChunkPlan(8, 4, 2, 4, seed=1)
+    with torch.inference_mode():
+        first = sampler.sample_first_clip(plan.chunk(0), SIZE, SIZE)
+        state = start_film(plan, first, pick_anchor(first, 0), sampler)
+        frames = torch.cat([first, *(part for _, part in film_chunks(state, sampler))])
+    assert frames.shape == (8, 3, SIZE, SIZE) and frames.isfinite().all() and frames.std() > 0
+
+
+def test_impossible_settings_are_refused(trained, tmp_path, capsys):
+    with pytest.raises(SettingsError, match="leave nothing new in clips of 4"):
+        ModelscopeCamTask(Base({}), {}, frames=4, overlap=4)
+    other = replace(RECIPE, seed=6)
+    with pytest.raises(SettingsError, match="use the same settings or another folder"):
+        Run(make_task("ms_unet", trained["ms_unet"].folder), trained["ms_unet"].folder, other)
+    assert command.main(["--out", str(tmp_path)]) == 1
+    assert "ms_unet.safetensors is not there yet" in capsys.readouterr().err
