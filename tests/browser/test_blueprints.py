@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 import dev
 from tests.blueprints import BLUEPRINTS
-from tests.browser.graph_page import EMPTY, script
+from tests.browser.graph_page import EMPTY, FREE, script
 from tests.host.workflow import load_workflow, to_prompt
 
 INSIDE = """() => APP.graph._nodes.map(node => ({
-  id: node.id, title: node.title, error: !!node.has_errors,
+  id: node.id, title: node.title,
   inputs: node.inputs.map(socket => socket.name), outputs: node.outputs.map(socket => socket.name),
   widgets: (node.widgets ?? []).map(widget => [widget.name, widget.value]),
   inside: (node.subgraph?._nodes ?? []).map(node => ({
-    id: node.id, type: node.type, known: node.type in LiteGraph.registered_node_types, error: !!node.has_errors,
+    id: node.id, type: node.type, known: node.type in LiteGraph.registered_node_types,
   })),
 }))"""
+PLACE = (500, 250)
 CHANGE = """(name, value) => {
   const widget = APP.graph._nodes[0].widgets.find(widget => widget.name === name);
   widget.value = value;
@@ -33,19 +36,24 @@ def blueprint(request):
 def added(graph_page, blueprint):
     """The page with the blueprint's node and nothing else, and what is seen of it."""
     graph_page.load(EMPTY)
-    graph_page.close_dialogs()
+    for _ in range(40):  # newer pages go on about the graph of before
+        graph_page.close_dialogs()
+        if graph_page.page.ask(FREE, *PLACE):
+            break
+        time.sleep(0.5)
     graph_page.zoom(1.0)
     graph_page.page.errors.clear()
-    graph_page.add_by_search(blueprint.name.partition(" (")[0].lower(), 500, 250)
+    graph_page.add_by_search(blueprint.name.partition(" (")[0].lower(), *PLACE)
     [seen] = graph_page.page.ask(script(INSIDE))
     return seen
 
 
 def test_adding_one_makes_a_whole_subgraph_node(graph_page, blueprint, added, picture):
     graph_page.fit()
-    assert added["title"] == blueprint.name and not added["error"]
+    assert added["title"] == blueprint.name
     assert sorted(node["type"] for node in added["inside"]) == sorted(blueprint.nodes)
-    assert all(node["known"] and not node["error"] for node in added["inside"])
+    # Newer pages frame a node in red whose model file is not on the machine; types are what may not be missing.
+    assert all(node["known"] for node in added["inside"])
     assert added["outputs"] == [name for _, name in blueprint.outputs]
     sockets = [name for _, _, name in (*blueprint.inputs, *blueprint.widgets)]
     assert added["inputs"] == sockets
@@ -78,6 +86,7 @@ def test_its_widgets_reach_the_nodes_inside(graph_page, blueprint, added):
         value = dict(added["widgets"])[own]
         if isinstance(value, str):
             continue
-        graph_page.page.ask(script(CHANGE), own, value + 16)
+        changed = round(value - 0.1, 2) if 0 < value < 1 else value + 16
+        graph_page.page.ask(script(CHANGE), own, changed)
         [inputs] = [inputs for found, inputs in graph_page.prompt_inputs(known).values() if found == kind]
-        assert inputs[name] == value + 16, number
+        assert inputs[name] == changed, number
