@@ -1,10 +1,11 @@
 """`python dev.py demo --out DIR [--image FILE] [--frames N]`: the trained demo models on a real host, on the CPU.
 
-From one picture a film, through the StreamingSVD template of the pack with its interpolator switched on; then the same
-beginning continued in three ways for comparison. Leaves in DIR
+From one picture a film, through the pack's template `demo_image_to_video`; then the same beginning continued in three
+ways for comparison. Leaves in DIR
 
 * `film.mp4` and `contact_sheet.png`;
-* `side_by_side.png`: with CAM, without CAM (every clip starts from the last frame before it), without the anchor;
+* `side_by_side.png` and `.webp`, which moves: with CAM, without CAM (every clip starts from the last frame before it),
+  without the anchor;
 * `frames.sha256`: one hash over all decoded frames of the film.
 """
 
@@ -26,23 +27,16 @@ from torch import Tensor
 import dev
 from streaming_core.frames import FrameStream, VideoFrames
 from tests.host.harness import HostServer
-from tests.host.workflow import load_workflow, set_inputs, switched_on, to_prompt
+from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
-TEMPLATE = dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"
+TEMPLATE = dev.ROOT / "workflows" / "demo_image_to_video.json"
 MODELS = dev.ROOT / "demo_models"
-CHECKPOINT, INTERPOLATOR = "demo_streamingsvd.safetensors", "demo_ema_vfi_t.safetensors"
-SIZE = 96
-FILM = {"width": SIZE, "height": SIZE, "chunk_frames": 8, "overlap_frames": 3, "anchor_frame": 2, "fps": 6.0}
-SEED = 33
+CHECKPOINT = MODELS / "models" / "checkpoints" / "demo_streamingsvd.safetensors"
+INTERPOLATOR = MODELS / "models" / "frame_interpolation" / "demo_ema_vfi_t.safetensors"
+START = "demo_start.png"
+SIZE, SEED = 96, 33
 COMPARED_FRAMES = 33
 """A first clip and five chunks."""
-
-
-def start_picture() -> Image.Image:
-    """For those who bring none: the first frame of a film that the models have not seen."""
-    from training.films import HELD_OUT, make_film
-
-    return to_picture(make_film(HELD_OUT + 1000, SIZE).render(0, 1).frames[0])
 
 
 def to_picture(frame: Tensor) -> Image.Image:
@@ -82,6 +76,20 @@ def side_by_side(films: dict[str, Tensor], step: int = 2, width: int = 96) -> Im
     return sheet
 
 
+def moving_side_by_side(films: dict[str, Tensor], width: int = 192) -> list[Image.Image]:
+    """The films next to each other, frame by frame, the first word or two of their names above."""
+    pictures = []
+    for frame in range(min(map(len, films.values()))):
+        picture = Image.new("RGB", (len(films) * (width + 4) - 4, width + 18), "white")
+        draw = ImageDraw.Draw(picture)
+        for column, (name, frames) in enumerate(films.items()):
+            left = column * (width + 4)
+            draw.text((left + 2, 3), name.partition(":")[0], fill="black")
+            picture.paste(to_picture(frames[frame]).resize((width, width), Image.Resampling.BICUBIC), (left, 18))
+        pictures.append(picture)
+    return pictures
+
+
 def frames_hash(frames: FrameStream) -> str:
     digest = hashlib.sha256()
     for part in frames.slices(16):
@@ -89,24 +97,19 @@ def frames_hash(frames: FrameStream) -> str:
     return digest.hexdigest()
 
 
-def make_film_on_host(image: Image.Image, num_frames: int, target: Path) -> str | None:
-    """The template on a server of its own; what went wrong in words, or None."""
-    from training.showcase import GUIDANCE, STEPS
+def furnish(base: Path, image: Image.Image | None = None) -> None:
+    """What a user copies: the demo models into a host's folder of models, the start picture into that of inputs."""
+    shutil.copytree(MODELS, base, dirs_exist_ok=True, ignore=lambda folder, names: {"README.md"} & set(names))
+    if image is not None:
+        image.save(base / "input" / START)
 
+
+def make_film_on_host(image: Image.Image | None, num_frames: int, target: Path) -> str | None:
+    """The template on a server of its own; what went wrong in words, or None."""
     with HostServer(pack=dev.ROOT) as server:
-        for name, folder in ((CHECKPOINT, "checkpoints"), (INTERPOLATOR, "frame_interpolation")):
-            place = server.base / "models" / folder
-            place.mkdir(parents=True, exist_ok=True)
-            shutil.copy(MODELS / name, place)
-        image.save(server.base / "input" / "start.png")
-        workflow = switched_on(load_workflow(TEMPLATE), "Interpolate")
-        prompt = to_prompt(workflow, server.object_info())
-        set_inputs(prompt, "LoadImage", image="start.png")
-        set_inputs(prompt, "StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
-        guidance = {"cfg": GUIDANCE, "min_cfg": GUIDANCE, "first_min_cfg": GUIDANCE, "fps": 6}
-        set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=STEPS, first_steps=STEPS, **guidance)
-        set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=num_frames, seed=SEED, **FILM)
-        set_inputs(prompt, "StreamingT2VLoadEmaVfi", model_name=INTERPOLATOR)
+        furnish(server.base, image)
+        prompt = to_prompt(load_workflow(TEMPLATE), server.object_info())
+        set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=num_frames)
         set_inputs(prompt, "StreamingT2VInterpolateStream", num_frames=2 * num_frames)
         print(f"making {num_frames} frames, doubled, on ComfyUI {server.version} ...", flush=True)
         report = server.run(prompt, timeout=1800)
@@ -121,8 +124,8 @@ def compared(image: Image.Image) -> dict[str, Tensor]:
     """The same first clip, continued with each technique and without it."""
     from training import showcase
 
-    parts = showcase.open_parts(MODELS / CHECKPOINT)
-    pixels = torch.from_numpy(np.asarray(ImageOps.fit(image, (SIZE, SIZE)))).movedim(-1, 0)[None] / 255
+    parts = showcase.open_parts(CHECKPOINT)
+    pixels = torch.from_numpy(np.array(ImageOps.fit(image, (SIZE, SIZE)))).movedim(-1, 0)[None] / 255
     clip = showcase.first_clip(parts, pixels, SEED)
     return {
         "with CAM": showcase.with_cam(parts, clip, COMPARED_FRAMES, SEED),
@@ -143,12 +146,12 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.image and not args.image.is_file():
         parser.error(f"there is no image {args.image}")
-    if missing := [name for name in (CHECKPOINT, INTERPOLATOR) if not (MODELS / name).is_file()]:
+    if missing := [path.name for path in (CHECKPOINT, INTERPOLATOR) if not path.is_file()]:
         print(f"{MODELS} lacks {', '.join(missing)}: they are in the project's repository", file=sys.stderr)
         return 2
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
-    image = Image.open(args.image).convert("RGB") if args.image else start_picture()
+    image = Image.open(args.image).convert("RGB") if args.image else None
     target = args.out / "film.mp4"
     if problem := make_film_on_host(image, args.frames, target):
         print(problem, file=sys.stderr)
@@ -159,8 +162,13 @@ def main(argv: list[str] | None = None) -> int:
     (args.out / "frames.sha256").write_text(digest + "\n")
     print(f"{target}: {len(frames)} frames of {frames.width}x{frames.height} at {float(frames.fps):g} fps")
     print(f"frames {digest[:16]}, made in {time.monotonic() - began:.0f} s", flush=True)
-    side_by_side(compared(image)).save(args.out / "side_by_side.png")
-    print(f"{args.out / 'contact_sheet.png'}\n{args.out / 'side_by_side.png'}")
+    image = image or Image.open(MODELS / "input" / START)
+    films = compared(image)
+    side_by_side(films).save(args.out / "side_by_side.png")
+    first, *others = moving_side_by_side(films)
+    first.save(args.out / "side_by_side.webp", save_all=True, append_images=others, duration=160, loop=0, quality=70)
+    for name in ("contact_sheet.png", "side_by_side.png", "side_by_side.webp"):
+        print(args.out / name)
     return 0 if len(frames) == 2 * args.frames else 1
 
 

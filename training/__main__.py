@@ -31,7 +31,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="time limit; default 20 (vae), 75 (unet), 30 (cam), 15 (vfi)")
     parser.add_argument("--steps", type=int, help="an exact number of steps instead, which another run can repeat")
     parser.add_argument("--size", type=int, default=96, help="pixels of the square frames (default 96)")
-    parser.add_argument("--films", choices=("narrow", "wide"), default="narrow", help="variety of the films")
+    parser.add_argument("--films", choices=("narrow", "paced", "wide"), default="narrow", help="variety of the films")
     parser.add_argument("--batch", type=int, help="clips per step; default 6 (vae), 3 (unet, cam), 4 (vfi)")
     parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 33 per film")
     parser.add_argument("--pool-films", type=int, default=224, help="pool: films that are encoded (default 224)")
@@ -42,6 +42,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
     parser.add_argument("--base", type=Path, help="cam: a video model of your own, in the SVD or StreamingSVD layout")
+    parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
+    parser.add_argument("--start", type=Path, help="cam: begin with the cam.safetensors of another run")
     parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
     args = parser.parse_args(argv)
     if args.minutes is not None and args.steps is not None:
@@ -94,7 +96,8 @@ def make_task(args: argparse.Namespace):
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
     else:
         source = FilmSource(args.size, args.films, read_pool(args.out, args.size, args.films))
-    return CamTask(base, source, overlap=args.overlap, **common)
+    start = load_file(args.start) if args.start else None
+    return CamTask(base, source, overlap=args.overlap, rounds=args.rounds, start=start, **common)
 
 
 def modelscope_task(args: argparse.Namespace, common: dict):

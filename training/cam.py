@@ -6,6 +6,7 @@ is frame K-1 of the film's first clip, in every round, as in inference (referenc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -24,6 +25,9 @@ from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initial
 
 MEASURED_FILMS = 4
 MEASURED_SIGMAS = (3.0, 50.0)
+MOTION_BUCKET = 127
+DECODED_SHARE = 0.25
+"""Of clips whose control frames have been through the VAE; all would be like inference, and cost half of the time."""
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
 
@@ -75,7 +79,11 @@ def run_with_cam(
 
 
 class CamTask:
-    """`base` holds VAE, image tower and UNet. `rounds`: over how many continuations of a film the clips are spread."""
+    """`base` holds VAE, image tower and UNet. `rounds`: over how many continuations of a film the clips are spread.
+
+    `start`: what another run of this stage wrote, to begin with. The motion bucket tells nothing here: how fast things
+    move is to be read from the control frames.
+    """
 
     stage = "cam"
 
@@ -88,6 +96,7 @@ class CamTask:
         frames: int = 8,
         overlap: int = 3,
         rounds: int = 5,
+        start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,
     ):
@@ -98,7 +107,10 @@ class CamTask:
         self.starts = tuple(round_ * (frames - overlap) for round_ in range(1, rounds + 1))
         self.unet = base.unet(device).requires_grad_(False)
         config = CamConfig(base.unet_config, pixel_channels(base.unet_config))
-        self.network = new_cam(config, self.unet, torch.Generator().manual_seed(seed)).to(device)
+        self.network = new_cam(config, self.unet, torch.Generator().manual_seed(seed))
+        if start is not None:
+            self.network.load_state_dict(fold_concat(start, 1 / LATENT_SCALE, "controlnet."))
+        self.network.to(device)
         self.encoder = Encoder(base.vae(device), base.clip_vision(), base.unet_config.vector_width, device)
         self.measured: tuple[Batch, Tensor] | None = None
 
@@ -115,15 +127,15 @@ class CamTask:
 
     def loss(self, generator: torch.Generator) -> Tensor:
         drawn = (self.source.draw(generator, self.frames, self.starts, self.anchor_frame) for _ in range(self.batch))
-        clips = list(drawn)
+        clips = [replace(clip, motion_bucket_id=MOTION_BUCKET) for clip in drawn]
         batch = drop_conditions(self.encoder.batch(clips, generator), generator)
         control = torch.cat([self._worn(clip, batch.latents[i], generator) for i, clip in enumerate(clips)])
         return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator)
 
     def _worn(self, clip, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """Control frames as a later round finds them: half of the time decoded ones, often noisy. In [-1, 1]."""
+        """Control frames as a later round finds them: sometimes decoded ones, often noisy. In [-1, 1]."""
         decoded, noisy = (float(torch.rand((), generator=generator)) for _ in range(2))
-        if decoded < 0.5:
+        if decoded < DECODED_SHARE:
             frames = self.encoder.decode(latents[: self.overlap])
         else:
             frames = clip.footage.frames[: self.overlap].to(self.device)
@@ -149,7 +161,8 @@ class CamTask:
         for i in range(MEASURED_FILMS):
             if isinstance(self.source, FilmSource):
                 film = make_film(HELD_OUT + i, self.size, self.source.variety)
-                clips.append(clip_of(film, self.frames, self.starts[i % len(self.starts)], self.anchor_frame))
+                clip = clip_of(film, self.frames, self.starts[i % len(self.starts)], self.anchor_frame)
+                clips.append(replace(clip, motion_bucket_id=MOTION_BUCKET))
             else:  # a folder's files are all trained on; these draws of them stay the same
                 clips.append(self.source.draw(generator, self.frames, self.starts, self.anchor_frame))
         control = torch.cat([clip.footage.frames[: self.overlap] for clip in clips]).to(self.device) * 2 - 1

@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Variety = Literal["narrow", "wide"]
-VARIETIES: tuple[Variety, ...] = ("narrow", "wide")
+Variety = Literal["narrow", "paced", "wide"]
+VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "wide")
 SHAPES = ("ball", "square", "triangle")
 TEXTURES = ("plain", "stripes", "dots")
 COLOURS = {"red": 0.0, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3, "magenta": 5 / 6}
@@ -238,7 +238,8 @@ class _Dice:
 def make_film(seed: int, size: int = 128, variety: Variety = "narrow") -> Film:
     """The film of a seed, `size` pixels squared.
 
-    "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "wide": one or two
+    "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "paced": the same at
+    0.4 to 1.6 times that speed, which no single frame tells. "wide": one or two
     sprites of all shapes, textures and speeds, bouncing or turning, one passing before the other, on colourful
     backgrounds that may slide.
     """
@@ -253,7 +254,7 @@ def make_film(seed: int, size: int = 128, variety: Variety = "narrow") -> Film:
         angle, speed = dice.between(0, 2 * math.pi), dice.between(0.004, 0.016) * size
         pan = (speed * math.cos(angle), speed * math.sin(angle))
     count = dice.pick((1, 2)) if wide else 1
-    return Film(seed, size, Background(base, waves, pan), tuple(_sprite(dice, size, wide) for _ in range(count)))
+    return Film(seed, size, Background(base, waves, pan), tuple(_sprite(dice, size, variety) for _ in range(count)))
 
 
 def _wave(dice: _Dice, index: int, wide: bool) -> Wave:
@@ -263,7 +264,8 @@ def _wave(dice: _Dice, index: int, wide: bool) -> Wave:
     return Wave(cycles, dice.between(0, 2 * math.pi), tuple(dice.between(-strength, strength) for _ in range(3)))
 
 
-def _sprite(dice: _Dice, size: int, wide: bool) -> Sprite:
+def _sprite(dice: _Dice, size: int, variety: Variety) -> Sprite:
+    wide = variety == "wide"
     shape = dice.pick(SHAPES) if wide else "ball"
     texture = dice.pick(TEXTURES) if wide else "plain"
     colour = dice.pick(tuple(COLOURS))
@@ -279,5 +281,6 @@ def _sprite(dice: _Dice, size: int, wide: bool) -> Sprite:
     else:
         angle = dice.between(0, 2 * math.pi)
         start = tuple(dice.between(radius, size - radius) for _ in range(2))
+        speed *= dice.between(0.4, 1.6) if variety == "paced" else 1
         path = Bounce(start, (speed * math.cos(angle), speed * math.sin(angle)), radius, size - radius)
     return Sprite(shape, colour, texture, rgb, radius, path)

@@ -17,12 +17,13 @@ from torch import Tensor
 from streaming_core.chunks import ChunkPlan
 from streaming_core.loop import Anchor, continue_film, film_chunks, pick_anchor, start_film
 from streaming_core.schedules import align_your_steps_sigmas, karras_sigmas
+from streaming_core.script import Cue, Script
 
 from .layout import host
 
 CHUNK_FRAMES, OVERLAP_FRAMES, ANCHOR_FRAME = 8, 3, 2
 """As the demo models were trained."""
-STEPS = 14
+STEPS = 10
 GUIDANCE = 1.0
 
 
@@ -38,12 +39,10 @@ class Parts:
 
 def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Parts:
     """A file of the StreamingSVD layout through the pack's own loader."""
-    room = host()
-    import folder_paths
-    from comfyui_streamingt2v.nodes.host.load_streamingsvd import load_streamingsvd
+    svd = host().svd
+    from comfyui_streamingt2v.nodes.host.load_streamingsvd import open_streamingsvd
 
-    folder_paths.add_model_folder_path("checkpoints", str(path.parent.resolve()))
-    loaded, svd = load_streamingsvd(path.name), room.svd
+    loaded = open_streamingsvd(str(path))
     euler = svd.default_sampling().sampler
     sampler = svd.SvdChunkSampler(
         model=loaded.model,
@@ -58,8 +57,9 @@ def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Pa
     return Parts(sampler, loaded.model, loaded.vae, loaded.clip_vision)
 
 
-def plan(num_frames: int, first_frames: int, seed: int) -> ChunkPlan:
-    return ChunkPlan(num_frames, CHUNK_FRAMES, OVERLAP_FRAMES, first_frames, seed)
+def plan(num_frames: int, first_frames: int, seed: int, cam_strength: float = 1.0) -> ChunkPlan:
+    script = Script(cam_strength=(Cue(cam_strength, 0),))
+    return ChunkPlan(num_frames, CHUNK_FRAMES, OVERLAP_FRAMES, first_frames, seed, script)
 
 
 def first_clip(parts: Parts, image: Tensor, seed: int) -> Tensor:
@@ -67,9 +67,10 @@ def first_clip(parts: Parts, image: Tensor, seed: int) -> Tensor:
     return parts.sampler.sample_first_clip(plan(CHUNK_FRAMES, CHUNK_FRAMES, seed).chunk(0), image)
 
 
-def with_cam(parts: Parts, clip: Tensor, num_frames: int, seed: int) -> Tensor:
+def with_cam(parts: Parts, clip: Tensor, num_frames: int, seed: int, strength: float = 1.0) -> Tensor:
     """The film that Stream Sampler makes of a first clip `[F, 3, H, W]`: `[num_frames, 3, H, W]`."""
-    state = start_film(plan(num_frames, len(clip), seed), clip, pick_anchor(clip, ANCHOR_FRAME), parts.sampler)
+    chunks = plan(num_frames, len(clip), seed, strength)
+    state = start_film(chunks, clip, pick_anchor(clip, ANCHOR_FRAME), parts.sampler)
     return torch.cat([clip, *(frames for _, frames in film_chunks(state, parts.sampler))])[:num_frames]
 
 

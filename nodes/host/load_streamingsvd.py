@@ -23,11 +23,15 @@ class StreamingSVD(NamedTuple):
 
 
 def load_streamingsvd(name: str) -> StreamingSVD:
-    """Load `name` from the host's checkpoints folder, strictly.
+    """Load `name` from the host's checkpoints folder; see `open_streamingsvd`."""
+    return open_streamingsvd(model_file("checkpoints", name))
+
+
+def open_streamingsvd(path: str) -> StreamingSVD:
+    """Load a file, strictly.
 
     Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
     """
-    path = model_file("checkpoints", name)
     tensors = read_weights(path)
     source = os.path.basename(path)
     config = detect_streamingsvd(shapes_of(tensors), source)

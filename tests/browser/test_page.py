@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
-import dev
 from streaming_core.frames import VideoFrames
 from tests.browser.graph_page import EMPTY
+from tests.demo import TEMPLATE, furnish
 from tests.host.workflow import load_workflow
 
-CHECKPOINT = "tiny_streamingsvd.safetensors"
-SMALL = {"num_frames": 14, "width": 128, "height": 64, "chunk_frames": 8, "overlap_frames": 3, "anchor_frame": 2}
+FRAMES = 18
 
 
 @pytest.fixture
@@ -28,25 +25,18 @@ def empty(graph_page):
 
 @pytest.fixture(scope="module")
 def models(page_server) -> None:
-    from tests.tiny import write_tiny_streamingsvd
-
-    checkpoints = page_server.base / "models" / "checkpoints"
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    write_tiny_streamingsvd(checkpoints / CHECKPOINT)
-    pixels = np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(page_server.base / "input" / "start.png")
+    """The trained demo models and a picture of the kind they know."""
+    furnish(page_server.base)
 
 
 @pytest.fixture
 def film(graph_page, models):
-    """StreamingSVD's template with tiny weights, made small."""
-    graph_page.load(load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"))
+    """The demo template as it is, but for its length."""
+    graph_page.load(load_workflow(TEMPLATE))
     graph_page.close_dialogs()
     graph_page.refresh_lists()
-    graph_page.set_widgets("LoadImage", image="start.png")
-    graph_page.set_widgets("StreamingT2VLoadStreamingSVD", ckpt_name=CHECKPOINT)
-    graph_page.set_widgets("StreamingT2VStreamingSVDChunkSampler", steps=2, first_steps=2)
-    graph_page.set_widgets("StreamingT2VStreamSampler", **SMALL)
+    graph_page.set_widgets("StreamingT2VStreamSampler", num_frames=FRAMES)
+    graph_page.set_widgets("StreamingT2VInterpolateStream", num_frames=2 * FRAMES)
     graph_page.fit()
     return graph_page
 
@@ -77,9 +67,11 @@ def test_run_makes_a_film_that_plays_and_is_shown(film, picture):
     assert entry["status"]["status_str"] == "success"
     [path] = outputs.glob("*.mp4")
     video = VideoFrames.open(path)
-    assert (len(video), video.width, video.height) == (14, 128, 64)
+    assert (len(video), video.width, video.height) == (2 * FRAMES, 96, 96)
+    bright = video.read(0, len(video)).amax(dim=-1) > 0.6
+    assert all(0.02 < share < 0.25 for share in bright.float().mean(dim=(1, 2)).tolist()), "the sprite is there"
     # The node shows its film: the page has a player with a source that loads.
-    film.page.wait_for("[...document.querySelectorAll('video')].some(v => v.videoWidth === 128)", "the player", 30)
+    film.page.wait_for("[...document.querySelectorAll('video')].some(v => v.videoWidth === 96)", "the player", 30)
 
 
 def test_a_run_is_cancelled_from_the_page(film, picture):

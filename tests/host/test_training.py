@@ -197,6 +197,18 @@ def test_a_frozen_unet_is_not_trained(trained):
     assert all(parameter.grad is None for parameter in cam.unet.parameters())
 
 
+def test_cam_can_begin_with_what_another_run_wrote(trained):
+    folder = trained["cam"].folder
+    task = CamTask(
+        trained_base(folder), OneFilm(), SIZE, batch=1, frames=4, overlap=2, start=load_file(folder / "cam.safetensors")
+    )
+    run = Run(make_task("cam", folder), folder, RECIPE)
+    with run.averaged():
+        averaged = run.task.network.state_dict()
+        for name, tensor in task.network.state_dict().items():
+            torch.testing.assert_close(tensor, averaged[name], atol=1e-6, rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def loaded(trained):
     """What Load StreamingSVD makes of the exported file, and the file."""

@@ -206,4 +206,6 @@ def test_no_file_is_large():
     if listed.returncode:
         pytest.skip("not a git checkout")
     files = [ROOT / name for name in listed.stdout.split("\0") if name]
-    assert not [str(path) for path in files if path.is_file() and path.stat().st_size > 4_000_000]
+    # The demo models have limits of their own: tests/host/test_demo.py.
+    files = [path for path in files if path.is_file() and ROOT / "demo_models" not in path.parents]
+    assert not [str(path) for path in files if path.stat().st_size > 4_000_000]

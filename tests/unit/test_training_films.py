@@ -229,3 +229,11 @@ def test_a_folder_source_draws_from_video_files(tmp_path):
     assert (clip.footage.moving * ball).sum() > 0.4 * clip.footage.moving.sum() > 0
     with pytest.raises(SettingsError, match="holds 2 video files and none has 30 frames"):
         FolderSource.open(tmp_path, 32, shortest=30)
+
+
+def test_paced_films_differ_in_speed_only_from_narrow_ones():
+    buckets = [make_film(seed, SIZE, "paced").motion_bucket_id for seed in range(60)]
+    assert 50 <= min(buckets) < 70 and 185 < max(buckets) <= 204
+    assert {make_film(seed, SIZE).motion_bucket_id for seed in range(20)} == {127}
+    [sprite] = make_film(0, SIZE, "paced").sprites
+    assert (sprite.shape, sprite.texture) == ("ball", "plain")

@@ -1,0 +1,66 @@
+"""The trained demo models: `dev.py demo` from a picture to a film, and what CAM is worth on films nobody trained on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import dev
+from streaming_core.frames import VideoFrames
+from tests.demo import CHECKPOINT, INTERPOLATOR, MODELS
+
+pytestmark = pytest.mark.slow
+FRAMES = 13
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=dev.ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
+
+
+def test_the_files_are_small_enough_to_be_cloned():
+    files = list(MODELS.rglob("*.safetensors"))
+    sizes = [path.stat().st_size for path in files]
+    assert {CHECKPOINT, INTERPOLATOR} <= set(files)
+    assert max(sizes) < 25e6 and sum(sizes) < 60e6
+
+
+def test_the_demo_shows_what_it_says(tmp_path):
+    run = python("-m", "tests.demo", "--out", str(tmp_path), "--frames", str(FRAMES))
+    assert run.returncode == 0, run.stderr[-3000:] + run.stdout[-3000:]
+    film = VideoFrames.open(tmp_path / "film.mp4")
+    assert (len(film), film.width, film.height, film.fps) == (2 * FRAMES, 96, 96, 12)
+    # The sprite of the start picture stays: something bright and coloured on a dark background, and it moves.
+    frames = film.read(0, len(film))
+    bright = frames.amax(dim=-1) > 0.6
+    assert all(0.02 < share < 0.25 for share in bright.float().mean(dim=(1, 2)).tolist())
+    assert (bright[0] & bright[-1]).sum() < 0.7 * bright[0].sum()
+    for name in ("contact_sheet.png", "side_by_side.png", "side_by_side.webp"):
+        assert Image.open(tmp_path / name).width > 500
+
+
+def test_the_demo_says_where_its_models_are(tmp_path, monkeypatch, capsys):
+    from tests import demo
+
+    monkeypatch.setattr(demo, "CHECKPOINT", tmp_path / "demo_streamingsvd.safetensors")
+    assert demo.main(["--out", str(tmp_path / "out")]) == 2
+    assert "lacks demo_streamingsvd.safetensors: they are in the project's repository" in capsys.readouterr().err
+
+
+def test_cam_continues_films():
+    """Two of the films of `benchmarks/demo_models.py`, which has the numbers: against the same model without CAM."""
+    from benchmarks.demo_models import FIRST_SEED, MODEL, SIZE, moving_error
+    from training import showcase
+    from training.films import make_film
+
+    parts, errors = showcase.open_parts(MODEL), {1.0: 0.0, 0.0: 0.0}
+    for seed in (FIRST_SEED, FIRST_SEED + 1):
+        truth = make_film(seed, SIZE).render(0, FRAMES)
+        for strength in errors:
+            made = showcase.with_cam(parts, truth.frames[:8], FRAMES, seed % 2**32, strength)
+            errors[strength] += moving_error(made[8:], truth.frames[8:], truth.moving[8:])
+    assert errors[1.0] < 0.7 * errors[0.0], errors
