@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import comfy.samplers
@@ -9,6 +10,12 @@ import torch
 from torch import Tensor
 
 from ...streaming_core.schedules_modelscope import ddim_eta_step, signal_scale
+
+
+def step_seed(seed: int) -> int:
+    """The seed of step noise. The host draws the noise to start from with `seed` itself, on the CPU, too."""
+    digest = hashlib.blake2b(f"ddim {seed}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 class _FromNoise(comfy.samplers.KSAMPLER):
@@ -39,7 +46,7 @@ class Ddim(comfy.samplers.Sampler):
     @torch.no_grad()
     def _run(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
         extra_args = extra_args or {}
-        generator = torch.Generator("cpu").manual_seed(extra_args.get("seed") or 0)
+        generator = torch.Generator("cpu").manual_seed(step_seed(extra_args.get("seed") or 0))
         for step in range(len(sigmas) - 1):
             denoised = model(x, sigmas[step].expand(x.shape[0]), **extra_args)
             if callback is not None:

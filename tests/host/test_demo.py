@@ -10,7 +10,8 @@ from PIL import Image
 
 import dev
 from streaming_core.frames import VideoFrames
-from tests.demo import CHECKPOINT, INTERPOLATOR, MODELS
+from tests.demo import CHECKPOINT, INTERPOLATOR, MODELS, furnish
+from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
 pytestmark = pytest.mark.slow
 FRAMES = 13
@@ -49,6 +50,20 @@ def test_the_demo_says_where_its_models_are(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "CHECKPOINT", tmp_path / "demo_streamingsvd.safetensors")
     assert demo.main(["--out", str(tmp_path / "out")]) == 2
     assert "lacks demo_streamingsvd.safetensors: they are in the project's repository" in capsys.readouterr().err
+
+
+def test_words_become_a_film_of_the_colour_they_name(fresh_server):
+    server = fresh_server()
+    furnish(server.base)
+    template = load_workflow(dev.ROOT / "workflows" / "demo_text_to_video.json")
+    prompt = to_prompt(template, server.object_info())
+    set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=16)
+    [output] = server.run(prompt, timeout=900).check().outputs
+    film = VideoFrames.open(output.path)
+    assert (len(film), film.width, film.height, film.fps) == (16, 96, 96, 6)
+    red, green, blue = film.read(0, 16).unbind(dim=-1)
+    shares = ((red > 0.6) & (green < 0.35) & (blue < 0.35)).float().mean(dim=(1, 2))
+    assert (shares > 0.015).float().mean() >= 0.8, shares  # "a red ball moving right"
 
 
 def test_cam_continues_films():

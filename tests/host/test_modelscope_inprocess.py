@@ -137,6 +137,19 @@ def test_base_model_samples_with_the_hosts_samplers(host, base, prompts, sampler
     assert encode_twice.isfinite().all()
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_ddim_draws_other_noise_than_the_host_starts_from(host, seed):
+    """The host's sampling nodes make both from one seed: the same draw twice leaves its specks to the end."""
+    start, seen = host.comfy.sample.prepare_noise(torch.zeros(8, 4, 16, 16), seed), []
+    sampler = host.family.official_sampling().sampler
+    nothing = lambda x, sigma, **_: torch.zeros_like(x)  # noqa: E731
+    sampler._run(
+        nothing, 10 * start, torch.tensor([10.0, 5.0, 2.0]), {"seed": seed}, lambda step: seen.append(step["x"])
+    )
+    alike = torch.corrcoef(torch.stack([start.flatten(), seen[1].flatten()]))[0, 1]
+    assert 0.2 < alike < 0.9
+
+
 def test_latents_decode_through_the_vae_of_the_file(host, loaded, prompts):
     latent = sample(host, loaded.model, *prompts)
     images = loaded.vae.decode(latent)
