@@ -456,12 +456,18 @@ def test_damaged_files_are_refused_in_a_sentence(host):
     assert "\n" not in str(caught.value)
 
 
-def test_files_of_other_families_are_named(host, loaded):
+@pytest.fixture(scope="module")
+def svd_file(host) -> str:
     from tests.tiny import write_tiny_streamingsvd
 
-    write_tiny_streamingsvd(model_path(host, "checkpoints", "svd_tiny.safetensors"))
+    path = model_path(host, "checkpoints", "svd_tiny.safetensors")
+    write_tiny_streamingsvd(path)
+    return path.name
+
+
+def test_files_of_other_families_are_named(host, loaded, svd_file):
     with pytest.raises(WrongCheckpointError, match="svd_tiny.safetensors is not a StreamingModelscope.*StreamingSVD"):
-        host.load.load_streamingmodelscope("svd_tiny.safetensors")
+        host.load.load_streamingmodelscope(svd_file)
     with pytest.raises(WrongCheckpointError, match="is not a StreamingSVD.*StreamingModelscope"):
         host.load_svd.load_streamingsvd("modelscope_tiny.safetensors")
     save_file(base_weights(), model_path(host, "checkpoints", "base.safetensors"))
@@ -493,8 +499,8 @@ def test_unknown_keys_are_refused(host):
         host.load.load_streamingmodelscope(path.name)
 
 
-def test_cam_of_the_other_family_is_refused_in_words(host, loaded):
-    svd = host.load_svd.load_streamingsvd("svd_tiny.safetensors")
+def test_cam_of_the_other_family_is_refused_in_words(host, loaded, svd_file):
+    svd = host.load_svd.load_streamingsvd(svd_file)
     from comfyui_streamingt2v.nodes.host.cam import with_cam
 
     with pytest.raises(SettingsError, match="this CAM belongs to StreamingModelscope, but the model is SVD"):
