@@ -110,7 +110,6 @@ def make_film_on_host(image: Image.Image | None, num_frames: int, target: Path) 
         furnish(server.base, image)
         prompt = to_prompt(load_workflow(TEMPLATE), server.object_info())
         set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=num_frames)
-        set_inputs(prompt, "StreamingT2VInterpolateStream", num_frames=2 * num_frames)
         print(f"making {num_frames} frames, doubled, on ComfyUI {server.version} ...", flush=True)
         report = server.run(prompt, timeout=1800)
         if report.status != "success":
@@ -169,7 +168,7 @@ def main(argv: list[str] | None = None) -> int:
     first.save(args.out / "side_by_side.webp", save_all=True, append_images=others, duration=160, loop=0, quality=70)
     for name in ("contact_sheet.png", "side_by_side.png", "side_by_side.webp"):
         print(args.out / name)
-    return 0 if len(frames) == 2 * args.frames else 1
+    return 0 if len(frames) == 2 * args.frames - 1 else 1
 
 
 if __name__ == "__main__":

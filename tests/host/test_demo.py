@@ -34,7 +34,7 @@ def test_the_demo_shows_what_it_says(tmp_path):
     run = python("-m", "tests.demo", "--out", str(tmp_path), "--frames", str(FRAMES))
     assert run.returncode == 0, run.stderr[-3000:] + run.stdout[-3000:]
     film = VideoFrames.open(tmp_path / "film.mp4")
-    assert (len(film), film.width, film.height, film.fps) == (2 * FRAMES, 96, 96, 12)
+    assert (len(film), film.width, film.height, film.fps) == (2 * FRAMES - 1, 96, 96, 12)
     # The sprite of the start picture stays: something bright and coloured on a dark background, and it moves.
     frames = film.read(0, len(film))
     bright = frames.amax(dim=-1) > 0.6
