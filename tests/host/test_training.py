@@ -6,7 +6,6 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -17,7 +16,9 @@ from streaming_core.frames import write_video
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.config import ClipVisionConfig, Level, StreamingSVDConfig, VaeConfig
 from streaming_core.models.streamingsvd.detect import detect_streamingsvd
+from tests import training_runs
 from tests.host.inprocess import import_host, import_pack
+from tests.training_runs import BREAK, STEPS, assert_same_run, go_on, same, train
 from training import __main__ as command
 from training.cam import CamTask, run_with_cam
 from training.diffusion import Encoder, draw_sigmas
@@ -26,12 +27,12 @@ from training.export import main as export_command
 from training.films import make_film
 from training.footage import FilmSource, FolderSource, clip_of
 from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, trained_base, vae_base
-from training.loop import Recipe, Run, read_log, step_generator
+from training.loop import Recipe, Run, read_log
 from training.pool import make_pool, read_pool, write_pool
 from training.unet import UnetTask
 from training.vae import VaeTask, crop_around_movement
 
-SIZE, STEPS, BREAK = 32, 20, 10
+SIZE = 32
 LATENT = SIZE // 8
 MINIATURE = StreamingSVDConfig(
     cam=replace(DEMO.cam, unet=replace(DEMO.cam.unet, levels=(Level(64, (1,), True), Level(64, (0,), False)))),
@@ -66,29 +67,10 @@ def encoder_of(folder: Path) -> Encoder:
     return Encoder(base.vae(CPU), base.clip_vision(), 192, CPU)
 
 
-class Trained(NamedTuple):
-    """A stage that was trained without a break: its loss before and after, its folder, and that as it was half way."""
-
-    task: object
-    before: float
-    after: float
-    folder: Path
-    half_way: Path
-
-
-def loss_of(task) -> float:
-    """Over six fixed draws that no step uses."""
-    with torch.no_grad():
-        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """Miniatures are too small for two: where others use the machine, threads would mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with training_runs.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -98,49 +80,16 @@ def trained(tmp_path_factory):
     import_pack()
     folder, stages = tmp_path_factory.mktemp("trained"), {}
     for stage in ("vae", "unet", "cam"):
-        run = Run(make_task(stage, folder), folder, RECIPE)
         half_way = tmp_path_factory.mktemp("half_way") / stage
-
-        def keep(run=run, half_way=half_way):
-            if run.progress.step == BREAK:
-                run.save()
-                shutil.copytree(run.folder, half_way)
-            return False
-
-        before = loss_of(run.task)
-        progress = run.train(steps=STEPS, stopped=keep)
-        assert progress.finished and progress.step == STEPS
-        stages[stage] = Trained(run.task, before, loss_of(run.task), folder, half_way)
+        stages[stage] = train(make_task(stage, folder), folder, half_way, RECIPE)
         if stage == "vae":
             write_pool(make_pool(encoder_of(folder), SIZE, "narrow", 2, 9), folder, SIZE, "narrow")
     return stages
 
 
-def checkpoint(folder: Path, stage: str) -> dict:
-    return torch.load(folder / f"{stage}.pt", weights_only=True)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
 @pytest.mark.parametrize("stage", ("vae", "unet", "cam"))
 def test_the_loss_falls(trained, stage):
     assert trained[stage].after < 0.95 * trained[stage].before
-
-
-def assert_same_run(one: Path, two: Path, stage: str) -> None:
-    first, second = checkpoint(one, stage), checkpoint(two, stage)
-    for part in ("network", "average", "optimizer", "settings"):
-        assert same(first[part], second[part]), part
-    assert same(load_file(one / f"{stage}.safetensors"), load_file(two / f"{stage}.safetensors"))
-    logs = [read_log(folder / f"{stage}.jsonl") for folder in (one, two)]
-    losses = [[(entry["step"], entry["loss"]) for entry in log if "loss" in entry] for log in logs]
-    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
 
 
 @pytest.mark.parametrize("stage", ("vae", "unet", "cam"))
@@ -149,10 +98,7 @@ def test_a_killed_run_goes_on_bit_for_bit(trained, stage):
     half_way = trained[stage].half_way
     with (half_way / f"{stage}.jsonl").open("a") as log:
         log.write('{"step": 11, "loss": 0.0}\n{"step": 1')
-    torch.rand(3)  # nothing may depend on the global generator
-    run = Run(make_task(stage, half_way), half_way, RECIPE)
-    assert run.progress.step == BREAK
-    run.train(steps=STEPS)
+    go_on(lambda: make_task(stage, half_way), half_way, RECIPE)
     assert_same_run(trained[stage].folder, half_way, stage)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -15,13 +14,15 @@ from streaming_core.errors import SettingsError
 from streaming_core.models.modelscope.apm import join_context
 from streaming_core.models.modelscope.detect import detect_streamingmodelscope
 from streaming_core.models.registry import shapes_of
+from tests import training_runs
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import official_shapes
+from tests.training_runs import assert_same_run, go_on, train
 from training import modelscope_cam as command
 from training.films import COLOURS, HEADINGS, make_film
 from training.footage import FilmPool
 from training.layout import CPU, DEMO, Base, autoencoder_tensors, random_clip_vision, write_weights
-from training.loop import Recipe, Run, read_log, step_generator
+from training.loop import Recipe, Run
 from training.modelscope import (
     BASE_UNET,
     MODELSCOPE,
@@ -37,7 +38,7 @@ from training.modelscope import (
 from training.modelscope_cam import ModelscopeCamTask, export_modelscope, run_with_memories
 from training.vae import VaeTask
 
-SIZE, STEPS, BREAK = 64, 20, 10
+SIZE = 64
 RECIPE = Recipe(learning_rate=5e-4, warmup_steps=3, average_decay=0.8, seed=5)
 STAGES = ("ms_unet", "ms_cam")
 
@@ -60,28 +61,10 @@ def make_task(stage: str, folder: Path):
     return ModelscopeCamTask(base_of(folder), load_file(folder / "ms_unet.safetensors"), overlap=2, **options)
 
 
-class Trained(NamedTuple):
-    """A stage that was trained without a break: its loss before and after, its folder, and that as it was half way."""
-
-    task: object
-    before: float
-    after: float
-    folder: Path
-    half_way: Path
-
-
-def loss_of(task) -> float:
-    """Over six fixed draws that no step uses."""
-    with torch.no_grad():
-        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
-
-
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with training_runs.one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -92,28 +75,9 @@ def trained(tmp_path_factory):
     folder, stages = tmp_path_factory.mktemp("trained"), {}
     write_weights(folder / "vae.safetensors", VaeTask(SIZE, batch=1).weights())
     for stage in STAGES:
-        run = Run(make_task(stage, folder), folder, RECIPE)
         half_way = tmp_path_factory.mktemp("half_way") / stage
-
-        def keep(run=run, half_way=half_way):
-            if run.progress.step == BREAK:
-                run.save()
-                shutil.copytree(run.folder, half_way)
-            return False
-
-        before = loss_of(run.task)
-        progress = run.train(steps=STEPS, stopped=keep)
-        assert progress.finished and progress.step == STEPS
-        stages[stage] = Trained(run.task, before, loss_of(run.task), folder, half_way)
+        stages[stage] = train(make_task(stage, folder), folder, half_way, RECIPE)
     return stages
-
-
-def same(a, b) -> bool:
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -124,17 +88,8 @@ def test_the_loss_falls(trained, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_killed_run_goes_on_bit_for_bit(trained, stage):
     folder, half_way = trained[stage].folder, trained[stage].half_way
-    torch.rand(3)  # nothing may depend on the global generator
-    run = Run(make_task(stage, half_way), half_way, RECIPE)
-    assert run.progress.step == BREAK
-    run.train(steps=STEPS)
-    one, two = (torch.load(path / f"{stage}.pt", weights_only=True) for path in (folder, half_way))
-    for part in ("network", "average", "optimizer", "settings"):
-        assert same(one[part], two[part]), part
-    assert same(load_file(folder / f"{stage}.safetensors"), load_file(half_way / f"{stage}.safetensors"))
-    logs = [read_log(path / f"{stage}.jsonl") for path in (folder, half_way)]
-    losses = [[(entry["step"], entry["loss"]) for entry in log if "loss" in entry] for log in logs]
-    assert losses[0] == losses[1] and [step for step, _ in losses[0]] == list(range(1, STEPS + 1))
+    go_on(lambda: make_task(stage, half_way), half_way, RECIPE)
+    assert_same_run(folder, half_way, stage)
 
 
 def test_only_the_memories_are_trained(trained):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,24 +12,24 @@ import dev
 from streaming_core.models.ema_vfi.config import standard_config
 from streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
 from streaming_core.models.ema_vfi.warp import warp
+from tests import training_runs
+from tests.training_runs import assert_same_run, go_on, train
 from training import __main__ as command
 from training.export import ALONE
 from training.export import main as export
 from training.films import HELD_OUT, VARIETIES, make_film
-from training.loop import Recipe, Run, read_log, step_generator
+from training.loop import Recipe, Run, read_log
 from training.vfi import DEMO_VFI, Triplet, VfiTask, is_steady, new_network, picture_loss, pyramid
 
-SIZE, STEPS, BREAK = 32, 20, 10
+SIZE = 32
 MINIATURE = standard_config(4, (1, 1, 1, 2, 2))
 RECIPE = Recipe(learning_rate=5e-3, warmup_steps=3, average_decay=0.8, seed=5)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with training_runs.one_thread():
+        yield
 
 
 @settings(max_examples=15, deadline=None)
@@ -123,36 +121,17 @@ def make_task():
     return OneFilm(SIZE, batch=1, config=MINIATURE)
 
 
-def judged(task) -> float:
-    """Loss over six fixed draws that no step uses."""
-    with torch.no_grad():
-        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run without a break: task, loss before and after, folder, and a copy of that half way."""
-    folder, half_way = tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("half_way") / "run"
-    run = Run(make_task(), folder, RECIPE)
-
-    def keep():
-        if run.progress.step == BREAK:
-            run.save()
-            shutil.copytree(folder, half_way)
-        return False
-
-    before = judged(run.task)
-    assert run.train(steps=STEPS, stopped=keep).step == STEPS
-    return run.task, before, judged(run.task), folder, half_way
+    return train(make_task(), tmp_path_factory.mktemp("trained"), tmp_path_factory.mktemp("half_way") / "run", RECIPE)
 
 
 def test_the_loss_falls(trained):
-    _, before, after, *_ = trained
-    assert after < 0.85 * before
+    assert trained.after < 0.85 * trained.before
 
 
 def test_every_weight_is_trained(trained):
-    task = trained[0]
+    task = trained.task
     task.network.zero_grad(set_to_none=True)
     for seed in range(8):  # steps of both kinds
         task.loss(torch.Generator().manual_seed(seed)).backward()
@@ -162,22 +141,12 @@ def test_every_weight_is_trained(trained):
 
 
 def test_a_killed_run_goes_on_bit_for_bit(trained):
-    *_, folder, half_way = trained
-    torch.rand(3)  # nothing may depend on the global generator
-    run = Run(make_task(), half_way, RECIPE)
-    assert run.progress.step == BREAK
-    run.train(steps=STEPS)
-    one, two = (torch.load(path / "vfi.pt", weights_only=True) for path in (folder, half_way))
-    for part in ("network", "average"):
-        assert one[part].keys() == two[part].keys()
-        assert all(torch.equal(one[part][key], two[part][key]) for key in one[part])
-    assert one["settings"] == two["settings"]
-    losses = [[e["loss"] for e in read_log(path / "vfi.jsonl") if "loss" in e] for path in (folder, half_way)]
-    assert losses[0] == losses[1] and len(losses[0]) == STEPS
+    go_on(make_task, trained.half_way, RECIPE)
+    assert_same_run(trained.folder, trained.half_way, "vfi")
 
 
 def test_what_is_measured(trained):
-    measured = [entry["measured"] for entry in read_log(trained[3] / "vfi.jsonl") if "measured" in entry][-1]
+    measured = [entry["measured"] for entry in read_log(trained.folder / "vfi.jsonl") if "measured" in entry][-1]
     names = [f"{what}_{gap}" for what in ("psnr", "moving") for gap in (1, 2)]
     assert measured.keys() == {"flow", *(of + name for of in ("", "blend_", "repeat_") for name in names)}
     assert measured["blend_moving_1"] < measured["blend_psnr_1"]
@@ -187,7 +156,7 @@ def test_what_is_measured(trained):
 
 def test_the_exported_file_loads_and_interpolates(trained):
     """Half precision, published names, and the same pictures as the averaged weights make."""
-    task, _, _, folder, _ = trained
+    task, folder = trained.task, trained.folder
     target = folder / "small_t.safetensors"
     assert export(["--stage", "vfi", "--out", str(folder), "--file", str(target)]) == 0
     tensors = load_file(target)
