@@ -74,7 +74,7 @@ def same(a, b) -> bool:
 
 def assert_same_run(one: Path, two: Path, stage: str) -> None:
     first, second = (torch.load(folder / f"{stage}.pt", weights_only=True) for folder in (one, two))
-    for part in ("network", "average", "optimizer", "settings"):
+    for part in ("network", "average", "optimizers", "settings"):
         assert same(first[part], second[part]), part
     assert same(load_file(one / f"{stage}.safetensors"), load_file(two / f"{stage}.safetensors"))
     logs = [read_log(folder / f"{stage}.jsonl") for folder in (one, two)]

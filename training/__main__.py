@@ -37,13 +37,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--pool-films", type=int, default=224, help="pool: films that are encoded (default 224)")
     parser.add_argument("--overlap", type=int, help="how many of them are control frames; default 3 (cam), 4 (ms_cam)")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
+    parser.add_argument("--matrix-rate", type=float, default=0.0, help="train matrices with Muon at this rate, say 0.02")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
     parser.add_argument("--base", type=Path, help="cam: a video model of your own, in the SVD or StreamingSVD layout")
     parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
-    parser.add_argument("--start", type=Path, help="cam: begin with the cam.safetensors of another run")
+    parser.add_argument("--start", type=Path, help="unet, cam: begin with the STAGE.safetensors of another run")
     parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
     args = parser.parse_args(argv)
     if args.minutes is not None and args.steps is not None:
@@ -52,7 +53,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--size is a multiple of 32, got {args.size}")
     if (args.base or args.clips) and args.stage != "cam":
         parser.error("--base and --clips are for --stage cam")
-    for path in (args.base, args.clips):
+    if args.start and args.stage not in ("unet", "cam"):
+        parser.error("--start is for --stage unet and --stage cam")
+    for path in (args.base, args.clips, args.start):
         if path and not path.exists():
             parser.error(f"there is no {path}")
     if args.minutes is None and args.steps is None:
@@ -86,9 +89,10 @@ def make_task(args: argparse.Namespace):
     if args.stage in ("vae", "vfi"):
         common.pop("frames")
         return (VaeTask if args.stage == "vae" else VfiTask)(variety=args.films, **common)
+    start = load_file(args.start) if args.start else None
     if args.stage == "unet":
         pool = read_pool(args.out, args.size, args.films)
-        return UnetTask(vae_base(args.out), variety=args.films, pool=pool, **common)
+        return UnetTask(vae_base(args.out), variety=args.films, pool=pool, start=start, **common)
     if args.stage in ("ms_unet", "ms_cam"):
         return modelscope_task(args, common)
     base = Base(load_file(args.base)) if args.base else trained_base(args.out)
@@ -96,7 +100,6 @@ def make_task(args: argparse.Namespace):
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
     else:
         source = FilmSource(args.size, args.films, read_pool(args.out, args.size, args.films))
-    start = load_file(args.start) if args.start else None
     return CamTask(base, source, overlap=args.overlap, rounds=args.rounds, start=start, **common)
 
 
@@ -147,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.stage == "pool":
             return encode_films(args, lambda: bool(signals))
-        run = Run(make_task(args), args.out, Recipe(learning_rate=args.rate, seed=args.seed))
+        run = Run(make_task(args), args.out, Recipe(args.rate, args.matrix_rate, seed=args.seed))
         began, first = time.monotonic(), run.progress.step
         print(f"{args.stage}: from step {first}", flush=True)
         progress = run.train(args.steps, args.minutes, args.checkpoint_minutes, lambda: bool(signals))

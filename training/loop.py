@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +24,7 @@ from streaming_core.atomic import atomic_write
 from streaming_core.errors import SettingsError
 
 from .layout import Weights, write_weights
+from .muon import Muon, is_matrix
 
 MEASURED_STEPS = 12
 """Steps after which a time limit is turned into a number of steps; the first two, which warm up, do not count."""
@@ -31,9 +32,13 @@ MEASURED_STEPS = 12
 
 @dataclass(frozen=True)
 class Recipe:
-    """How weights are updated: AdamW, linear warm-up, constant for a share of the steps, then a cosine down."""
+    """How weights are updated: AdamW, linear warm-up, constant for a share of the steps, then a cosine down.
+
+    `matrix_rate`: learning rate of Muon, which then takes the matrices; 0 leaves everything to AdamW.
+    """
 
     learning_rate: float = 1.2e-3
+    matrix_rate: float = 0.0
     warmup_steps: int = 100
     constant_share: float = 0.6
     final_share: float = 0.03
@@ -42,14 +47,29 @@ class Recipe:
     average_decay: float = 0.995
     seed: int = 0
 
-    def rate(self, step: int, steps: int | None) -> float:
-        """Learning rate of step `step` (from 0) of `steps`; while those are unknown, warm-up and constant part only."""
-        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warmup_steps))
+    def share(self, step: int, steps: int | None) -> float:
+        """Of the full learning rate, at step `step` (from 0) of `steps`.
+
+        While those are unknown, warm-up and constant part only.
+        """
+        share = min(1.0, (step + 1) / max(1, self.warmup_steps))
         if steps is None:
-            return rate
+            return share
         decayed = (step / steps - self.constant_share) / (1 - self.constant_share)
         cosine = (1 + math.cos(math.pi * min(1.0, max(0.0, decayed)))) / 2
-        return rate * (self.final_share + (1 - self.final_share) * cosine)
+        return share * (self.final_share + (1 - self.final_share) * cosine)
+
+    def optimizers(self, parameters: Iterable[nn.Parameter]) -> list[torch.optim.Optimizer]:
+        """`full_rate` of every group is what `share` is a share of."""
+        matrices, rest = [], []
+        for parameter in parameters:
+            (matrices if self.matrix_rate and is_matrix(parameter) else rest).append(parameter)
+        group = {"params": rest, "full_rate": self.learning_rate}
+        made = [torch.optim.AdamW([group], lr=0.0, betas=(0.9, 0.99), weight_decay=self.weight_decay)]
+        if matrices:
+            group = {"params": matrices, "full_rate": self.matrix_rate}
+            made.append(Muon([group], lr=0.0, weight_decay=self.weight_decay))
+        return made
 
 
 class Task(Protocol):
@@ -97,9 +117,7 @@ class Run:
         self.task, self.folder, self.recipe = task, folder, recipe
         self.progress = Progress()
         self.named = dict(task.network.named_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.named.values(), lr=0.0, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
-        )
+        self.optimizers = recipe.optimizers(self.named.values())
         self.average = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         folder.mkdir(parents=True, exist_ok=True)
         if self.path("pt").is_file():
@@ -148,23 +166,25 @@ class Run:
         """One update; what the log says of it, with the processor seconds that it took."""
         began = time.process_time()
         progress, recipe = self.progress, self.recipe
-        rate = recipe.rate(progress.step, progress.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        share = recipe.share(progress.step, progress.steps)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = share * group["full_rate"]
         loss = self.task.loss(step_generator(recipe.seed, self.task.stage, progress.step))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss of step {progress.step} is {loss.item()}; lower the learning rate")
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.named.values():
+            parameter.grad = None
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.named.values(), recipe.clip_norm)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         progress.step += 1
         # The first weights mean nothing, so the average starts short and grows to its full length.
         keep = min(recipe.average_decay, (1 + progress.step) / (10 + progress.step))
         for name, parameter in self.named.items():
             self.average[name].lerp_(parameter.detach(), 1 - keep)
         used = round(time.process_time() - began, 3)
-        return {"loss": loss.item(), "rate": rate, "norm": norm.item(), "processor": used}
+        return {"loss": loss.item(), "rate": share * recipe.learning_rate, "norm": norm.item(), "processor": used}
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -193,7 +213,7 @@ class Run:
             "progress": asdict(self.progress),
             "network": {name: parameter.detach() for name, parameter in self.named.items()},
             "average": self.average,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         with atomic_write(self.path("pt")) as temporary:
             torch.save(state, temporary)
@@ -212,7 +232,8 @@ class Run:
         self._put(state["network"])
         for name, tensor in state["average"].items():
             self.average[name].copy_(tensor)
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self._forget_later_lines()
 
     def _forget_later_lines(self) -> None:

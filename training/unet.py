@@ -28,7 +28,7 @@ def new_unet(config: VideoUNetConfig, generator: torch.Generator) -> nn.Module:
 class UnetTask:
     """Clips of `frames` frames of films, the first one given. `base` holds VAE and image tower.
 
-    With a `pool` clips start at any frame of its films.
+    With a `pool` clips start at any frame of its films. `start`: what another run of this stage wrote, to begin with.
     """
 
     stage = "unet"
@@ -42,12 +42,15 @@ class UnetTask:
         batch: int = 3,
         frames: int = 8,
         config: VideoUNetConfig = DEMO.cam.unet,
+        start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,
     ):
         self.source, self.batch, self.frames = FilmSource(size, variety, pool), batch, frames
         self.starts = range(pool.num_frames - frames + 1) if pool else (0,)
         self.network = new_unet(config, torch.Generator().manual_seed(seed))
+        if start is not None:
+            self.network.load_state_dict(fold_concat(start, 1 / LATENT_SCALE))
         self.encoder = Encoder(base.vae(device), base.clip_vision(), config.vector_width, device)
         self.network.to(device)
         self.measured: Batch | None = None

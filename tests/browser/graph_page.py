@@ -146,6 +146,9 @@ class GraphPage:
         self.page.press("Enter")
         self.page.wait_for(f"{APP}.graph._nodes.length > {known}", f"a new node {text}", 20)
         self.wait_until_free(x, y)
+        if self.page.run(f"{APP}.canvas.state?.ghostNodeId != null"):  # newer pages: it follows the mouse until a click
+            self.page.click(x, y)
+            self.page.wait_for(f"{APP}.canvas.state.ghostNodeId == null", f"the place of {text}", 20)
 
     def wait_until_free(self, x: float, y: float) -> None:
         """Until the graph, and no fading dialog, is at a position."""

@@ -40,7 +40,7 @@ MINIATURE = StreamingSVDConfig(
     first_stage=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=True),
     clip_vision=ClipVisionConfig(64, 2, 1, 128, 56, 224, 64),
 )
-RECIPE = Recipe(learning_rate=2e-3, warmup_steps=3, average_decay=0.8, seed=5)
+RECIPE = Recipe(learning_rate=2e-3, matrix_rate=0.02, warmup_steps=3, average_decay=0.8, seed=5)
 
 
 class OneFilm:
@@ -344,11 +344,11 @@ def test_defaults_are_the_recipe():
 
 def test_the_rate_warms_up_stays_and_falls():
     recipe = Recipe(learning_rate=1.0, warmup_steps=10, constant_share=0.6, final_share=0.03)
-    rates = [recipe.rate(step, 100) for step in range(100)]
+    rates = [recipe.share(step, 100) for step in range(100)]
     assert rates[:10] == [pytest.approx((k + 1) / 10) for k in range(10)]
     assert set(rates[10:60]) == {1.0}
     assert all(a > b for a, b in zip(rates[60:], rates[61:], strict=False)) and 0.03 < rates[-1] < 0.04
-    assert recipe.rate(50, None) == 1.0
+    assert recipe.share(50, None) == 1.0
 
 
 def test_noise_levels_are_drawn_as_the_recipe_says():
