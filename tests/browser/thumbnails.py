@@ -1,46 +1,67 @@
-"""`python -m tests.browser.thumbnails [NAME ...]`: pictures of the templates, from the real page.
+"""`python -m tests.browser.thumbnails [NAME ...]`: pictures of the templates, made by the templates themselves.
 
-Writes `workflows/NAME.jpg` beside `NAME.json`, which the page shows in its list of templates.
+Writes `workflows/NAME.jpg` beside `NAME.json`, which the page shows in its list of templates. Above: frames of a film
+that this template made with the demo models on a real host; `thumbnail_films.py` says what is exchanged for it. Below:
+its graph in the real page. `enhance_video` has its graph alone, as no demo model is an I2VGen-XL.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 
 import dev
 
-WIDTH = 768
-REGION = (80, 132, 1500, 700)
+PAGE = (2720, 1480)
+"""Pixels. In a smaller page the widest graphs would be drawn without texts."""
+REGION = (80, 132, 2600, 1240)
 """Part of the page that menus leave free: left, top, width, height in pixels."""
+
+
+def make_outputs(server, names: list[str]) -> dict:
+    """Pictures of what these templates make, by name."""
+    from tests.browser.thumbnail_films import RECIPES, make_output
+    from tests.browser.thumbnail_pictures import film_picture, wide_picture
+
+    pictures = {}
+    for name in names:
+        began, made = time.monotonic(), make_output(server, name)
+        is_film = made.suffix == ".mp4"
+        pictures[name] = film_picture(made, RECIPES[name]) if is_film else wide_picture(made.read_bytes())
+        print(f"{name}: made in {time.monotonic() - began:.0f} s", flush=True)
+    return pictures
+
+
+def draw_graph(graph, workflow: dict) -> bytes:
+    """The whole graph in the real page, PNG."""
+    graph.load(workflow)
+    graph.close_dialogs()
+    shown = graph.fit_into(*REGION)
+    time.sleep(2)
+    return graph.page.screenshot(shown)
 
 
 def main(names: list[str]) -> int:
     dev.ensure_environment("tests.browser.thumbnails")
-    from PIL import Image
-
     from tests.browser.graph_page import GraphPage
     from tests.browser.page import Page
+    from tests.browser.thumbnail_films import FOLDER, RECIPES
+    from tests.browser.thumbnail_pictures import save, stacked, wide_picture
+    from tests.demo import furnish
     from tests.host.harness import HostServer
     from tests.host.workflow import load_workflow
 
-    folder = dev.ROOT / "workflows"
-    with HostServer(pack=dev.ROOT) as server, Page() as page:
+    names = names or sorted(path.stem for path in FOLDER.glob("*.json"))
+    workflows = {name: load_workflow(FOLDER / f"{name}.json") for name in names}
+    with HostServer(pack=dev.ROOT) as server, Page(*PAGE) as page:
+        furnish(server.base)
+        outputs = make_outputs(server, [name for name in names if name in RECIPES])
         graph = GraphPage(page, server)
         graph.open()
         graph.press_button("[data-testid=toggle-minimap-button]")
-        for path in sorted(folder.glob("*.json")):
-            if names and path.stem not in names:
-                continue
-            graph.load(load_workflow(path))
-            graph.close_dialogs()
-            shown = graph.fit_into(*REGION)
-            time.sleep(1)
-            picture = Image.open(io.BytesIO(page.screenshot(shown))).convert("RGB")
-            picture.thumbnail((WIDTH, WIDTH))
-            picture.save(path.with_suffix(".jpg"), quality=85)
-            print(path.with_suffix(".jpg").name, picture.size)
+        for name, workflow in workflows.items():
+            above = [outputs[name]] if name in outputs else []
+            save(stacked([*above, wide_picture(draw_graph(graph, workflow))]), FOLDER / f"{name}.jpg")
     return 0
 
 

@@ -1,0 +1,244 @@
+"""Films for the pictures of the templates: each template on the real host, with the demo models in place of its own.
+
+`RECIPES` says per template what is exchanged: which widgets come from the demo template of the same pipeline (files,
+sizes, sampling), how many frames are made, and what lies in the folder of inputs. Everything else stays as shipped.
+Input pictures and videos are films of `training/films.py` that no model was trained on.
+
+No demo model is an I2VGen-XL, so `enhance_video` has no film.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dev
+from streaming_core.frames import TensorFrames, write_video
+from tests.demo import to_picture
+from tests.host.harness import HostError, HostServer
+from tests.host.workflow import load_workflow, set_inputs, to_prompt
+from training.films import HELD_OUT, make_film
+
+Prompt = dict[str, dict]
+FOLDER = dev.ROOT / "workflows"
+SIZE, FPS = 96, 6
+SVD, TEXT = "demo_image_to_video", "demo_text_to_video"
+LOAD_SVD, SVD_CHUNKS = "StreamingT2VLoadStreamingSVD", "StreamingT2VStreamingSVDChunkSampler"
+ANY_CHUNKS, FILM, EMA_VFI = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VLoadEmaVfi"
+STREAMING_SVD = (LOAD_SVD, SVD_CHUNKS, FILM)
+MODELSCOPE = (
+    "StreamingT2VLoadStreamingModelscope",
+    "StreamingT2VLoadModelscope",
+    "StreamingT2VModelscopeChunkSampler",
+    FILM,
+)
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A drawn film for the folder of inputs; a name of a picture gets its first frame."""
+
+    name: str
+    seed: int
+    num_frames: int = 1
+
+    def write(self, folder: Path) -> None:
+        frames = make_film(HELD_OUT + self.seed, SIZE).render(0, self.num_frames).frames
+        if self.name.endswith(".png"):
+            to_picture(frames[0]).save(folder / self.name)
+        else:
+            write_video(TensorFrames(frames.movedim(1, -1), FPS), folder / self.name)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is exchanged in a template, and which frames its picture shows.
+
+    demo, borrowed: the demo template whose widget values the nodes of these types take. inputs: values by node type,
+    over the borrowed ones. words: prompts, old to new. adapt: further changes. footage: the file that the template
+    loads. film_of: the template whose film is that file, named `film.mp4`. consecutive: show frames in a row from the
+    middle of the film, not from all over it. label: what is written on a frame, by its number.
+    """
+
+    demo: str | None = None
+    borrowed: Sequence[str] = ()
+    inputs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    adapt: Callable[[Prompt, Mapping], None] | None = None
+    footage: Footage | None = None
+    film_of: str | None = None
+    consecutive: bool = False
+    label: Callable[[int], str] = str
+
+
+def nodes_of(prompt: Prompt, node_type: str) -> list[str]:
+    return [name for name, node in prompt.items() if node["class_type"] == node_type]
+
+
+def replace_node(prompt: Prompt, node_type: str, *sources: Sequence) -> None:
+    """Take a node out; what it gave comes from `sources`, one (node, output) for each of its outputs."""
+    [gone] = nodes_of(prompt, node_type)
+    del prompt[gone]
+    for node in prompt.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] == gone:
+                node["inputs"][name] = list(sources[value[1]])
+
+
+def widgets(prompt: Prompt, node_type: str) -> dict[str, Any]:
+    """What is set, not connected, on the node of a type."""
+    [node] = nodes_of(prompt, node_type)
+    return {name: value for name, value in prompt[node]["inputs"].items() if not isinstance(value, list)}
+
+
+def video_model(prompt: Prompt, demo: Mapping) -> None:
+    """The demo's video UNet, without CAM, as the native image-to-video model it also is: like any SVD.
+
+    As the note in the template says: other loaders, SVD's conditioning, and the sampling that this model uses.
+    """
+    chunks, film = widgets(demo, SVD_CHUNKS), widgets(demo, FILM)
+    prompt["load"] = {"class_type": LOAD_SVD, "inputs": widgets(demo, LOAD_SVD)}
+    prompt["picture"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    prompt["conditioning"] = {
+        "class_type": "SVD_img2vid_Conditioning",
+        "inputs": {
+            "clip_vision": ["load", 1],
+            "init_image": ["picture", 0],
+            "vae": ["load", 2],
+            "width": film["width"],
+            "height": film["height"],
+            "video_frames": FRAMES,
+            "motion_bucket_id": chunks["motion_bucket_id"],
+            "fps": chunks["model_fps"],
+            "augmentation_level": chunks["augmentation_level"],
+        },
+    }
+    replace_node(prompt, "UNETLoader", ("load", 0))
+    replace_node(prompt, "VAELoader", ("load", 2))
+    replace_node(prompt, "ModelSamplingSD3", ("load", 0))
+    for sampler in nodes_of(prompt, "KSampler") + nodes_of(prompt, ANY_CHUNKS):
+        prompt[sampler]["inputs"] |= {
+            "positive": ["conditioning", 0],
+            "negative": ["conditioning", 1],
+            "cfg": chunks["cfg"],
+        }
+        prompt[sampler]["inputs"].pop("clip", None)
+    for node in nodes_of(prompt, "CLIPTextEncode") + nodes_of(prompt, "CLIPLoader"):
+        del prompt[node]
+
+
+def native_chunks(prompt: Prompt, demo: Mapping) -> None:
+    video_model(prompt, demo)
+    steps = widgets(demo, SVD_CHUNKS)["steps"]
+    set_inputs(prompt, "KSamplerSelect", sampler_name="euler")
+    set_inputs(prompt, "BasicScheduler", scheduler="karras", steps=steps)
+    for node_type, name, source in ((ANY_CHUNKS, "clip_vision", ["load", 1]), (FILM, "start_image", ["picture", 0])):
+        [node] = nodes_of(prompt, node_type)
+        prompt[node]["inputs"][name] = source
+
+
+def native_windows(prompt: Prompt, demo: Mapping) -> None:
+    video_model(prompt, demo)
+    replace_node(prompt, "EmptyHunyuanLatentVideo", ("conditioning", 2))
+    chunks, film = widgets(demo, SVD_CHUNKS), widgets(demo, FILM)
+    set_inputs(prompt, "KSampler", sampler_name="euler", scheduler="karras", steps=chunks["steps"])
+    window = film["chunk_frames"]
+    set_inputs(prompt, "StreamingT2VRandomizedBlending", window=window, overlap=window // 2)
+    set_inputs(prompt, "CreateVideo", fps=film["fps"])
+
+
+FRAMES = 38
+"""Of a film of StreamingSVD: a first clip of 8 and six chunks."""
+OWN_FRAMES = 14
+RECIPES: dict[str, Recipe] = {
+    "demo_image_to_video": Recipe(inputs={FILM: {"num_frames": FRAMES}}),
+    "demo_text_to_video": Recipe(),
+    "streamingsvd_image_to_video": Recipe(
+        SVD, STREAMING_SVD, {FILM: {"num_frames": FRAMES}}, footage=Footage("example.png", 2)
+    ),
+    "resume_and_reroll": Recipe(
+        SVD,
+        STREAMING_SVD,
+        {
+            FILM: {"run_name": "my_film"},
+            "StreamingT2VChunkPlan": {"num_frames": FRAMES, "fps": FPS, "chunk_frames": 8, "overlap_frames": 3},
+            "StreamingT2VPreflight": {"width": SIZE, "height": SIZE},
+        },
+        footage=Footage("example.png", 3),
+    ),
+    "extend_my_video": Recipe(
+        SVD,
+        STREAMING_SVD,
+        {
+            "StreamingT2VExtendVideo": {
+                "new_frames": 25, "tail_frames": 8, "fps": FPS, "width": SIZE, "height": SIZE,
+            },
+        },
+        footage=Footage("my_video.mp4", 4, OWN_FRAMES),
+        label=lambda frame: f"{frame} {'own' if frame < OWN_FRAMES else 'new'}",
+    ),
+    "long_video_any_model": Recipe(
+        SVD,
+        (FILM,),
+        {FILM: {"num_frames": FRAMES, "anchor_frame": 0}},
+        adapt=native_chunks,
+        footage=Footage("example.png", 5),
+    ),
+    "randomized_blending_any_model": Recipe(SVD, adapt=native_windows, footage=Footage("example.png", 6)),
+    "streamingmodelscope_text_to_video": Recipe(
+        TEXT,
+        MODELSCOPE,
+        {FILM: {"num_frames": 32}},
+        words={"A cat running on the street": "a green ball moving left"},
+    ),
+    "interpolate_video": Recipe(
+        SVD,
+        (EMA_VFI,),
+        footage=Footage("film.mp4", 7, 12),
+        consecutive=True,
+        label=lambda frame: f"{frame / 2:g}{' made' if frame % 2 else ''}",
+    ),
+    "measure_video": Recipe(
+        inputs={"StreamingT2VVideoReport": {"chunks": "8,5"}}, film_of="streamingsvd_image_to_video"
+    ),
+}  # fmt: skip
+
+
+def make_prompt(name: str, object_info: Mapping) -> Prompt:
+    """The template's prompt after its recipe."""
+    recipe = RECIPES[name]
+    prompt = to_prompt(load_workflow(FOLDER / f"{name}.json"), object_info)
+    demo = to_prompt(load_workflow(FOLDER / f"{recipe.demo}.json"), object_info) if recipe.demo else {}
+    if recipe.adapt is not None:
+        recipe.adapt(prompt, demo)
+    for node_type in recipe.borrowed:
+        free = widgets(prompt, node_type)
+        values = {name: value for name, value in widgets(demo, node_type).items() if name in free}
+        set_inputs(prompt, node_type, **values)
+    for node_type, values in recipe.inputs.items():
+        set_inputs(prompt, node_type, **values)
+    for old, new in recipe.words.items():
+        found = [node for node in prompt.values() if node["inputs"].get("text") == old]
+        if not found:
+            raise ValueError(f"no node of {name} has the text {old!r}")
+        for node in found:
+            node["inputs"]["text"] = new
+    return prompt
+
+
+def make_output(server: HostServer, name: str) -> Path:
+    """Runs a template after its recipe on a server that has the demo models; its film, or a report's picture."""
+    recipe, inputs = RECIPES[name], server.base / "input"
+    if recipe.footage is not None:
+        recipe.footage.write(inputs)
+    if recipe.film_of is not None:
+        shutil.copy(make_output(server, recipe.film_of), inputs / "film.mp4")
+    report = server.run(make_prompt(name, server.object_info()), timeout=1800).check()
+    films = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
+    pictures = [output.path for output in report.outputs if output.path.suffix == ".png"]
+    if not films + pictures:
+        raise HostError(f"{name} wrote neither a film nor a picture")
+    return (films or pictures)[0]
