@@ -29,12 +29,8 @@ SVD, TEXT = "demo_image_to_video", "demo_text_to_video"
 LOAD_SVD, SVD_CHUNKS = "StreamingT2VLoadStreamingSVD", "StreamingT2VStreamingSVDChunkSampler"
 ANY_CHUNKS, FILM, EMA_VFI = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VLoadEmaVfi"
 STREAMING_SVD = (LOAD_SVD, SVD_CHUNKS, FILM)
-MODELSCOPE = (
-    "StreamingT2VLoadStreamingModelscope",
-    "StreamingT2VLoadModelscope",
-    "StreamingT2VModelscopeChunkSampler",
-    FILM,
-)
+TEXT_CHUNKS, DDIM = "StreamingT2VModelscopeChunkSampler", "StreamingT2VModelscopeDdim"
+MODELSCOPE = ("StreamingT2VLoadStreamingModelscope", "StreamingT2VLoadModelscope", TEXT_CHUNKS, FILM)
 
 
 @dataclass(frozen=True)
@@ -150,8 +146,28 @@ def native_windows(prompt: Prompt, demo: Mapping) -> None:
     set_inputs(prompt, "CreateVideo", fps=film["fps"])
 
 
-FRAMES = 38
-"""Of a film of StreamingSVD: a first clip of 8 and six chunks."""
+def sampled_first_clip(prompt: Prompt, demo: Mapping) -> None:
+    """The first clip with DDIM of eta 1 as in the demo's template: so small a model needs fresh noise in every step."""
+    for node_type in (DDIM, "EmptyLatentImage", "SamplerCustom", "VAEDecode"):
+        prompt[node_type] = {"class_type": node_type, "inputs": widgets(demo, node_type)}
+    [chunks], [film] = nodes_of(prompt, TEXT_CHUNKS), nodes_of(prompt, FILM)
+    given = prompt[chunks]["inputs"]
+    prompt["SamplerCustom"]["inputs"] |= {
+        "model": given["first_model"],
+        "positive": given["positive"],
+        "negative": given["negative"],
+        "sampler": [DDIM, 0],
+        "sigmas": [DDIM, 1],
+        "latent_image": ["EmptyLatentImage", 0],
+    }
+    prompt["VAEDecode"]["inputs"] |= {"samples": ["SamplerCustom", 0], "vae": given["vae"]}
+    given["sampler"] = [DDIM, 0]
+    prompt[film]["inputs"]["first_clip"] = ["VAEDecode", 0]
+
+
+CHUNK, OVERLAP = 8, 3
+"""Frames of a chunk of the demo's StreamingSVD."""
+FRAMES = CHUNK + 6 * (CHUNK - OVERLAP)
 OWN_FRAMES = 14
 RECIPES: dict[str, Recipe] = {
     "demo_image_to_video": Recipe(inputs={FILM: {"num_frames": FRAMES}}),
@@ -164,7 +180,12 @@ RECIPES: dict[str, Recipe] = {
         STREAMING_SVD,
         {
             FILM: {"run_name": "my_film"},
-            "StreamingT2VChunkPlan": {"num_frames": FRAMES, "fps": FPS, "chunk_frames": 8, "overlap_frames": 3},
+            "StreamingT2VChunkPlan": {
+                "num_frames": FRAMES,
+                "fps": FPS,
+                "chunk_frames": CHUNK,
+                "overlap_frames": OVERLAP,
+            },
             "StreamingT2VPreflight": {"width": SIZE, "height": SIZE},
         },
         footage=Footage("example.png", 3),
@@ -174,7 +195,11 @@ RECIPES: dict[str, Recipe] = {
         STREAMING_SVD,
         {
             "StreamingT2VExtendVideo": {
-                "new_frames": 25, "tail_frames": 8, "fps": FPS, "width": SIZE, "height": SIZE,
+                "new_frames": 25,
+                "tail_frames": CHUNK,
+                "fps": FPS,
+                "width": SIZE,
+                "height": SIZE,
             },
         },
         footage=Footage("my_video.mp4", 4, OWN_FRAMES),
@@ -192,7 +217,8 @@ RECIPES: dict[str, Recipe] = {
         TEXT,
         MODELSCOPE,
         {FILM: {"num_frames": 32}},
-        words={"A cat running on the street": "a green ball moving left"},
+        words={"A cat running on the street": "a blue ball moving left"},
+        adapt=sampled_first_clip,
     ),
     "interpolate_video": Recipe(
         SVD,
@@ -202,9 +228,10 @@ RECIPES: dict[str, Recipe] = {
         label=lambda frame: f"{frame / 2:g}{' made' if frame % 2 else ''}",
     ),
     "measure_video": Recipe(
-        inputs={"StreamingT2VVideoReport": {"chunks": "8,5"}}, film_of="streamingsvd_image_to_video"
+        inputs={"StreamingT2VVideoReport": {"chunks": f"{CHUNK},{CHUNK - OVERLAP}"}},
+        film_of="streamingsvd_image_to_video",
     ),
-}  # fmt: skip
+}
 
 
 def make_prompt(name: str, object_info: Mapping) -> Prompt:
