@@ -14,6 +14,8 @@ from tests.demo import to_picture
 WIDTH, GAP = 768, 4
 ROWS, COLUMNS = 2, 4
 BACKGROUND = (24, 24, 24)
+MOST_HEIGHT = 540
+"""Of a graph or report, in pixels."""
 MOST_BYTES = 120_000
 
 
@@ -40,9 +42,13 @@ def film_picture(path: Path, recipe: Recipe) -> Image.Image:
 
 
 def wide_picture(content: bytes) -> Image.Image:
-    """The picture in a file, made as wide as a thumbnail."""
+    """The picture in a file, as wide as a thumbnail; a tall one smaller, in the middle."""
     picture = Image.open(io.BytesIO(content)).convert("RGB")
-    return picture.resize((WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS)
+    scale = min(WIDTH / picture.width, MOST_HEIGHT / picture.height)
+    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+    sheet = Image.new("RGB", (WIDTH, picture.height), BACKGROUND)
+    sheet.paste(picture, ((WIDTH - picture.width) // 2, 0))
+    return sheet
 
 
 def stacked(pictures: list[Image.Image]) -> Image.Image:
