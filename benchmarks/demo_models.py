@@ -15,7 +15,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -36,6 +36,7 @@ from training.showcase import CHUNK_FRAMES, OVERLAP_FRAMES, Parts
 
 MODEL = dev.ROOT / "demo_models" / "models" / "checkpoints" / "demo_streamingsvd.safetensors"
 SIZE = 96
+FILMS = "paced"
 FIRST_SEED = HELD_OUT + 1000
 """Training measures itself on the first few held-out films; these are others."""
 NEW_FRAMES = CHUNK_FRAMES - OVERLAP_FRAMES
@@ -123,13 +124,14 @@ def judged(model: Path, seed: int) -> dict[str, float]:
     """Every number of one film."""
     torch.set_num_threads(1)  # films are judged side by side
     parts = opened(model)
-    film = make_film(seed, SIZE)
+    film = make_film(seed, SIZE, FILMS)
     truth = film.render(0, CHUNK_FRAMES + NEW_FRAMES)
     begun, new = truth.frames[:CHUNK_FRAMES], slice(CHUNK_FRAMES, None)
     continued = {
         "cam": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32),
         "off": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32, strength=0.0),
         "chained": showcase.without_cam(parts, begun, len(truth.frames), seed % 2**32),
+        "told": showcase.without_cam(told_speed(parts, film), begun, len(truth.frames), seed % 2**32),
         "frozen": begun[-1:].expand(len(truth.frames), -1, -1, -1),
     }
     errors = {
@@ -158,6 +160,12 @@ def opened(model: Path) -> Parts:
     return showcase.open_parts(model)
 
 
+def told_speed(parts: Parts, film: Film) -> Parts:
+    """The same parts, with the motion bucket of a film: what nobody knows of a clip that one finds."""
+    motion = replace(parts.sampler.motion, motion_bucket_id=film.motion_bucket_id)
+    return replace(parts, sampler=replace(parts.sampler, motion=motion))
+
+
 def told(values: list[float], form: Callable[[float], str]) -> str:
     return f"{form(mean(values))} ± {form(stdev(values))}" if len(values) > 1 else form(values[0])
 
@@ -167,12 +175,14 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
         return [numbers[name] for numbers in found]
 
     thousandths, degrees, percent, ratio = "{:.4f}".format, "{:.1f}°".format, "{:.0%}".format, "{:.2f}".format
-    cam, off, chained, frozen = (mean(column(f"error_{name}")) for name in ("cam", "off", "chained", "frozen"))
+    names = ("cam", "off", "chained", "told", "frozen")
+    cam, off, chained, known, frozen = (mean(column(f"error_{name}")) for name in names)
     yield [
         "squared error where the sprite is, first continuation against the true film",
         told(column("error_cam"), thousandths),
         f"strength 0 {told(column('error_off'), thousandths)} ({cam / off - 1:+.0%} with CAM); "
-        f"last-frame chaining {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}); "
+        f"last-frame chaining {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
+        f"told the film's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
         f"frozen picture {told(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
     ]
     yield [

@@ -24,5 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.host)
         if room == "browser":
             item.add_marker(pytest.mark.browser)
+        if room == "browser" or "fresh_server" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
         if os.environ.get("NO_HOST") and item.get_closest_marker("host"):
             item.add_marker(left_out)

@@ -20,6 +20,7 @@ DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0, "vfi": 15.0, "ms_unet
 DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4, "ms_unet": 3, "ms_cam": 3}
 DEFAULT_FRAMES = {"vae": 1, "pool": 33, "unet": 8, "cam": 8, "vfi": 3, "ms_unet": 8, "ms_cam": 8}
 LEARNING_RATE = 1.2e-3
+VARIETIES = ("narrow", "paced", "slow", "wide")
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -31,13 +32,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="time limit; default 20 (vae), 75 (unet), 30 (cam), 15 (vfi)")
     parser.add_argument("--steps", type=int, help="an exact number of steps instead, which another run can repeat")
     parser.add_argument("--size", type=int, default=96, help="pixels of the square frames (default 96)")
-    parser.add_argument("--films", choices=("narrow", "paced", "wide"), default="narrow", help="variety of the films")
+    parser.add_argument("--films", choices=VARIETIES, default="narrow", help="variety of the films (default narrow)")
     parser.add_argument("--batch", type=int, help="clips per step; default 6 (vae), 3 (unet, cam), 4 (vfi)")
     parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 33 per film")
     parser.add_argument("--pool-films", type=int, default=224, help="pool: films that are encoded (default 224)")
     parser.add_argument("--overlap", type=int, help="how many of them are control frames; default 3 (cam), 4 (ms_cam)")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
-    parser.add_argument("--matrix-rate", type=float, default=0.0, help="train matrices with Muon at this rate, say 0.02")
+    parser.add_argument("--matrix-rate", type=float, default=0.0, help="train matrices with Muon at this rate")
     parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")

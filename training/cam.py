@@ -26,7 +26,9 @@ from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initial
 MEASURED_FILMS = 4
 MEASURED_SIGMAS = (3.0, 50.0)
 MOTION_BUCKET = 127
-DECODED_SHARE = 0.25
+NOISE = 1.5
+"""Mean of ln sigma: what CAM adds, where things are and how they go on, is settled while there is much noise."""
+DECODED_SHARE = 0.15
 """Of clips whose control frames have been through the VAE; all would be like inference, and cost half of the time."""
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
@@ -130,7 +132,7 @@ class CamTask:
         clips = [replace(clip, motion_bucket_id=MOTION_BUCKET) for clip in drawn]
         batch = drop_conditions(self.encoder.batch(clips, generator), generator)
         control = torch.cat([self._worn(clip, batch.latents[i], generator) for i, clip in enumerate(clips)])
-        return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator)
+        return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator, NOISE)
 
     def _worn(self, clip, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Control frames as a later round finds them: sometimes decoded ones, often noisy. In [-1, 1]."""

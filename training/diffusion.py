@@ -24,6 +24,8 @@ from .layout import LATENT_SCALE, host
 FPS_ID = 6
 AUGMENTATION = 0.02
 EXTRA_WEIGHT_OF_MOVING = 3.0
+USUAL_NOISE = 0.4
+"""Mean of the logarithm of the noise level."""
 DROPPED = 0.05
 """Share of clips that are shown neither the image latent nor its embedding: the unconditional half of guidance."""
 
@@ -103,9 +105,9 @@ def drop_conditions(batch: Batch, generator: torch.Generator) -> Batch:
     return replace(batch, image=batch.image * keep.view(-1, 1, 1, 1), context=batch.context * keep.view(-1, 1, 1))
 
 
-def draw_sigmas(count: int, generator: torch.Generator) -> Tensor:
-    """`[count]`: ln sigma ~ N(0.4, 1.4) for 85 %, uniform between ln 0.02 and ln 700 for the rest."""
-    usual = 0.4 + 1.4 * torch.randn(count, generator=generator)
+def draw_sigmas(count: int, generator: torch.Generator, mean: float = USUAL_NOISE) -> Tensor:
+    """`[count]`: ln sigma ~ N(mean, 1.4) for 85 %, uniform between ln 0.02 and ln 700 for the rest."""
+    usual = mean + 1.4 * torch.randn(count, generator=generator)
     low, high = math.log(0.02), math.log(700.0)
     spread = low + (high - low) * torch.rand(count, generator=generator)
     chosen = torch.rand(count, generator=generator) < 0.85
@@ -133,9 +135,12 @@ def predict(network: Network, batch: Batch, noisy: Tensor, sigma: Tensor) -> tup
     return output, scale.c_out * output + scale.c_skip * noisy
 
 
-def v_loss(network: Network, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Squared error of the network's own output, four times as heavy where something moves."""
-    sigma = draw_sigmas(len(batch.latents), generator).to(batch.latents)
+def v_loss(network: Network, batch: Batch, generator: torch.Generator, noise: float = USUAL_NOISE) -> Tensor:
+    """Squared error of the network's own output, four times as heavy where something moves.
+
+    `noise`: mean of the logarithm of the noise level.
+    """
+    sigma = draw_sigmas(len(batch.latents), generator, noise).to(batch.latents)
     wide = sigma.view(-1, 1, 1, 1, 1)
     noisy = batch.latents + wide * randn(batch.latents.shape, generator, batch.latents)
     output, _ = predict(network, batch, noisy, sigma)

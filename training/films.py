@@ -20,8 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Variety = Literal["narrow", "paced", "wide"]
-VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "wide")
+Variety = Literal["narrow", "paced", "slow", "wide"]
+VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "slow", "wide")
 SHAPES = ("ball", "square", "triangle")
 TEXTURES = ("plain", "stripes", "dots")
 COLOURS = {"red": 0.0, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3, "magenta": 5 / 6}
@@ -32,8 +32,8 @@ HELD_OUT = 2**40
 """Seeds from here on are never drawn for training."""
 NARROW_SPEED = 3.5 / 64
 """Frame sizes per frame; a film of this speed has motion bucket 127."""
-PACES = (0.25, 2.0)
-"""Slowest and fastest of the paced films, in narrow speeds."""
+PACES: dict[Variety, tuple[float, float]] = {"paced": (0.25, 2.0), "slow": (0.1, 1.2)}
+"""Slowest and fastest of the films that are narrow but for their speeds, in narrow speeds."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +240,9 @@ class _Dice:
 def make_film(seed: int, size: int = 128, variety: Variety = "narrow") -> Film:
     """The film of a seed, `size` pixels squared.
 
-    "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "paced": the same at
-    a speed within `PACES`, which no single frame tells. "wide": one or two sprites of all shapes, textures and speeds,
-    bouncing or turning, one passing before the other, on colourful backgrounds that may slide.
+    "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "paced" and "slow":
+    the same at a speed within `PACES`, which no single frame tells. "wide": one or two sprites of all shapes, textures
+    and speeds, bouncing or turning, one passing before the other, on colourful backgrounds that may slide.
     """
     if variety not in VARIETIES:
         raise ValueError(f"variety is one of {', '.join(VARIETIES)}, got {variety!r}")
@@ -282,6 +282,6 @@ def _sprite(dice: _Dice, size: int, variety: Variety) -> Sprite:
     else:
         angle = dice.between(0, 2 * math.pi)
         start = tuple(dice.between(radius, size - radius) for _ in range(2))
-        speed *= dice.between(*PACES) if variety == "paced" else 1
+        speed *= dice.between(*PACES[variety]) if variety in PACES else 1
         path = Bounce(start, (speed * math.cos(angle), speed * math.sin(angle)), radius, size - radius)
     return Sprite(shape, colour, texture, rgb, radius, path)

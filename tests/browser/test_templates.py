@@ -13,6 +13,15 @@ from tests.host.workflow import load_workflow, to_prompt
 TEMPLATES = sorted((dev.ROOT / "workflows").glob("*.json"))
 
 
+SHOWS_RESULTS = ("PreviewAny",)
+"""Of the host: what such a node shows is a widget in some pages, in others not, and is empty or null before a run."""
+
+
+def without_shown(seen: dict) -> dict:
+    nodes = [{**node, "widgets": None} if node["type"] in SHOWS_RESULTS else node for node in seen["nodes"]]
+    return {**seen, "nodes": nodes}
+
+
 def triples(links) -> set[tuple]:
     """Links by their ends, whatever their numbers."""
     return {tuple(link) for link in links}
@@ -34,7 +43,7 @@ def test_loads_whole_and_means_what_it_says(graph_page, template, picture):
     assert triples(seen["links"]) == {tuple(link[1:5]) for link in template["links"]}
     kept = {node["id"]: node["widgets"] for node in seen["nodes"]}
     for node in template["nodes"]:
-        if node.get("widgets_values") is not None:
+        if node.get("widgets_values") is not None and node["type"] not in SHOWS_RESULTS:
             assert kept[node["id"]] == node["widgets_values"], node["type"]
     assert graph_page.page.own_errors()[before:] == []
     # Host tests run this very prompt with tiny models, to a playable file.
@@ -49,8 +58,8 @@ def without_titles(prompt: dict) -> dict:
 def test_saved_and_loaded_again_it_is_the_same_graph(graph_page, template):
     graph_page.load(template)
     graph_page.close_dialogs()
-    saved, seen = graph_page.save(), graph_page.look()
-    assert graph_page.load(saved) == seen
+    saved, seen = graph_page.save(), without_shown(graph_page.look())
+    assert without_shown(graph_page.load(saved)) == seen
     graph_page.close_dialogs()
     assert json.loads(json.dumps(graph_page.save()["nodes"])) == saved["nodes"]
 

@@ -30,11 +30,11 @@ from tests.host.workflow import BYPASSED, load_workflow, set_inputs, to_prompt
 if os.name == "nt":
     pytest.skip("kill -9 and file permissions of POSIX", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
 SHORT = CHUNK_FRAMES + 2 * (CHUNK_FRAMES - OVERLAP_FRAMES)
 """Frames of a film of three chunks."""
 
 
-@pytest.mark.slow
 def test_killed_servers_lose_at_most_the_chunk_in_work(tmp_path):
     """More kills: `python -m benchmarks.reliability`."""
     kills = int(os.environ.get("STREAMING_KILLS", 3))

@@ -20,6 +20,7 @@ from tests.tiny_modelscope import write_tiny_modelscope
 
 ENCODERS, ENHANCER, SVD = "tiny_encoders.ckpt", "tiny_enhancer.safetensors", "tiny_svd.safetensors"
 LOAD, ENHANCE, SAVE = "StreamingT2VLoadEnhancer", "StreamingT2VEnhanceVideo", "StreamingT2VSaveStream"
+pytestmark = pytest.mark.slow
 BLEND = "StreamingT2VRandomizedBlending"
 FRAMES = 13
 SMALL = {"width": 64, "height": 64, "steps": 3, "strength": 0.7, "window": 5, "overlap": 2}
@@ -220,9 +221,7 @@ def test_a_film_of_the_pack_is_enhanced_from_disk_to_disk(server, prompt):
         "video": {"class_type": "LoadVideo", "inputs": {"file": "film.mp4"}},
         "clip": {"class_type": "GetVideoComponents", "inputs": {"video": ["video", 0]}},
     }
-    svd = to_prompt(
-        load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"), server.object_info()
-    )
+    svd = to_prompt(load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"), server.object_info())
     renamed = {f"svd_{node}": value for node, value in svd.items() if value["class_type"] not in ("LoadImage", SAVE)}
     for value in renamed.values():
         for name, link in value["inputs"].items():

@@ -32,6 +32,7 @@ from training.pool import make_pool, read_pool, write_pool
 from training.unet import UnetTask
 from training.vae import VaeTask, crop_around_movement
 
+pytestmark = pytest.mark.slow
 SIZE = 32
 LATENT = SIZE // 8
 MINIATURE = StreamingSVDConfig(

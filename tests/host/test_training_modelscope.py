@@ -38,6 +38,7 @@ from training.modelscope import (
 from training.modelscope_cam import ModelscopeCamTask, export_modelscope, run_with_memories
 from training.vae import VaeTask
 
+pytestmark = pytest.mark.slow
 SIZE = 64
 RECIPE = Recipe(learning_rate=5e-4, warmup_steps=3, average_decay=0.8, seed=5)
 STAGES = ("ms_unet", "ms_cam")

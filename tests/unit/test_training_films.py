@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
 from streaming_core.frames import write_video
+from training import __main__ as command
 from training.films import (
     COLOURS,
     HEADINGS,
@@ -231,9 +232,14 @@ def test_a_folder_source_draws_from_video_files(tmp_path):
         FolderSource.open(tmp_path, 32, shortest=30)
 
 
-def test_paced_films_differ_in_speed_only_from_narrow_ones():
-    buckets = [make_film(seed, SIZE, "paced").motion_bucket_id for seed in range(60)]
-    assert 31 <= min(buckets) < 50 and 220 < max(buckets) <= 254
+@pytest.mark.parametrize("variety, slowest, fastest", (("paced", 32, 254), ("slow", 13, 152)))
+def test_paced_and_slow_films_differ_in_speed_only_from_narrow_ones(variety, slowest, fastest):
+    buckets = [make_film(seed, SIZE, variety).motion_bucket_id for seed in range(60)]
+    assert slowest <= min(buckets) < slowest + 20 and fastest - 35 < max(buckets) <= fastest
     assert {make_film(seed, SIZE).motion_bucket_id for seed in range(20)} == {127}
-    [sprite] = make_film(0, SIZE, "paced").sprites
+    [sprite] = make_film(0, SIZE, variety).sprites
     assert (sprite.shape, sprite.texture) == ("ball", "plain")
+
+
+def test_the_command_offers_every_variety():
+    assert command.VARIETIES == VARIETIES
