@@ -57,6 +57,12 @@ def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Pa
     return Parts(sampler, loaded.model, loaded.vae, loaded.clip_vision)
 
 
+def told_speed(parts: Parts, motion_bucket_id: int) -> Parts:
+    """The same parts with another motion bucket: 127 is `films.NARROW_SPEED`."""
+    motion = replace(parts.sampler.motion, motion_bucket_id=motion_bucket_id)
+    return replace(parts, sampler=replace(parts.sampler, motion=motion))
+
+
 def plan(num_frames: int, first_frames: int, seed: int, cam_strength: float = 1.0) -> ChunkPlan:
     script = Script(cam_strength=(Cue(cam_strength, 0),))
     return ChunkPlan(num_frames, CHUNK_FRAMES, OVERLAP_FRAMES, first_frames, seed, script)
