@@ -129,6 +129,11 @@ def judged(model: Path, seed: int) -> dict[str, float]:
     film = make_film(seed, SIZE, FILMS)
     truth = film.render(0, CHUNK_FRAMES + NEW_FRAMES)
     begun, new = truth.frames[:CHUNK_FRAMES], slice(CHUNK_FRAMES, None)
+
+    def chained(motion_bucket_id: int) -> Tensor:
+        told = showcase.told_speed(parts, motion_bucket_id)
+        return showcase.without_cam(told, begun, len(truth.frames), seed % 2**32)
+
     continued = {
         "cam": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32),
         "off": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32, strength=0.0),

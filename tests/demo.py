@@ -1,11 +1,11 @@
 """`python dev.py demo --out DIR [--image FILE] [--frames N]`: the trained demo models on a real host, on the CPU.
 
-From one picture a film, through the pack's template `demo_image_to_video`; then the same beginning continued in three
-ways for comparison. Leaves in DIR
+From one picture a film, through the pack's template `demo_image_to_video`; then, for comparison, eight frames of a film
+that was not trained on, continued in three ways. Leaves in DIR
 
 * `film.mp4` and `contact_sheet.png`;
-* `side_by_side.png` and `.webp`, which moves: with CAM, without CAM (every clip starts from the last frame before it),
-  without the anchor;
+* `side_by_side.png` and `.webp`, which moves: the film, with CAM, without CAM (every clip starts from the last frame
+  before it), without the anchor;
 * `frames.sha256`: one hash over all decoded frames of the film.
 """
 
@@ -19,9 +19,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 import dev
@@ -35,8 +34,8 @@ CHECKPOINT = MODELS / "models" / "checkpoints" / "demo_streamingsvd.safetensors"
 INTERPOLATOR = MODELS / "models" / "frame_interpolation" / "demo_ema_vfi_t.safetensors"
 START = "demo_start.png"
 SIZE, SEED = 96, 33
-COMPARED_FRAMES = 33
-"""A first clip and five chunks."""
+COMPARED_FILM, COMPARED_FRAMES = 2000, 33
+"""Which of the films that are held out from training; a first clip and five chunks."""
 
 
 def to_picture(frame: Tensor) -> Image.Image:
@@ -119,14 +118,16 @@ def make_film_on_host(image: Image.Image | None, num_frames: int, target: Path) 
     return None
 
 
-def compared(image: Image.Image) -> dict[str, Tensor]:
-    """The same first clip, continued with each technique and without it."""
+def compared() -> dict[str, Tensor]:
+    """The first clip of a film that was not trained on, continued with each technique and without it."""
     from training import showcase
+    from training.films import HELD_OUT, make_film
 
     parts = showcase.open_parts(CHECKPOINT)
-    pixels = torch.from_numpy(np.array(ImageOps.fit(image, (SIZE, SIZE)))).movedim(-1, 0)[None] / 255
-    clip = showcase.first_clip(parts, pixels, SEED)
+    truth = make_film(HELD_OUT + COMPARED_FILM, SIZE, "slow").render(0, COMPARED_FRAMES).frames
+    clip = truth[: showcase.CHUNK_FRAMES]
     return {
+        "the film: its first eight frames are given": truth,
         "with CAM": showcase.with_cam(parts, clip, COMPARED_FRAMES, SEED),
         "without CAM: each clip starts from the last frame before it": showcase.without_cam(
             parts, clip, COMPARED_FRAMES, SEED
@@ -161,8 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     (args.out / "frames.sha256").write_text(digest + "\n")
     print(f"{target}: {len(frames)} frames of {frames.width}x{frames.height} at {float(frames.fps):g} fps")
     print(f"frames {digest[:16]}, made in {time.monotonic() - began:.0f} s", flush=True)
-    image = image or Image.open(MODELS / "input" / START)
-    films = compared(image)
+    films = compared()
     side_by_side(films).save(args.out / "side_by_side.png")
     first, *others = moving_side_by_side(films)
     first.save(args.out / "side_by_side.webp", save_all=True, append_images=others, duration=160, loop=0, quality=70)
