@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+PACK = "StreamingT2V"
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
+"""Of newer hosts: a choice that brings widgets of its own, which stand behind it and bear its name before theirs."""
 NOTES = {"Note", "MarkdownNote"}
 MUTED, BYPASSED = 2, 4
 
@@ -18,25 +21,32 @@ def load_workflow(path: Path) -> dict[str, Any]:
 def _is_widget(declaration: list) -> bool:
     kind = declaration[0]
     options = declaration[1] if len(declaration) > 1 else {}
-    plain = isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+    plain = isinstance(kind, list) or kind in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC)
     return plain and not options.get("forceInput")
+
+
+def _sections(declared: Mapping[str, Any]) -> dict[str, list]:
+    return {**declared.get("required", {}), **declared.get("optional", {})}
 
 
 def _widget_values(node: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
     """Saved values by widget name. Values are stored by position; a seed stores its control choice behind its own."""
-    declared = {
-        name: declaration
-        for section in ("required", "optional")
-        for name, declaration in description["input"].get(section, {}).items()
-        if _is_widget(declaration)
-    }
+    waiting = [(name, declared) for name, declared in _sections(description["input"]).items() if _is_widget(declared)]
     values, saved = {}, iter(node.get("widgets_values", []))
-    for name, declaration in declared.items():
-        value = next(saved, None)
+    while waiting:
+        name, declaration = waiting.pop(0)
+        options = declaration[1] if len(declaration) > 1 else {}
+        choices = options.get("options") or []
+        dynamic = declaration[0] == DYNAMIC
+        # A later host may have added widgets to its own nodes; its page fills them in, too.
+        default = options.get("default", choices[0]["key"] if dynamic else None)
+        value = next(saved, None if node["type"].startswith(PACK) else default)
         if value is None:
             raise ValueError(f"node {node['id']} ({node['type']}) stores no value for {name}")
         values[name] = value
-        options = declaration[1] if len(declaration) > 1 else {}
+        if dynamic:
+            [chosen] = [choice for choice in choices if choice["key"] == value]
+            waiting = [(f"{name}.{own}", declared) for own, declared in _sections(chosen["inputs"]).items()] + waiting
         if options.get("control_after_generate"):
             next(saved, None)
         if options.get("image_upload") or options.get("video_upload"):
