@@ -137,12 +137,8 @@ def judged(model: Path, seed: int) -> dict[str, float]:
     continued = {
         "cam": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32),
         "off": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32, strength=0.0),
-        "chained": showcase.without_cam(
-            showcase.told_speed(parts, MEAN_BUCKET), begun, len(truth.frames), seed % 2**32
-        ),
-        "told": showcase.without_cam(
-            showcase.told_speed(parts, film.motion_bucket_id), begun, len(truth.frames), seed % 2**32
-        ),
+        "chained": chained(MEAN_BUCKET),
+        "told": chained(film.motion_bucket_id),
         "frozen": begun[-1:].expand(len(truth.frames), -1, -1, -1),
     }
     errors = {

@@ -108,7 +108,8 @@ def test_missing_models_are_offered_with_their_address(graph_page, picture):
     links = [model for node in nodes for model in node.get("properties", {}).get("models", [])]
     assert links and all(model["url"].startswith("https://") for model in links)
     for model in links:
-        assert model["directory"] in text and model["name"] in text
+        told = (f"{model['directory']} / {model['name']}",) if in_dialog else (model["directory"], model["name"])
+        assert all(words in text for words in told)
 
 
 def test_all_templates_have_a_picture():
