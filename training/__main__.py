@@ -3,7 +3,8 @@
 Stages build on each other in one folder: vae, pool, unet, cam; then `python -m training.export --out DIR`. The
 same command again goes on from the last checkpoint. Ctrl-C and SIGTERM stop behind the current step, with a checkpoint.
 Of StreamingModelscope: ms_unet and ms_cam, behind pool; then `python -m training.modelscope_cam --out DIR`.
-CAM for a video model of your own: --stage cam --base FILE --clips FOLDER.
+CAM for a video model of your own: --stage cam --base FILE --clips FOLDER. A finished file can be trained further: with
+--base FILE for its VAE and UNet, and with --start FILE for the weights of the stage itself.
 """
 
 from __future__ import annotations
@@ -43,17 +44,21 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
-    parser.add_argument("--base", type=Path, help="cam: a video model of your own, in the SVD or StreamingSVD layout")
+    parser.add_argument("--base", type=Path, help="pool, unet, cam: a model in the SVD or StreamingSVD layout")
     parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
-    parser.add_argument("--start", type=Path, help="unet, cam: begin with the STAGE.safetensors of another run")
+    parser.add_argument(
+        "--start", type=Path, help="unet, cam: begin with the STAGE.safetensors of another run, or with a whole file's"
+    )
     parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
     args = parser.parse_args(argv)
     if args.minutes is not None and args.steps is not None:
         parser.error("--minutes and --steps exclude each other")
     if args.size % 32:
         parser.error(f"--size is a multiple of 32, got {args.size}")
-    if (args.base or args.clips) and args.stage != "cam":
-        parser.error("--base and --clips are for --stage cam")
+    if args.base and args.stage not in ("pool", "unet", "cam"):
+        parser.error("--base is for --stage pool, --stage unet and --stage cam")
+    if args.clips and args.stage != "cam":
+        parser.error("--clips is for --stage cam")
     if args.start and args.stage not in ("unet", "cam"):
         parser.error("--start is for --stage unet and --stage cam")
     for path in (args.base, args.clips, args.start):
@@ -70,11 +75,10 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def make_task(args: argparse.Namespace):
     """The stage's task, from what earlier stages left in the folder."""
     import torch
-    from safetensors.torch import load_file
 
     from .cam import CamTask
     from .footage import FilmSource, FolderSource
-    from .layout import Base, trained_base, vae_base
+    from .layout import read_base, stage_weights
     from .pool import read_pool
     from .unet import UnetTask
     from .vae import VaeTask
@@ -90,13 +94,13 @@ def make_task(args: argparse.Namespace):
     if args.stage in ("vae", "vfi"):
         common.pop("frames")
         return (VaeTask if args.stage == "vae" else VfiTask)(variety=args.films, **common)
-    start = load_file(args.start) if args.start else None
+    start = stage_weights(args.start, args.stage) if args.start else None
     if args.stage == "unet":
         pool = read_pool(args.out, args.size, args.films)
-        return UnetTask(vae_base(args.out), variety=args.films, pool=pool, start=start, **common)
+        return UnetTask(read_base(args.out, args.base), variety=args.films, pool=pool, start=start, **common)
     if args.stage in ("ms_unet", "ms_cam"):
         return modelscope_task(args, common)
-    base = Base(load_file(args.base)) if args.base else trained_base(args.out)
+    base = read_base(args.out, args.base, with_unet=True)
     if args.clips:
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
     else:
@@ -105,12 +109,12 @@ def make_task(args: argparse.Namespace):
 
 
 def modelscope_task(args: argparse.Namespace, common: dict):
-    from .layout import read_stage, vae_base
+    from .layout import read_base, read_stage
     from .modelscope import ModelscopeUnetTask
     from .modelscope_cam import ModelscopeCamTask
     from .pool import read_pool
 
-    base, pool = vae_base(args.out), read_pool(args.out, args.size, args.films)
+    base, pool = read_base(args.out), read_pool(args.out, args.size, args.films)
     if args.stage == "ms_unet":
         return ModelscopeUnetTask(base, variety=args.films, pool=pool, **common)
     unet = read_stage(args.out, "ms_unet")
@@ -122,10 +126,10 @@ def encode_films(args: argparse.Namespace, stopped) -> int:
     import torch
 
     from .diffusion import Encoder
-    from .layout import DEMO, vae_base
+    from .layout import DEMO, read_base
     from .pool import FILE, make_pool, write_pool
 
-    base, device = vae_base(args.out), torch.device(args.device)
+    base, device = read_base(args.out, args.base), torch.device(args.device)
     encoder = Encoder(base.vae(device), base.clip_vision(), DEMO.cam.unet.vector_width, device)
     pool = make_pool(encoder, args.size, args.films, args.pool_films, args.frames, stopped)
     if pool is None:

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from streaming_core.errors import StreamingError
@@ -20,7 +19,7 @@ from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.detect import CAM_PREFIX, UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import cam_weights, split_file
 
-from .layout import Base, Weights, read_stage, trained_base, write_weights
+from .layout import Base, Weights, read_base, read_stage, write_weights
 
 ALONE = {"vfi": "demo_ema_vfi_t.safetensors"}
 """Stages whose network is a whole file. Load EMA-VFI tells weights for any time by the _t."""
@@ -45,8 +44,7 @@ def narrowed(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) 
 
 def export(folder: Path, target: Path, base: Path | None = None) -> int:
     """Write the file of a training folder; returns its size in bytes. `base`: what CAM was trained on, if not there."""
-    whole = Base(load_file(base)) if base else trained_base(folder)
-    write_weights(target, joined(whole, read_stage(folder, "cam")))
+    write_weights(target, joined(read_base(folder, base, with_unet=True), read_stage(folder, "cam")))
     return target.stat().st_size
 
 

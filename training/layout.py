@@ -41,7 +41,7 @@ from streaming_core.models.streamingsvd.detect import (
     detect_vae,
     detect_video_unet,
 )
-from streaming_core.models.streamingsvd.file import split_vae_weights, unet_weights
+from streaming_core.models.streamingsvd.file import cam_weights, split_vae_weights, unet_weights
 from tests.tiny import openclip_shapes
 
 Weights = dict[str, Tensor]
@@ -237,6 +237,21 @@ def autoencoder_tensors(vae: Mapping[str, Tensor]) -> Weights:
 def vae_base(folder: Path) -> Base:
     """The trained VAE and the image tower: what the UNet trains on."""
     return Base({**autoencoder_tensors(read_stage(folder, "vae")), **random_clip_vision(DEMO.clip_vision)})
+
+
+def read_base(folder: Path, file: Path | None = None, with_unet: bool = False) -> Base:
+    """What a stage trains on: a whole video model from `file`, or else what earlier stages left in the folder."""
+    if file is not None:
+        return Base(load_file(file))
+    return trained_base(folder) if with_unet else vae_base(folder)
+
+
+def stage_weights(path: Path, stage: str) -> Weights:
+    """Of stage unet or cam: from the `STAGE.safetensors` of a run, or out of a whole StreamingSVD file."""
+    tensors = load_file(path)
+    if not any(key.startswith(UNET_PREFIX) for key in tensors):
+        return tensors
+    return floats(unet_weights(tensors) if stage == "unet" else cam_weights(tensors))
 
 
 def trained_base(folder: Path) -> Base:
