@@ -28,8 +28,12 @@ MEASURED_SIGMAS = (3.0, 50.0)
 MOTION_BUCKET = 127
 NOISE = 1.5
 """Mean of ln sigma: what CAM adds, where things are and how they go on, is settled while there is much noise."""
-DECODED_SHARE = 0.15
+DECODED_SHARE = 0.06
 """Of clips whose control frames have been through the VAE; all would be like inference, and cost half of the time."""
+DRIFTED_SHARE = 0.5
+"""Of clips whose control frames have the colours that a long film may have come to; what is to be made has not."""
+DRIFT_MIX, DRIFT_OFFSET = 0.08, 0.04
+"""Standard deviations of what is mixed into each colour channel of frames in 0..1: of each channel, and of white."""
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
 
@@ -78,6 +82,13 @@ def run_with_cam(
     training = torch.is_grad_enabled()
     with torch.no_grad():  # until the first merge turns gradients on again; leaving the block restores what was
         return run_unet(unet, x, timesteps, context, vector, frames, output_block_patch=[merge])
+
+
+def with_drift(frames: Tensor, generator: torch.Generator) -> Tensor:
+    """Frames `[F, 3, H, W]` in 0..1 with all colours changed alike: gain, hue and brightness, by one draw."""
+    mix = torch.eye(3).to(frames) + DRIFT_MIX * randn((3, 3), generator, frames)
+    offset = DRIFT_OFFSET * randn((3, 1, 1), generator, frames)
+    return (torch.einsum("oi,fihw->fohw", mix, frames) + offset).clamp(0, 1)
 
 
 class CamTask:
@@ -135,26 +146,36 @@ class CamTask:
         return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator, NOISE)
 
     def _worn(self, clip, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """Control frames as a later round finds them: sometimes decoded ones, often noisy. In [-1, 1]."""
-        decoded, noisy = (float(torch.rand((), generator=generator)) for _ in range(2))
+        """Control frames as a later round finds them: sometimes decoded ones, often noisy or with other colours.
+
+        In [-1, 1]. Where colours have drifted only the anchor tells the right ones, so CAM learns to ask it.
+        """
+        decoded, noisy, drifted = (float(torch.rand((), generator=generator)) for _ in range(3))
         if decoded < DECODED_SHARE:
             frames = self.encoder.decode(latents[: self.overlap])
         else:
             frames = clip.footage.frames[: self.overlap].to(self.device)
+        if drifted < DRIFTED_SHARE:
+            frames = with_drift(frames, generator)
         level = WORST_PIXEL_NOISE * max(0.0, 2 * noisy - 1)
         return frames * 2 - 1 + level * randn(frames.shape, generator, frames)
 
     def measure(self) -> dict[str, float]:
-        """`moving_errors` by noise level: of the control frames, of the new ones, of the new ones without CAM."""
+        """`moving_errors` by noise level: of the control frames, of the new ones, of these without CAM and where the
+        control frames' colours have drifted.
+        """
         if self.measured is None:
             self.measured = self._held_out()
         batch, control = self.measured
         with_cam, without = partial(run_with_cam, self.unet, self.network, control), partial(run_unet, self.unet)
+        other = with_drift((control + 1) / 2, torch.Generator().manual_seed(0)) * 2 - 1
+        drifted = partial(run_with_cam, self.unet, self.network, other)
         old, new = slice(0, self.overlap), slice(self.overlap, None)
         errors = {}
         for sigma in MEASURED_SIGMAS:
             errors.update(moving_errors(with_cam, batch, sigma, {"overlap": old, "new": new}))
             errors.update(moving_errors(without, batch, sigma, {"new_without": new}))
+            errors.update(moving_errors(drifted, batch, sigma, {"new_drifted": new}))
         return errors
 
     def _held_out(self) -> tuple[Batch, Tensor]:

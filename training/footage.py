@@ -26,13 +26,14 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 class Clip:
     """A stretch of a film and one frame of it, the anchor `[1, 3, H, W]`; all in 0..1.
 
-    `latents` `[F, 4, h, w]` at unit scale: where the clip's have been made beforehand.
+    `latents` `[F, 4, h, w]` at unit scale and those of the anchor, `[4, h, w]`: where they have been made beforehand.
     """
 
     footage: Footage
     anchor: Tensor
     motion_bucket_id: int
     latents: Tensor | None = None
+    anchor_latent: Tensor | None = None
 
 
 class ClipSource(Protocol):
@@ -87,7 +88,8 @@ class FilmSource:
                 f"the pool's films have {self.pool.num_frames} frames and frame {start + num_frames} was asked for; "
                 "make longer ones with --stage pool --frames"
             )
-        return replace(clip, latents=self.pool.latents[seed, start : start + num_frames].float())
+        latents, anchor = self.pool.latents[seed], start if anchor_frame is None else anchor_frame
+        return replace(clip, latents=latents[start : start + num_frames].float(), anchor_latent=latents[anchor].float())
 
 
 def clip_of(film: Film, num_frames: int, start: int, anchor_frame: int | None) -> Clip:

@@ -20,13 +20,13 @@ from tests import training_runs
 from tests.host.inprocess import import_host, import_pack
 from tests.training_runs import BREAK, STEPS, assert_same_run, go_on, same, train
 from training import __main__ as command
-from training.cam import CamTask, run_with_cam
+from training.cam import CamTask, run_with_cam, with_drift
 from training.diffusion import Encoder, draw_sigmas
 from training.export import export, joined
 from training.export import main as export_command
 from training.films import make_film
 from training.footage import FilmSource, FolderSource, clip_of
-from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, trained_base, vae_base
+from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
 from training.loop import Recipe, Run, read_log
 from training.pool import make_pool, read_pool, write_pool
 from training.unet import UnetTask
@@ -122,7 +122,10 @@ def test_clips_of_a_pool_come_with_the_latents_of_their_frames(trained):
     clip = source.draw(torch.Generator().manual_seed(3), 4, range(6), None)
     encoded = encoder_of(folder).encode(clip.footage.frames)
     torch.testing.assert_close(clip.latents, encoded, atol=2e-3, rtol=2e-3)  # kept in half precision
-    assert torch.equal(clip.anchor, clip.footage.frames[:1])
+    assert torch.equal(clip.anchor, clip.footage.frames[:1]) and torch.equal(clip.anchor_latent, clip.latents[0])
+    elsewhere = source.draw(torch.Generator().manual_seed(3), 4, (5,), 2)
+    expected = encoder_of(folder).encode(elsewhere.anchor)[0]
+    torch.testing.assert_close(elsewhere.anchor_latent, expected, atol=2e-3, rtol=2e-3)
     films = [make_film(seed, SIZE).render(0, 9).frames for seed in (0, 1)]
     assert any(torch.equal(film[s : s + 4], clip.footage.frames) for film in films for s in range(6))
     with pytest.raises(SettingsError, match="films have 9 frames and frame 10 was asked for"):
@@ -144,18 +147,6 @@ def test_a_frozen_unet_is_not_trained(trained):
     assert all(parameter.grad is None for parameter in cam.unet.parameters())
 
 
-def test_cam_can_begin_with_what_another_run_wrote(trained):
-    folder = trained["cam"].folder
-    task = CamTask(
-        trained_base(folder), OneFilm(), SIZE, batch=1, frames=4, overlap=2, start=load_file(folder / "cam.safetensors")
-    )
-    run = Run(make_task("cam", folder), folder, RECIPE)
-    with run.averaged():
-        averaged = run.task.network.state_dict()
-        for name, tensor in task.network.state_dict().items():
-            torch.testing.assert_close(tensor, averaged[name], atol=1e-6, rtol=1e-5)
-
-
 @pytest.fixture(scope="module")
 def loaded(trained):
     """What Load StreamingSVD makes of the exported file, and the file."""
@@ -166,6 +157,51 @@ def loaded(trained):
     path.parent.mkdir(parents=True, exist_ok=True)
     export(trained["cam"].folder, path)
     return load_streamingsvd(path.name), path
+
+
+def test_a_run_can_begin_with_what_another_one_wrote(trained, loaded, tmp_path):
+    """With its own file, or with the whole one that was exported, whose VAE then makes the pool, too."""
+    folder, whole = trained["cam"].folder, loaded[1]
+    words = ["--out", str(tmp_path), "--size", str(SIZE), "--base", str(whole), "--frames", "14"]
+    assert command.encode_films(command.arguments(["--stage", "pool", *words, "--pool-films", "2"]), lambda: False) == 0
+    own = make_pool(encoder_of(folder), SIZE, "narrow", 2, 14).latents
+    torch.testing.assert_close(read_pool(tmp_path, SIZE, "narrow").latents, own, atol=0.05, rtol=0.02)
+    words = ["--stage", "cam", *words[:-1], "4", "--overlap", "2"]
+    run = Run(make_task("cam", folder), folder, RECIPE)
+    with run.averaged():
+        for start, precision in ((folder / "cam.safetensors", 1e-5), (whole, 2e-3)):  # the whole file is float16
+            begun = command.make_task(command.arguments([*words, "--start", str(start)])).network.state_dict()
+            for name, tensor in run.task.network.state_dict().items():
+                torch.testing.assert_close(begun[name], tensor, atol=precision, rtol=precision)
+
+
+def test_a_stage_is_found_in_a_whole_file(trained, loaded):
+    for stage in ("unet", "cam"):
+        alone = load_file(trained[stage].folder / f"{stage}.safetensors")
+        found = stage_weights(loaded[1], stage)
+        assert found.keys() == alone.keys()
+        for name, tensor in alone.items():
+            torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=2e-3)
+
+
+def test_drifted_frames_have_other_colours_and_the_same_shapes():
+    frames = make_film(1, SIZE).render(0, 2).frames
+    drifted = with_drift(frames, torch.Generator().manual_seed(4))
+    assert drifted.shape == frames.shape and 0 <= drifted.min() and drifted.max() <= 1
+    assert (drifted - frames).abs().amax() > 0.03
+    alike = frames[:, :, :1, :1].expand_as(frames)  # a place of one colour stays one
+    assert with_drift(alike, torch.Generator().manual_seed(4)).std(dim=(0, 2, 3)).max() < 1e-6
+
+
+def test_cam_sees_drifted_frames_and_is_to_make_undrifted_ones(trained):
+    """Of two draws that differ in the drift alone, the control frames differ and what is wanted does not."""
+    task, worn = trained["cam"].task, []
+    clip = task.source.draw(torch.Generator(), 4, task.starts, 1)
+    latents = task.encoder.encode(clip.footage.frames)
+    for seed in range(40):
+        worn.append((task._worn(clip, latents, torch.Generator().manual_seed(seed)) + 1) / 2)
+    cast = torch.stack([(frames - clip.footage.frames[:2]).mean(dim=(0, 2, 3)).abs().max() for frames in worn])
+    assert 0.25 < (cast > 0.01).float().mean() < 0.75
 
 
 def test_the_export_has_the_official_layout(loaded):
