@@ -46,6 +46,12 @@ FIT = """(x, y, width, height) => {
   canvas.setDirty(true, true);
   return [x, y, (right - left) * scale, (bottom - top) * scale];
 }"""
+VIEW = """() => {
+  const { scale, offset } = APP.canvas.ds, area = APP.canvas.canvas.getBoundingClientRect();
+  const corners = [...APP.graph._groups.map(group => group.pos), ...APP.graph._nodes.map(node => node.pos)];
+  const [x, y] = [0, 1].map(i => Math.min(...corners.map(corner => corner[i])));
+  return [scale, area.left + (x + offset[0]) * scale, area.top + (y + offset[1]) * scale];
+}"""
 ZOOM = "(scale) => { const ds = APP.canvas.ds; ds.scale = scale; ds.offset = [0, 0]; APP.canvas.setDirty(true, true); }"
 WIDGETS = """(type, values) => {
   const nodes = APP.graph._nodes.filter(node => node.type === type);
@@ -59,6 +65,13 @@ MIDDLE = """(selector) => {
   const found = document.querySelector(selector), box = found.getBoundingClientRect();
   const at = [box.x + box.width / 2, box.y + box.height / 2];
   return found.contains(document.elementFromPoint(...at)) ? at : null;
+}"""
+TEXT = """(text) => {
+  const shows = element => !element.children.length && element.innerText?.trim() === text;
+  const found = [...document.querySelectorAll('body *')].filter(shows).pop();
+  found?.scrollIntoView({ block: "center" });
+  const box = found?.getBoundingClientRect();
+  return box?.width ? [box.x + box.width / 2, box.y + box.height / 2] : null;
 }"""
 FREE = "(x, y) => document.elementFromPoint(x, y)?.tagName === 'CANVAS'"
 PLACE = """(id, output, slot) => {
@@ -123,6 +136,10 @@ class GraphPage:
             made[node] = (entry["class_type"], own)
         return made
 
+    def view(self) -> tuple[float, ...]:
+        """Scale of the graph, and where on the page its left and its upper edge are."""
+        return tuple(self.page.ask(script(VIEW)))
+
     def zoom(self, scale: float) -> None:
         self.page.ask(script(ZOOM), scale)
 
@@ -160,6 +177,13 @@ class GraphPage:
         self.page.wait_for(call, f"the button {selector}", 30)
         time.sleep(0.5)  # menus slide into place
         self.page.click(*self.page.wait_for(call, f"the button {selector}", 30))
+
+    def press_text(self, text: str) -> None:
+        """Click on what shows just this text, once it stands still."""
+        call, last = f"({TEXT})({json.dumps(text)})", None
+        while last != (last := self.page.wait_for(call, f"the words {text}", 30)):
+            time.sleep(0.5)
+        self.page.click(*last)
 
     def history(self) -> list[dict]:
         """Prompts that have ended, oldest first."""

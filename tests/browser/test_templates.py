@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 import dev
-from tests.browser.graph_page import DRAWN_ONLY
+from tests.browser.graph_page import APP, DRAWN_ONLY
+from tests.demo import TEMPLATE as DEMO
 from tests.host.workflow import PACK, load_workflow, to_prompt
 
 BESIDE = "document.body.innerText"
+MENU_WIDTH, MENU_HEIGHT = 64, 132
+"""Of the page, in pixels: what its menus take at the left and at the top."""
+SMALLEST_SCALE = 0.61
+"""Below 0.6 the page draws nodes without texts."""
 TEMPLATES = sorted((dev.ROOT / "workflows").glob("*.json"))
 
 
@@ -61,6 +68,15 @@ def test_loads_whole_and_means_what_it_says(graph_page, template, picture):
     assert graph_page.prompt_inputs(known) == without_titles(prompt)
 
 
+def test_opens_where_its_first_group_can_be_read(graph_page, template, picture):
+    """Not under the menus, and not so small that the page leaves texts out."""
+    graph_page.load(template)
+    graph_page.close_dialogs()
+    scale, left, top = graph_page.view()
+    assert scale >= SMALLEST_SCALE
+    assert left >= MENU_WIDTH and top >= MENU_HEIGHT
+
+
 def without_files(prompt: dict, object_info: dict) -> set[int]:
     """Nodes that name a model or a film which is not on the machine: newer pages frame them in red."""
     lacking = set()
@@ -110,6 +126,23 @@ def test_missing_models_are_offered_with_their_address(graph_page, picture):
     for model in links:
         told = (f"{model['directory']} / {model['name']}",) if in_dialog else (model["directory"], model["name"])
         assert all(words in text for words in told)
+
+
+def test_the_list_of_templates_shows_them_with_pictures_and_opens_one(graph_page, picture):
+    graph_page.open()
+    graph_page.press_text("Templates")
+    shown = f"{BESIDE}.includes({json.dumps(DEMO.stem)})"
+    graph_page.page.wait_for(shown, "the list of templates", 30)
+    pictures = (
+        "[...document.querySelectorAll('[role=dialog] img')]"  # those further down come when they are scrolled to
+    )
+    loaded = f"{pictures}.length >= 4 && {pictures}.every(image => image.naturalWidth > 500)"
+    graph_page.page.wait_for(loaded, "the pictures of the templates", 60)
+    graph_page.page.picture(picture.with_name("list_of_templates.png"))
+    graph_page.press_text(DEMO.stem)
+    wanted = {node["id"] for node in load_workflow(DEMO)["nodes"]}
+    graph_page.page.wait_for(f"{APP}.graph._nodes.length === {len(wanted)}", "the template's graph", 30)
+    assert {int(node["id"]) for node in graph_page.look()["nodes"]} == wanted
 
 
 def test_all_templates_have_a_picture():

@@ -34,9 +34,7 @@ class ClosedForm(nn.Module):
         rows = context.shape[0]
         x = rearrange(x, "(rows frames) c h w -> rows c frames h w", rows=rows)
         frames = x.shape[2]
-        velocity = closed_form(
-            x, timesteps[::frames], context, position_ramp(image_latents, frames), image_embeddings
-        )
+        velocity = closed_form(x, timesteps[::frames], context, position_ramp(image_latents, frames), image_embeddings)
         return rearrange(velocity, "rows c frames h w -> (rows frames) c h w")
 
 

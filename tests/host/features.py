@@ -77,8 +77,13 @@ has("`ComfyAPI().node_replacement`", "comfy_api.latest:ComfyAPI_latest.NodeRepla
 
 has("`VideoInput.as_trimmed`", "comfy_api.latest:Input.Video.as_trimmed")
 has("`VideoInput.get_frame_count`", "comfy_api.latest:Input.Video.get_frame_count")
-takes("`save_to(bit_depth=, crf=, color_space=)`", "comfy_api.latest:InputImpl.VideoFromComponents.save_to",
-      "bit_depth", "crf", "color_space")
+takes(
+    "`save_to(bit_depth=, crf=, color_space=)`",
+    "comfy_api.latest:InputImpl.VideoFromComponents.save_to",
+    "bit_depth",
+    "crf",
+    "color_space",
+)
 has("`InputImpl.VideoFromFile`", "comfy_api.latest:InputImpl.VideoFromFile")
 takes("`VideoFromFile(start_time=, duration=)`", "comfy_api.latest:InputImpl.VideoFromFile", "start_time", "duration")
 takes("`VideoFromComponents(bit_depth=)`", "comfy_api.latest:InputImpl.VideoFromComponents", "bit_depth")
@@ -90,8 +95,12 @@ has("`ModelPatcher.is_dynamic`", "comfy.model_patcher:ModelPatcher.is_dynamic")
 has("`CoreModelPatcher`", "comfy.model_patcher:CoreModelPatcher")
 has("`ModelPatcher.set_additional_models`", "comfy.model_patcher:ModelPatcher.set_additional_models")
 has("`ModelPatcher.set_attachments`", "comfy.model_patcher:ModelPatcher.set_attachments")
-takes("`load_models_gpu(memory_required=, minimum_memory_required=)`", "comfy.model_management:load_models_gpu",
-      "memory_required", "minimum_memory_required")
+takes(
+    "`load_models_gpu(memory_required=, minimum_memory_required=)`",
+    "comfy.model_management:load_models_gpu",
+    "memory_required",
+    "minimum_memory_required",
+)
 has("`intermediate_dtype()`", "comfy.model_management:intermediate_dtype")
 has("`clip_vision.clip_preprocess`", "comfy.clip_vision:clip_preprocess")
 has("`clip_model.clip_preprocess`", "comfy.clip_model:clip_preprocess")
@@ -99,16 +108,25 @@ takes("`ops.pick_operations(scaled_fp8=)`", "comfy.ops:pick_operations", "scaled
 has("`ops.cast_to_input`", "comfy.ops:cast_to_input")
 takes("`VAE(sd=, config=, dtype=)`", "comfy.sd:VAE", "sd", "config", "dtype")
 takes("`CFGGuider.inner_set_conds(conds)`", "comfy.samplers:CFGGuider.inner_set_conds", "conds")
-takes("`calc_cond_batch(model, conds, x_in, timestep, model_options)`", "comfy.samplers:calc_cond_batch",
-      "model", "conds", "x_in", "timestep", "model_options")
+takes(
+    "`calc_cond_batch(model, conds, x_in, timestep, model_options)`",
+    "comfy.samplers:calc_cond_batch",
+    "model",
+    "conds",
+    "x_in",
+    "timestep",
+    "model_options",
+)
 takes("`prepare_callback(model, steps)`", "latent_preview:prepare_callback", "model", "steps")
 takes("`ProgressBar(node_id=)`", "comfy.utils:ProgressBar", "node_id")
 takes("`load_torch_file(return_metadata=)`", "comfy.utils:load_torch_file", "return_metadata")
 has("`GraphBuilder`", "comfy_execution.graph_utils:GraphBuilder")
 has("nodes for `INTERP_MODEL`", "comfy_extras.nodes_frame_interpolation:FrameInterpolate")
 has("nodes for `OPTICAL_FLOW`", "comfy_extras.nodes_void:OpticalFlowLoader")
-has("`ModelPatcher.set_model_middle_block_after_patch`",
-    "comfy.model_patcher:ModelPatcher.set_model_middle_block_after_patch")
+has(
+    "`ModelPatcher.set_model_middle_block_after_patch`",
+    "comfy.model_patcher:ModelPatcher.set_model_middle_block_after_patch",
+)
 
 
 def handler(**settings):
@@ -242,9 +260,20 @@ def tiny_unet_says(patches: dict) -> str:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     net = UNetModel(
-        image_size=8, in_channels=4, model_channels=32, out_channels=4, num_res_blocks=[1], dropout=0,
-        channel_mult=(1,), num_heads=1, transformer_depth=[0], transformer_depth_output=[0, 0], context_dim=8,
-        transformer_depth_middle=0, use_spatial_transformer=True, dtype=torch.float32,
+        image_size=8,
+        in_channels=4,
+        model_channels=32,
+        out_channels=4,
+        num_res_blocks=[1],
+        dropout=0,
+        channel_mult=(1,),
+        num_heads=1,
+        transformer_depth=[0],
+        transformer_depth_output=[0, 0],
+        context_dim=8,
+        transformer_depth_middle=0,
+        use_spatial_transformer=True,
+        dtype=torch.float32,
     )
     try:
         net(torch.zeros(1, 4, 8, 8), torch.zeros(1), torch.zeros(1, 1, 8), transformer_options={"patches": patches})
@@ -259,7 +288,7 @@ def none_skip():
     return tiny_unet_says({"output_block_patch": [lambda h, skip, options: (torch.cat([h, skip], 1), None)]})
 
 
-@probe("output-block patch is told its position in `transformer_options[\"block\"]`")
+@probe('output-block patch is told its position in `transformer_options["block"]`')
 def block_position():
     seen = []
 

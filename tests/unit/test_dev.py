@@ -66,7 +66,10 @@ def make_wheel(monkeypatch, trusted: bool) -> None:
 
 def test_nothing_that_could_replace_torch_is_installed(tmp_path):
     assert dev.host_requirements(make_host(tmp_path / "host")) == [
-        "comfyui-frontend-package==1.32.9", "numpy>=1.25.0", "transformers>=4.50.3", "pydantic~=2.0",
+        "comfyui-frontend-package==1.32.9",
+        "numpy>=1.25.0",
+        "transformers>=4.50.3",
+        "pydantic~=2.0",
     ]
 
 
@@ -99,7 +102,9 @@ def test_host_is_unpacked_whole_and_alone(tree, monkeypatch):
     dev.fetch_pinned_host(Path("python"))
     host = dev.pinned_host_path()
     assert sorted(str(p.relative_to(host)) for p in host.rglob("*.*")) == [
-        os.path.join("comfy", "sd.py"), "main.py", "requirements.txt",
+        os.path.join("comfy", "sd.py"),
+        "main.py",
+        "requirements.txt",
     ]
     assert os.listdir(dev.cache_folder()) == ["host"]
 

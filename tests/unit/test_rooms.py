@@ -15,8 +15,19 @@ import dev
 
 ROOT = dev.ROOT
 HOST_MODULES = {
-    "comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras", "comfyui_version",
-    "execution", "folder_paths", "latent_preview", "node_helpers", "nodes", "server",
+    "comfy",
+    "comfy_api",
+    "comfy_api_nodes",
+    "comfy_config",
+    "comfy_execution",
+    "comfy_extras",
+    "comfyui_version",
+    "execution",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "nodes",
+    "server",
 }
 ROOMS = ("streaming_core", "nodes", "training", "benchmarks", "workflows", "subgraphs", "docs", "web", "tests", "dev")
 LONGEST_MODULE = 450
