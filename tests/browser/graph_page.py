@@ -67,8 +67,10 @@ MIDDLE = """(selector) => {
   return found.contains(document.elementFromPoint(...at)) ? at : null;
 }"""
 TEXT = """(text) => {
-  const shows = element => !element.children.length && element.innerText?.trim() === text;
-  const found = [...document.querySelectorAll('body *')].filter(shows).pop();
+  // Newer pages hyphenate the names of their menus.
+  const words = element => element.innerText?.replaceAll("\u00ad", "").trim();
+  const shows = element => !element.children.length && words(element) === text;
+  const found = [...document.querySelectorAll('body *')].filter(element => shows(element) && element.offsetWidth).pop();
   found?.scrollIntoView({ block: "center" });
   const box = found?.getBoundingClientRect();
   return box?.width ? [box.x + box.width / 2, box.y + box.height / 2] : null;
@@ -86,6 +88,19 @@ PLACE = """(id, output, slot) => {
 
 def script(text: str) -> str:
     return text.replace("APP", APP)
+
+
+def known_inputs(prompt: dict, object_info: dict) -> dict:
+    """A prompt as (node type, inputs) by node id: no titles, and of inputs only those that the server declares.
+
+    What belongs to a choice in a combo (newer hosts: `format.codec`) has no declaration of its own.
+    """
+    made = {}
+    for node, entry in prompt.items():
+        declared = {name for section in object_info[entry["class_type"]]["input"].values() for name in section}
+        own = {name: value for name, value in entry["inputs"].items() if name in declared}
+        made[node] = (entry["class_type"], own)
+    return made
 
 
 class GraphPage:
@@ -125,16 +140,6 @@ class GraphPage:
     def prompt(self) -> dict:
         """What Run would send."""
         return self.page.ask(script(PROMPT))
-
-    def prompt_inputs(self, object_info: dict) -> dict:
-        """`prompt` as (node type, inputs) by node id: no titles, and of inputs only those that the server knows."""
-        made = {}
-        for node, entry in self.prompt().items():
-            declared = object_info[entry["class_type"]]["input"]
-            known = {name for section in declared.values() for name in section}
-            own = {name: value for name, value in entry["inputs"].items() if name in known}
-            made[node] = (entry["class_type"], own)
-        return made
 
     def view(self) -> tuple[float, ...]:
         """Scale of the graph, and where on the page its left and its upper edge are."""
@@ -181,7 +186,7 @@ class GraphPage:
     def press_text(self, text: str) -> None:
         """Click on what shows just this text, once it stands still."""
         call, last = f"({TEXT})({json.dumps(text)})", None
-        while last != (last := self.page.wait_for(call, f"the words {text}", 30)):
+        while last != (last := self.page.wait_for(call, f"the words {text}", 120)):
             time.sleep(0.5)
         self.page.click(*last)
 

@@ -8,7 +8,7 @@ import pytest
 
 import dev
 from tests.blueprints import BLUEPRINTS
-from tests.browser.graph_page import EMPTY, FREE, script
+from tests.browser.graph_page import EMPTY, FREE, known_inputs, script
 from tests.host.workflow import load_workflow, to_prompt
 
 INSIDE = """() => APP.graph._nodes.map(node => ({
@@ -67,7 +67,7 @@ def test_it_means_what_the_template_means(graph_page, blueprint, added):
     template = load_workflow(dev.ROOT / "workflows" / f"{blueprint.template}.json")
     full = {node: entry for node, entry in to_prompt(template, known).items()}
     chain = {node: entry for node, entry in full.items() if entry["class_type"] in blueprint.nodes}
-    made = {node.rpartition(":")[2]: entry for node, entry in graph_page.prompt_inputs(known).items()}
+    made = {node.rpartition(":")[2]: entry for node, entry in known_inputs(graph_page.prompt(), known).items()}
     assert made.keys() == chain.keys()
     outside = {(kind, name) for kind, name, _ in blueprint.inputs}
     for node, entry in chain.items():
@@ -88,5 +88,5 @@ def test_its_widgets_reach_the_nodes_inside(graph_page, blueprint, added):
             continue
         changed = round(value - 0.1, 2) if 0 < value < 1 else value + 16
         graph_page.page.ask(script(CHANGE), own, changed)
-        [inputs] = [inputs for found, inputs in graph_page.prompt_inputs(known).values() if found == kind]
+        [inputs] = [inputs for found, inputs in known_inputs(graph_page.prompt(), known).values() if found == kind]
         assert inputs[name] == changed, number

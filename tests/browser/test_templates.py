@@ -7,7 +7,7 @@ import json
 import pytest
 
 import dev
-from tests.browser.graph_page import APP, DRAWN_ONLY
+from tests.browser.graph_page import APP, DRAWN_ONLY, known_inputs
 from tests.demo import TEMPLATE as DEMO
 from tests.host.workflow import PACK, load_workflow, to_prompt
 
@@ -65,7 +65,7 @@ def test_loads_whole_and_means_what_it_says(graph_page, template, picture):
             assert (values if exact else values[: len(stored)]) == stored, node["type"]
     assert graph_page.page.own_errors()[before:] == []
     # Host tests run this very prompt with tiny models, to a playable file.
-    assert graph_page.prompt_inputs(known) == without_titles(prompt)
+    assert known_inputs(graph_page.prompt(), known) == known_inputs(prompt, known)
 
 
 def test_opens_where_its_first_group_can_be_read(graph_page, template, picture):
@@ -88,10 +88,6 @@ def without_files(prompt: dict, object_info: dict) -> set[int]:
             if isinstance(value, str) and "." in value and files is not None and value not in files:
                 lacking.add(int(node))
     return lacking
-
-
-def without_titles(prompt: dict) -> dict:
-    return {node: (entry["class_type"], entry["inputs"]) for node, entry in prompt.items()}
 
 
 def test_saved_and_loaded_again_it_is_the_same_graph(graph_page, template):
