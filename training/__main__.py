@@ -3,6 +3,7 @@
 Stages build on each other in one folder: vae, pool, unet, cam; then `python -m training.export --out DIR`. The
 same command again goes on from the last checkpoint. Ctrl-C and SIGTERM stop behind the current step, with a checkpoint.
 Of StreamingModelscope: ms_unet and ms_cam, behind pool; then `python -m training.modelscope_cam --out DIR`.
+Of I2VGen-XL: enhancer, behind pool; then `python -m training.export --out DIR --stage enhancer`.
 CAM for a video model of your own: --stage cam --base FILE --clips FOLDER. A finished file can be trained further: with
 --base FILE for its VAE and UNet, and with --start FILE for the weights of the stage itself.
 """
@@ -17,9 +18,17 @@ from pathlib import Path
 
 import dev
 
-DEFAULT_MINUTES = {"vae": 20.0, "unet": 75.0, "cam": 30.0, "vfi": 15.0, "ms_unet": 35.0, "ms_cam": 18.0}
-DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4, "ms_unet": 3, "ms_cam": 3}
-DEFAULT_FRAMES = {"vae": 1, "pool": 33, "unet": 8, "cam": 8, "vfi": 3, "ms_unet": 8, "ms_cam": 8}
+DEFAULT_MINUTES = {
+    "vae": 20.0,
+    "unet": 75.0,
+    "cam": 30.0,
+    "vfi": 15.0,
+    "ms_unet": 35.0,
+    "ms_cam": 18.0,
+    "enhancer": 25.0,
+}
+DEFAULT_BATCH = {"vae": 6, "unet": 3, "cam": 3, "vfi": 4, "ms_unet": 3, "ms_cam": 3, "enhancer": 3}
+DEFAULT_FRAMES = {"vae": 1, "pool": 33, "unet": 8, "cam": 8, "vfi": 3, "ms_unet": 8, "ms_cam": 8, "enhancer": 8}
 LEARNING_RATE = 1.2e-3
 VARIETIES = ("narrow", "paced", "slow", "wide")
 
@@ -44,10 +53,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
-    parser.add_argument("--base", type=Path, help="pool, unet, cam: a model in the SVD or StreamingSVD layout")
+    parser.add_argument(
+        "--base", type=Path, help="pool, unet, cam, enhancer: a model in SVD's or StreamingSVD's layout"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
     parser.add_argument(
-        "--start", type=Path, help="unet, cam: begin with the STAGE.safetensors of another run, or with a whole file's"
+        "--start",
+        type=Path,
+        help="unet, cam: begin with the STAGE.safetensors of another run, or with a whole file's; enhancer: base UNet",
     )
     parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
     args = parser.parse_args(argv)
@@ -55,12 +68,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--minutes and --steps exclude each other")
     if args.size % 32:
         parser.error(f"--size is a multiple of 32, got {args.size}")
-    if args.base and args.stage not in ("pool", "unet", "cam"):
-        parser.error("--base is for --stage pool, --stage unet and --stage cam")
+    if args.base and args.stage not in ("pool", "unet", "cam", "enhancer"):
+        parser.error("--base is for the stages pool, unet, cam and enhancer")
     if args.clips and args.stage != "cam":
         parser.error("--clips is for --stage cam")
-    if args.start and args.stage not in ("unet", "cam"):
-        parser.error("--start is for --stage unet and --stage cam")
+    if args.start and args.stage not in ("unet", "cam", "enhancer"):
+        parser.error("--start is for the stages unet, cam and enhancer")
     for path in (args.base, args.clips, args.start):
         if path and not path.exists():
             parser.error(f"there is no {path}")
@@ -78,7 +91,7 @@ def make_task(args: argparse.Namespace):
 
     from .cam import CamTask
     from .footage import FilmSource, FolderSource
-    from .layout import read_base, stage_weights
+    from .layout import read_base, read_stage, stage_weights
     from .pool import read_pool
     from .unet import UnetTask
     from .vae import VaeTask
@@ -98,6 +111,12 @@ def make_task(args: argparse.Namespace):
     if args.stage == "unet":
         pool = read_pool(args.out, args.size, args.films)
         return UnetTask(read_base(args.out, args.base), variety=args.films, pool=pool, start=start, **common)
+    if args.stage == "enhancer":
+        from .enhancer import EnhancerTask
+
+        pool = read_pool(args.out, args.size, args.films)
+        unet = start if start is not None else read_stage(args.out, "ms_unet")
+        return EnhancerTask(read_base(args.out, args.base), unet, variety=args.films, pool=pool, **common)
     if args.stage in ("ms_unet", "ms_cam"):
         return modelscope_task(args, common)
     base = read_base(args.out, args.base, with_unet=True)

@@ -21,7 +21,7 @@ from streaming_core.models.streamingsvd.file import cam_weights, split_file
 
 from .layout import Base, Weights, read_base, read_stage, write_weights
 
-ALONE = {"vfi": "demo_ema_vfi_t.safetensors"}
+ALONE = {"vfi": "demo_ema_vfi_t.safetensors", "enhancer": "demo_i2vgenxl.safetensors"}
 """Stages whose network is a whole file. Load EMA-VFI tells weights for any time by the _t."""
 
 
