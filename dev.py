@@ -236,6 +236,7 @@ def inside(*arguments: str, **env: str) -> int:
 
 
 def test(arguments: list[str]) -> int:
+    """All tests one after the other, since some time, measure memory or start servers; the quick ones side by side."""
     with_host, quick = "--no-host" not in arguments, "--quick" in arguments
     rest = [argument for argument in arguments if argument not in ("--quick", "--no-host")]
     setup(with_host)
@@ -244,8 +245,13 @@ def test(arguments: list[str]) -> int:
     else:
         say("--no-host: tests that need the host are left out")
     lint = 0 if rest else inside("-m", "ruff", "check", ".")
-    tests = inside("-m", "pytest", *(["-m", "not slow"] if quick else []), *rest, **({} if with_host else NO_HOST))
-    return tests or lint
+    options, env = [], {} if with_host else dict(NO_HOST)
+    if quick:
+        options += ["-m", "not slow"]
+    if quick and not rest:
+        options += ["-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+        env["OMP_NUM_THREADS"] = "1"  # one for each worker
+    return inside("-m", "pytest", *options, *rest, **env) or lint
 
 
 def main(arguments: list[str]) -> int:

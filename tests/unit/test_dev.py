@@ -143,6 +143,16 @@ def test_quick_and_no_host_reach_pytest(tree, monkeypatch):
     assert started == [False, (("-m", "pytest", "-m", "not slow", "-k", "seeds"), {"NO_HOST": "1"})]
 
 
+def test_quick_ones_run_side_by_side_and_all_of_them_do_not(tree, monkeypatch):
+    started = []
+    monkeypatch.setattr(dev, "setup", lambda with_host=True: None)
+    monkeypatch.setattr(dev, "inside", lambda *command, **env: started.append((command[2:], env)) or 0)
+    monkeypatch.setattr(dev.os, "cpu_count", lambda: 2)
+    assert dev.main(["test", "--quick"]) == dev.main(["test"]) == 0
+    quick = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
+    assert [each for each in started if "check" not in each[0]] == [(quick, {"OMP_NUM_THREADS": "1"}), ((), {})]
+
+
 def test_failed_lint_fails_the_tests(tree, monkeypatch):
     monkeypatch.setattr(dev, "setup", lambda with_host=True: None)
     monkeypatch.setattr(dev, "inside", lambda *command, **env: int(command[1] == "ruff"))
