@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import demo_enhancer as demo
+from streaming_core.errors import SettingsError
 from streaming_core.models.i2vgenxl.detect import detect
 from streaming_core.models.registry import shapes_of
 from tests import training_runs
@@ -16,6 +17,7 @@ from tests.host.inprocess import import_host, import_pack
 from tests.host.test_training_modelscope import RECIPE, SIZE, base_of, still_pool
 from tests.training_runs import assert_same_run, go_on, train
 from training import export
+from training.diffusion import Encoder
 from training.enhancer import (
     ALPHAS,
     DEMO_ENHANCER,
@@ -25,13 +27,14 @@ from training.enhancer import (
     draw_levels,
     every,
     mend,
+    new_enhancer,
     noise_ratio,
     run,
 )
 from training.enhancer_wear import Wear, colour_axes, draw_wear, worn_latents, worn_picture
 from training.films import make_film
 from training.footage import clip_of
-from training.layout import CPU, Base, host, write_weights
+from training.layout import CPU, Base, write_weights
 from training.loop import Run
 from training.modelscope import BASE_UNET, new_base_unet, run_base
 from training.vae import VaeTask
@@ -52,6 +55,7 @@ def make_task(folder: Path) -> EnhancerTask:
 def one_thread():
     with training_runs.one_thread():
         yield
+    demo.opened.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,12 @@ def test_the_loss_falls(trained):
 def test_a_killed_run_goes_on_bit_for_bit(trained):
     go_on(lambda: make_task(trained.half_way), trained.half_way, RECIPE)
     assert_same_run(trained.folder, trained.half_way, "enhancer")
+
+
+def test_another_base_unet_is_refused():
+    wide = {**base_unet().state_dict(), "conv_out.weight": torch.zeros(4, 128, 3, 3)}
+    with pytest.raises(SettingsError, match=r"1 weights \(first conv_out.weight\) that the enhancer has not"):
+        new_enhancer(DEMO_ENHANCER, wide, torch.Generator())
 
 
 def test_every_weight_is_trained(trained):
@@ -107,7 +117,8 @@ def test_levels_lie_on_passes_that_a_strength_begins():
 def test_clips_of_key_frames_are_wide_apart():
     film = make_film(4, SIZE)
     clip = every(clip_of(film, 16, 2, None), 5)
-    assert torch.equal(clip.footage.frames, torch.cat([film.render(k, k + 1).frames for k in (2, 7, 12, 17)]))
+    expected = torch.cat([film.render(k, k + 1).frames for k in (2, 7, 12, 17)])
+    torch.testing.assert_close(clip.footage.frames, expected)
     assert len(clip.footage.moving) == 4 and clip.latents is None
 
 
@@ -122,13 +133,6 @@ def test_wear_is_drawn_in_its_shares():
 
 @pytest.fixture(scope="module")
 def demo_vae():
-    host()
-    return demo_encoder()
-
-
-def demo_encoder():
-    from training.diffusion import Encoder
-
     file = demo.MODELS / "checkpoints" / "demo_streamingsvd.safetensors"
     return Encoder(Base(load_file(file)).vae(CPU), None, 0, CPU)
 
@@ -176,8 +180,8 @@ def test_the_committed_file_is_of_the_stage():
 
 
 def test_the_demo_enhancer_brings_a_worn_film_nearer_to_the_true_one():
-    """One film of `benchmarks/demo_enhancer.py`, which has the numbers."""
-    given, truth = demo.worn_film(demo.FIRST_SEED + 100, next(iter(demo.WEARS.values())), frames=13)
+    """One window of a film; `benchmarks/demo_enhancer.py` has the numbers of whole ones."""
+    given, truth = demo.worn_film(demo.FIRST_SEED + 100, next(iter(demo.WEARS.values())), frames=8)
     made = demo.quality(demo.enhanced(demo.MODEL, given), truth)
     alone = demo.quality(demo.through_vae(demo.MODEL, given), truth)
     assert made.psnr > alone.psnr > demo.quality(given, truth).psnr
