@@ -140,7 +140,7 @@ def demo_vae():
 @pytest.mark.parametrize("wear", [Wear(1.0, 0.05), Wear(10 / 12, 0.05), Wear(8 / 12, 0.0)])
 def test_worn_latents_are_about_those_of_worn_pictures(demo_vae, wear):
     """As far from the clean ones, and nearer to the real ones than the clean ones are where nothing is drawn."""
-    frames = make_film(5, 96, "slow").render(0, 4).frames
+    frames = make_film(5, 96, "slow").render(0, 2).frames
     clean = demo_vae.encode(frames)
     real = demo_vae.encode(worn_picture(frames, wear, torch.Generator().manual_seed(1)))
     made = worn_latents(clean, wear, colour_axes(demo_vae, 96), torch.Generator().manual_seed(2))
