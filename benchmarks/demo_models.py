@@ -31,7 +31,7 @@ from streaming_core.metrics.layout import lay_out
 from streaming_core.metrics.measure import measure
 from streaming_core.schedules import karras_sigmas
 from training import showcase
-from training.films import COLOURS, HELD_OUT, PACES, Film, make_film
+from training.films import HELD_OUT, PACES, Film, make_film
 from training.showcase import CHUNK_FRAMES, OVERLAP_FRAMES, Parts
 
 MODEL = dev.ROOT / "demo_models" / "models" / "checkpoints" / "demo_streamingsvd.safetensors"
@@ -66,6 +66,19 @@ def hues(frames: Tensor) -> list[float | None]:
         angles = torch.tensor([2 * math.pi * colorsys.rgb_to_hsv(*rgb)[0] for rgb in frame[:, mask].T.tolist()])
         found.append(math.degrees(math.atan2(float(angles.sin().mean()), float(angles.cos().mean()))) % 360)
     return found
+
+
+def mean_hue(frames: Tensor) -> float | None:
+    """Of the frames with a coloured sprite, in degrees; None where there are none."""
+    angles = torch.tensor([math.radians(hue) for hue in hues(frames) if hue is not None])
+    return (
+        math.degrees(math.atan2(float(angles.sin().mean()), float(angles.cos().mean()))) % 360 if len(angles) else None
+    )
+
+
+def background(frames: Tensor) -> Tensor:
+    """`[3]`: the median colour of `[F, 3, H, W]`, which no sprite is large enough to change."""
+    return frames.movedim(1, 0).flatten(1).median(dim=1).values
 
 
 def hue_distance(hue: float | None, reference: float) -> float:
@@ -134,9 +147,11 @@ def judged(model: Path, seed: int) -> dict[str, float]:
         told = showcase.told_speed(parts, motion_bucket_id)
         return showcase.without_cam(told, begun, len(truth.frames), seed % 2**32)
 
+    bucket = parts.sampler.motion.motion_bucket_id
     continued = {
         "cam": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32),
         "off": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32, strength=0.0),
+        "alike": chained(bucket),
         "chained": chained(MEAN_BUCKET),
         "told": chained(film.motion_bucket_id),
         "frozen": begun[-1:].expand(len(truth.frames), -1, -1, -1),
@@ -147,11 +162,14 @@ def judged(model: Path, seed: int) -> dict[str, float]:
     }
     length = CHUNK_FRAMES + CHUNKS * NEW_FRAMES
     clip = showcase.first_clip(parts, film.render(0, 1).frames, seed % 2**32)
-    reference = 360 * COLOURS[film.sprites[-1].colour]
+    reference = mean_hue(clip)
+    if reference is None:
+        raise ValueError(f"the first clip of film {seed} has lost its sprite; train the video UNet further")
     colours = {}
     for name, make in (("anchor", showcase.with_cam), ("no_anchor", showcase.without_anchor)):
         frames = make(parts, clip, length, seed % 2**32)
         colours[f"hue_{name}"], colours[f"lost_{name}"] = hue_errors(frames[CHUNK_FRAMES:], reference)
+        colours[f"background_{name}"] = float((background(frames[-NEW_FRAMES:]) - background(clip)).norm())
         if name == "anchor":
             layout = lay_out(length, (CHUNK_FRAMES, NEW_FRAMES))
             kept = measure(TensorFrames(frames.movedim(1, -1), fps=6), layout).stagnation.kept
@@ -176,20 +194,26 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
         return [numbers[name] for numbers in found]
 
     thousandths, degrees, percent, ratio = "{:.4f}".format, "{:.1f}°".format, "{:.0%}".format, "{:.2f}".format
-    names = ("cam", "off", "chained", "told", "frozen")
-    cam, off, chained, known, frozen = (mean(column(f"error_{name}")) for name in names)
+    names = ("cam", "off", "alike", "chained", "told", "frozen")
+    cam, off, alike, chained, known, frozen = (mean(column(f"error_{name}")) for name in names)
     yield [
         "squared error where the sprite is, first continuation against the true film",
         told(column("error_cam"), thousandths),
         f"strength 0 {told(column('error_off'), thousandths)} ({cam / off - 1:+.0%} with CAM); "
-        f"last-frame chaining {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
+        f"last-frame chaining {told(column('error_alike'), thousandths)} ({cam / alike - 1:+.0%}), "
+        f"told the films' mean speed {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
         f"told the film's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
         f"frozen picture {told(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
     ]
     yield [
-        f"hue of the sprite over {CHUNKS} chunks, distance to the start picture's",
+        f"hue of the sprite over {CHUNKS} chunks, distance to the first clip's",
         told(column("hue_anchor"), degrees),
         f"without the anchor {told(column('hue_no_anchor'), degrees)}",
+    ]
+    yield [
+        f"colour of the background in chunk {CHUNKS}, distance to the first clip's (of 1)",
+        told(column("background_anchor"), thousandths),
+        f"without the anchor {told(column('background_no_anchor'), thousandths)}",
     ]
     yield [
         "frames without a coloured sprite",

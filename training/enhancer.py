@@ -28,7 +28,7 @@ from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import build, position_ramp
 from streaming_core.schedules_ddim import TRAIN_TIMESTEPS, add_noise, ddim_step, enhancer_alphas_cumprod, kept_timesteps
 
-from .diffusion import Encoder, randn
+from .diffusion import EXTRA_WEIGHT_OF_MOVING, Encoder, randn
 from .enhancer_wear import Wear, colour_axes, draw_wear, worn_latents, worn_picture
 from .films import HELD_OUT, Footage, Variety, make_film
 from .footage import Clip, FilmPool, FilmSource, clip_of, pick
@@ -68,7 +68,6 @@ MENDED_SHARE = 0.5
 """Of pictures that are as they should be, as enhanced key frames are; the others are worn like their clip."""
 USUAL_FPS = EnhanceSettings().fps_condition
 TIMED_SHARE = 0.5
-EXTRA_WEIGHT_OF_MOVING = 3.0
 USUAL_TIMESTEP = 450
 """Where predicted noise is turned into v exactly at the start."""
 MEASURED_FILMS = 4

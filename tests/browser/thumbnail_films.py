@@ -3,8 +3,6 @@
 `RECIPES` says per template what is exchanged: which widgets come from the demo template of the same pipeline (files,
 sizes, sampling), how many frames are made, and what lies in the folder of inputs. Everything else stays as shipped.
 Input pictures and videos are films of `training/films.py` that no model was trained on.
-
-No demo model is an I2VGen-XL, so `enhance_video` has no film.
 """
 
 from __future__ import annotations
@@ -29,8 +27,10 @@ SVD, TEXT = "demo_image_to_video", "demo_text_to_video"
 LOAD_SVD, SVD_CHUNKS = "StreamingT2VLoadStreamingSVD", "StreamingT2VStreamingSVDChunkSampler"
 ANY_CHUNKS, FILM, EMA_VFI = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VLoadEmaVfi"
 STREAMING_SVD = (LOAD_SVD, SVD_CHUNKS, FILM)
+ENHANCE = "StreamingT2VEnhanceVideo"
 TEXT_CHUNKS, DDIM = "StreamingT2VModelscopeChunkSampler", "StreamingT2VModelscopeDdim"
-MODELSCOPE = ("StreamingT2VLoadStreamingModelscope", "StreamingT2VLoadModelscope", TEXT_CHUNKS, FILM)
+LOAD_TEXT = "StreamingT2VLoadStreamingModelscope"
+MODELSCOPE = (LOAD_TEXT, "StreamingT2VLoadModelscope", TEXT_CHUNKS, FILM)
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,13 @@ def sampled_first_clip(prompt: Prompt, demo: Mapping) -> None:
     prompt[film]["inputs"]["first_clip"] = ["VAEDecode", 0]
 
 
+def towers_of_text_model(prompt: Prompt, demo: Mapping) -> None:
+    """Text tower, image tower and VAE of the demo StreamingModelscope, which the demo enhancer was trained with."""
+    prompt["towers"] = {"class_type": LOAD_TEXT, "inputs": widgets(demo, LOAD_TEXT)}
+    for output, node_type in enumerate(("CLIPLoader", "CLIPVisionLoader", "VAELoader"), start=1):
+        replace_node(prompt, node_type, ("towers", output))
+
+
 CHUNK, OVERLAP = 8, 3
 """Frames of a chunk of the demo's StreamingSVD."""
 FRAMES = CHUNK + 6 * (CHUNK - OVERLAP)
@@ -226,6 +233,16 @@ RECIPES: dict[str, Recipe] = {
         footage=Footage("film.mp4", 7, 12),
         consecutive=True,
         label=lambda frame: f"{frame / 2:g}{' made' if frame % 2 else ''}",
+    ),
+    "enhance_video": Recipe(
+        TEXT,
+        inputs={
+            "LoadVideo": {"file": "demo_worn.mp4"},
+            "StreamingT2VLoadEnhancer": {"unet_name": "demo_i2vgenxl.safetensors"},
+            ENHANCE: {"width": SIZE, "height": SIZE, "strength": 0.2, "steps": 16, "cfg": 1.0}
+            | {"window": CHUNK, "overlap": OVERLAP},
+        },
+        adapt=towers_of_text_model,
     ),
     "measure_video": Recipe(
         inputs={"StreamingT2VVideoReport": {"chunks": f"{CHUNK},{CHUNK - OVERLAP}"}},

@@ -2,7 +2,7 @@
 
 Writes `workflows/NAME.jpg` beside `NAME.json`, which the page shows in its list of templates. Above: frames of a film
 that this template made with the demo models on a real host; `thumbnail_films.py` says what is exchanged for it. Below:
-its graph in the real page. `enhance_video` has its graph alone, as no demo model is an I2VGen-XL.
+its graph in the real page.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(names: list[str]) -> int:
     dev.ensure_environment("tests.browser.thumbnails")
     from tests.browser.graph_page import GraphPage
     from tests.browser.page import Page
-    from tests.browser.thumbnail_films import FOLDER, RECIPES
+    from tests.browser.thumbnail_films import FOLDER
     from tests.browser.thumbnail_pictures import save, stacked, wide_picture
     from tests.demo import furnish
     from tests.host.harness import HostServer
@@ -56,8 +56,8 @@ def main(names: list[str]) -> int:
         graph.press_button("[data-testid=toggle-minimap-button]")
         for name, workflow in workflows.items():
             # Before the graph, whose loaders show the input files of this run.
-            above = [draw_output(server, name)] if name in RECIPES else []
-            save(stacked([*above, wide_picture(draw_graph(graph, workflow))]), FOLDER / f"{name}.jpg")
+            above = draw_output(server, name)
+            save(stacked([above, wide_picture(draw_graph(graph, workflow))]), FOLDER / f"{name}.jpg")
     return 0
 
 
