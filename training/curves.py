@@ -65,7 +65,7 @@ def draw_curves(folder: Path) -> Image.Image:
     """All stages that have a log in a folder, two in a row."""
     logs = sorted(folder.glob("*.jsonl"), key=lambda path: path.stem)
     pictures = [draw_curve(read_log(path), path.stem) for path in logs]
-    sheet = Image.new("RGB", (2 * WIDTH, -(-len(pictures) // 2) * HEIGHT), "white")
+    sheet = Image.new("RGB", (min(2, len(pictures)) * WIDTH, -(-len(pictures) // 2) * HEIGHT), "white")
     for number, picture in enumerate(pictures):
         sheet.paste(picture, (number % 2 * WIDTH, number // 2 * HEIGHT))
     return sheet
