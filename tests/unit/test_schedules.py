@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,6 +16,7 @@ from streaming_core.schedules import (
     karras_sigmas,
     v_prediction_scalings,
 )
+from streaming_core.schedules_ddim import cosine_betas, zero_terminal_snr
 
 
 @given(st.integers(2, 200))
@@ -32,6 +34,16 @@ def test_the_table_itself_comes_back_at_its_own_length():
 def test_one_step_cannot_keep_both_ends():
     with pytest.raises(SettingsError, match="at least 2 steps"):
         align_your_steps_sigmas(1)
+
+
+def test_the_enhancer_s_levels_are_the_same_on_every_processor():
+    """NumPy's single-precision roots are rounded as IEEE 754 asks; those of other libraries depend on the machine."""
+    roots = np.sqrt((1 - cosine_betas()).cumprod(0).numpy())
+    roots = (roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))
+    signal = roots * roots
+    want = 1 - np.concatenate([signal[:1], signal[1:] / signal[:-1]])
+    assert want.dtype == np.float32
+    assert np.array_equal(zero_terminal_snr(cosine_betas()).numpy(), want)
 
 
 @given(st.floats(0.002, 700))
