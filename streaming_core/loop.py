@@ -91,9 +91,7 @@ class FilmState:
         return self.plan.chunk(self.num_chunks)
 
 
-def start_film(
-    plan: ChunkPlan, first_clip: Tensor | Clip, anchor_frame: Tensor, sampler: ChunkSampler
-) -> FilmState:
+def start_film(plan: ChunkPlan, first_clip: Tensor | Clip, anchor_frame: Tensor, sampler: ChunkSampler) -> FilmState:
     """State after the first clip `[F, 3, H, W]`; the anchor is embedded only when the plan needs more chunks."""
     clip = as_clip(first_clip)
     anchor = Anchor(anchor_frame.clone(), sampler.embed_anchor(anchor_frame) if plan.num_chunks > 1 else None)

@@ -96,9 +96,7 @@ def multiplied(num_source: int, fps: Rational, factor: int, output_fps: Rational
     return Timeline(num_source - 1, (num_source - 1) * factor + 1, rate)
 
 
-def with_count(
-    num_source: int, fps: Rational, num_frames: int, output_fps: Rational | float | None = None
-) -> Timeline:
+def with_count(num_source: int, fps: Rational, num_frames: int, output_fps: Rational | float | None = None) -> Timeline:
     """Exactly `num_frames` frames. One frame alone is the first; more frames than one source frame repeat it.
 
     output_fps: default the rate that keeps the speed.

@@ -78,9 +78,7 @@ def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int
             window=window,
         )
     except KeyError as missing:
-        raise IncompleteCheckpointError(
-            f"this EMA-VFI file lacks {missing.args[0]}; use a complete file"
-        ) from None
+        raise IncompleteCheckpointError(f"this EMA-VFI file lacks {missing.args[0]}; use a complete file") from None
 
 
 def detect_tensors(tensors: Mapping[str, Tensor]) -> tuple[EmaVfiConfig, dict[str, Tensor]]:
