@@ -6,7 +6,8 @@ that was not trained on, continued in three ways. Leaves in DIR
 * `film.mp4` and `contact_sheet.png`;
 * `side_by_side.png` and `.webp`, which moves: the film, with CAM, without CAM (every clip starts from the last frame
   before it), without the anchor;
-* `frames.sha256`: one hash over all decoded frames of the film.
+* `film.mkv`, the same frames lossless, and `frames.sha256`, one hash over them all (an H.264 encoder with more than one
+  thread now and then decide otherwise about a frame).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import dev
-from streaming_core.frames import FrameStream, VideoFrames
+from streaming_core.frames import FrameStream, VideoFrames, write_video
 from tests.host.harness import HostServer
 from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
@@ -109,11 +110,12 @@ def make_film_on_host(image: Image.Image | None, num_frames: int, target: Path) 
         furnish(server.base, image)
         prompt = to_prompt(load_workflow(TEMPLATE), server.object_info())
         set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=num_frames)
+        set_inputs(prompt, "StreamingT2VSaveStream", codec="ffv1")
         print(f"making {num_frames} frames, doubled, on ComfyUI {server.version} ...", flush=True)
         report = server.run(prompt, timeout=1800)
         if report.status != "success":
             return report.error.message if report.error else str(report.node_errors or report.status)
-        [film] = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
+        [film] = [output.path for output in report.outputs if output.path.suffix == ".mkv"]
         shutil.copy(film, target)
     return None
 
@@ -152,11 +154,12 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     image = Image.open(args.image).convert("RGB") if args.image else None
-    target = args.out / "film.mp4"
-    if problem := make_film_on_host(image, args.frames, target):
+    target, lossless = args.out / "film.mp4", args.out / "film.mkv"
+    if problem := make_film_on_host(image, args.frames, lossless):
         print(problem, file=sys.stderr)
         return 1
-    frames = VideoFrames.open(target)
+    frames = VideoFrames.open(lossless)
+    write_video(frames, target)
     contact_sheet(frames).save(args.out / "contact_sheet.png")
     digest = frames_hash(frames)
     (args.out / "frames.sha256").write_text(digest + "\n")
