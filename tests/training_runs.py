@@ -35,15 +35,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def loss_of(task) -> float:
-    """Over six fixed draws that no step uses."""
+def loss_of(task, draws: int = 6) -> float:
+    """Over fixed draws that no step uses."""
     with torch.no_grad():
-        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(6)) / 6
+        return sum(task.loss(step_generator(0, "judge", k)).item() for k in range(draws)) / draws
 
 
-def train(task, folder: Path, half_way: Path, recipe: Recipe) -> Trained:
-    """20 steps in `folder`, which is copied to `half_way` (not there yet) after ten."""
-    run, before = Run(task, folder, recipe), loss_of(task)
+def train(task, folder: Path, half_way: Path, recipe: Recipe, draws: int = 6) -> Trained:
+    """20 steps in `folder`, which is copied to `half_way` (not there yet) after ten; judged by `draws` draws."""
+    run, before = Run(task, folder, recipe), loss_of(task, draws)
 
     def keep() -> bool:
         if run.progress.step == BREAK:
@@ -53,7 +53,7 @@ def train(task, folder: Path, half_way: Path, recipe: Recipe) -> Trained:
 
     progress = run.train(steps=STEPS, stopped=keep)
     assert progress.finished and progress.step == STEPS
-    return Trained(task, before, loss_of(task), folder, half_way)
+    return Trained(task, before, loss_of(task, draws), folder, half_way)
 
 
 def go_on(make_task: Callable[[], object], half_way: Path, recipe: Recipe) -> None:

@@ -54,13 +54,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
     parser.add_argument(
-        "--base", type=Path, help="pool, unet, cam, enhancer: a model in SVD's or StreamingSVD's layout"
+        "--base", type=Path, help="a model in SVD's or StreamingSVD's layout, for its VAE, and for cam its UNet"
     )
     parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
     parser.add_argument(
         "--start",
         type=Path,
-        help="unet, cam: begin with the STAGE.safetensors of another run, or with a whole file's; enhancer: base UNet",
+        help="begin with the STAGE.safetensors of another run, or with a whole file's; enhancer: with a base UNet",
     )
     parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
     args = parser.parse_args(argv)
@@ -68,12 +68,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--minutes and --steps exclude each other")
     if args.size % 32:
         parser.error(f"--size is a multiple of 32, got {args.size}")
-    if args.base and args.stage not in ("pool", "unet", "cam", "enhancer"):
-        parser.error("--base is for the stages pool, unet, cam and enhancer")
+    if args.base and args.stage in ("vae", "vfi"):
+        parser.error(f"--base is not for the stage {args.stage}")
     if args.clips and args.stage != "cam":
         parser.error("--clips is for --stage cam")
-    if args.start and args.stage not in ("unet", "cam", "enhancer"):
-        parser.error("--start is for the stages unet, cam and enhancer")
+    if args.start and args.stage in ("vae", "pool", "vfi"):
+        parser.error(f"--start is not for the stage {args.stage}")
     for path in (args.base, args.clips, args.start):
         if path and not path.exists():
             parser.error(f"there is no {path}")
@@ -118,7 +118,7 @@ def make_task(args: argparse.Namespace):
         unet = start if start is not None else read_stage(args.out, "ms_unet")
         return EnhancerTask(read_base(args.out, args.base), unet, variety=args.films, pool=pool, **common)
     if args.stage in ("ms_unet", "ms_cam"):
-        return modelscope_task(args, common)
+        return modelscope_task(args, {"start": start, **common})
     base = read_base(args.out, args.base, with_unet=True)
     if args.clips:
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
@@ -133,7 +133,7 @@ def modelscope_task(args: argparse.Namespace, common: dict):
     from .modelscope_cam import ModelscopeCamTask
     from .pool import read_pool
 
-    base, pool = read_base(args.out), read_pool(args.out, args.size, args.films)
+    base, pool = read_base(args.out, args.base), read_pool(args.out, args.size, args.films)
     if args.stage == "ms_unet":
         return ModelscopeUnetTask(base, variety=args.films, pool=pool, **common)
     unet = read_stage(args.out, "ms_unet")

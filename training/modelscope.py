@@ -322,7 +322,10 @@ def moving_noise_errors(predict, batch: Shown, sigma: float, parts: Mapping[str,
 
 
 class ModelscopeUnetTask:
-    """Clips of `frames` frames and their words, which are left out for a tenth of them. `base` holds VAE and towers."""
+    """Clips of `frames` frames and their words, which are left out for a tenth of them. `base` holds the VAE.
+
+    `start`: what another run of this stage wrote, to begin with.
+    """
 
     stage = "ms_unet"
 
@@ -335,12 +338,15 @@ class ModelscopeUnetTask:
         batch: int = 3,
         frames: int = 8,
         config: UNet3DConfig = BASE_UNET,
+        start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,
     ):
         self.source, self.batch, self.frames = FilmSource(size, variety, pool), batch, frames
         self.starts = range(pool.num_frames - frames + 1) if pool else range(1)
         self.network = new_base_unet(config, torch.Generator().manual_seed(seed)).to(device)
+        if start is not None:
+            self.network.load_state_dict(start)
         self.encoder = Encoder(base.vae(device), None, 0, device)
         self.prompts = Prompts(MODELSCOPE.text_encoder, device)
         self.measured: tuple[Shown, Tensor] | None = None

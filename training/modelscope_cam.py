@@ -3,7 +3,7 @@
 CAM goes on from control frames, APM keeps the looks of the anchor, frame 0 of the film. Both are trained together, as
 in inference. Run as a module, this joins everything to the two files that the pack loads:
 
-python -m training.modelscope_cam --out DIR [--into FOLDER]
+python -m training.modelscope_cam --out DIR [--into FOLDER] [--base FILE]
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .diffusion import Encoder, randn
 from .films import HELD_OUT, Variety, make_film
 from .first_weights import PIXEL_SIZE, enter_in_pairs, relay_pairs
 from .footage import FilmPool, FilmSource, clip_of
-from .layout import CPU, Base, Weights, initialise, read_stage, silence, vae_base, write_weights
+from .layout import CPU, Base, Weights, host, initialise, read_base, read_stage, silence, write_weights
 from .modelscope import (
     MODELSCOPE,
     TEXT_SIZE,
@@ -53,6 +53,10 @@ ANCHOR_ALONE_SHARE = 0.4
 """Share of clips with an anchor and no prompt: what the words say of the looks, APM has to say there."""
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
+SPECKLED_SHARE = 0.3
+"""Of clips whose control frames have coloured specks: what a small model leaves behind and would otherwise copy."""
+MOST_SPECKS, SPECK_PX, SPECK_SIZE = 0.08, 8, 0.6
+"""Share of the places that have one, their distance in pixels, and the standard deviation of a colour in 0..1."""
 FIRST_ALPHA = 0.5
 MEASURED_FILMS = 4
 MEASURED_SIGMAS = (3.0, 14.0)
@@ -129,9 +133,17 @@ def run_with_memories(
     return run_base(unet, unet.project_context(context), x, timesteps, merge)
 
 
+def with_specks(frames: Tensor, density: float, generator: torch.Generator) -> Tensor:
+    """Frames `[F, 3, H, W]` in 0..1 with round specks of any colour, other ones in each, on a share of the places."""
+    places = (len(frames), 1, frames.shape[2] // SPECK_PX, frames.shape[3] // SPECK_PX)
+    there = torch.rand(places, generator=generator).to(frames) < density
+    colours = SPECK_SIZE * randn((places[0], 3, *places[2:]), generator, frames)
+    return (frames + F.interpolate(there * colours, size=frames.shape[-2:], mode="bilinear")).clamp(0, 1)
+
+
 class ModelscopeCamTask:
     """Clips of `frames` frames from anywhere in a film, the first `overlap` as control frames; prompt and anchor are
-    of frame 0. `base_unet`: what stage ms_unet wrote.
+    of frame 0. `base_unet`: what stage ms_unet wrote. `start`: what another run of this stage wrote, or a whole file.
     """
 
     stage = "ms_cam"
@@ -147,6 +159,7 @@ class ModelscopeCamTask:
         frames: int = 8,
         overlap: int = 4,
         config: StreamingModelscopeConfig = MODELSCOPE,
+        start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,
     ):
@@ -155,6 +168,8 @@ class ModelscopeCamTask:
         self.source, self.batch, self.frames, self.overlap = FilmSource(size, variety, pool), batch, frames, overlap
         self.starts = range(frames - overlap, (pool.num_frames if pool else 4 * frames) - frames + 1)
         self.unet, self.network = new_memories(config, base_unet, torch.Generator().manual_seed(seed))
+        if start is not None:
+            self._begin_with(start)
         self.unet.to(device)
         self.network.to(device)
         self.encoder = Encoder(base.vae(device), colour_tower(config.clip_vision), 0, device)
@@ -190,12 +205,17 @@ class ModelscopeCamTask:
         return predict
 
     def _worn(self, frames: Tensor, generator: torch.Generator) -> Tensor:
-        """Control frames as a later round finds them: often blurred, as decoded ones are, and noisy. In [-1, 1]."""
-        blurred, noisy = (float(torch.rand((), generator=generator)) for _ in range(2))
+        """Control frames as a later round finds them: often blurred, as decoded ones are, noisy and with specks.
+
+        In [-1, 1].
+        """
+        blurred, noisy, speckled = (float(torch.rand((), generator=generator)) for _ in range(3))
         control = frames[: self.overlap].to(self.encoder.device)
         if blurred < 0.6:
             small = F.interpolate(control, scale_factor=0.25, mode="bilinear", antialias=True)
             control = F.interpolate(small, size=control.shape[-2:], mode="bilinear")
+        if speckled < SPECKLED_SHARE:
+            control = with_specks(control, MOST_SPECKS * speckled / SPECKLED_SHARE, generator)
         level = WORST_PIXEL_NOISE * max(0.0, 2 * noisy - 1)
         return control * 2 - 1 + level * randn(control.shape, generator, control)
 
@@ -225,6 +245,14 @@ class ModelscopeCamTask:
         return errors
 
     def weights(self) -> Weights:
+        return {key: tensor.detach().clone() for key, tensor in self._official().items()}
+
+    @torch.no_grad()
+    def _begin_with(self, weights: Weights) -> None:
+        for key, tensor in self._official().items():
+            tensor.copy_(weights[key])
+
+    def _official(self) -> Weights:
         """By the official key: mixers and mergers below the UNet's prefix, CAM's encoder, the token network."""
         weights = {}
         for name, attn in context_attentions(self.unet):
@@ -235,23 +263,24 @@ class ModelscopeCamTask:
             weights[key if key.startswith("unet.") else UNET_PREFIX + key] = tensor
         for key, tensor in self.network.projector.state_dict().items():
             weights[APM_PREFIX + key] = tensor
-        return {key: tensor.detach().clone() for key, tensor in weights.items()}
+        return weights
 
 
 def joined(base: Base, unet: Weights, memories: Weights) -> Weights:
     """A whole StreamingModelscope file, fp16. Raises `CheckpointError` where the loader would."""
+    host()  # for its torchvision, which diffusers' classes import
     tensors = {**frozen_parts(base), **{UNET_PREFIX + key: tensor for key, tensor in unet.items()}, **memories}
     detect_streamingmodelscope(shapes_of(tensors), "the joined file")
     refuse_unread(tensors, "the joined file")
     return {key: tensor.half() for key, tensor in tensors.items()}
 
 
-def export_modelscope(folder: Path, into: Path) -> dict[Path, int]:
-    """Write both files of a training folder; path -> bytes."""
+def export_modelscope(folder: Path, into: Path, base: Path | None = None) -> dict[Path, int]:
+    """Write both files of a training folder; path -> bytes. `base`: the file with the VAE, if not the folder's own."""
     unet = read_stage(folder, "ms_unet")
     whole, alone = into / FILE, into / BASE_FILE
     into.mkdir(parents=True, exist_ok=True)
-    write_weights(whole, joined(vae_base(folder), unet, read_stage(folder, "ms_cam")))
+    write_weights(whole, joined(read_base(folder, base), unet, read_stage(folder, "ms_cam")))
     write_weights(alone, {key: tensor.half() for key, tensor in unet.items()})
     return {path: path.stat().st_size for path in (whole, alone)}
 
@@ -260,9 +289,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.modelscope_cam", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="the folder that was trained in")
     parser.add_argument("--into", type=Path, help="where the files go (default: the same folder)")
+    parser.add_argument("--base", type=Path, help="the file with the VAE, if the folder has none of its own")
     args = parser.parse_args(argv)
     try:
-        for path, size in export_modelscope(args.out, args.into or args.out).items():
+        for path, size in export_modelscope(args.out, args.into or args.out, args.base).items():
             print(f"{path}: {size / 1e6:.1f} MB")
     except StreamingError as error:
         print(error, file=sys.stderr)
