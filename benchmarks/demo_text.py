@@ -39,7 +39,6 @@ WORDS = "a red ball moving right"
 FRAMES, CHUNK_FRAMES, OVERLAP_FRAMES = 24, 8, 4
 NEAR_DEGREES = 30.0
 """Half the distance between two of the named hues."""
-STEP_WORDS = (("right", 1, 0), ("left", -1, 0), ("down", 0, 1), ("up", 0, -1))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ that was not trained on, continued in three ways. Leaves in DIR
 * `side_by_side.png` and `.webp`, which moves: the film, with CAM, without CAM (every clip starts from the last frame
   before it), without the anchor;
 * `film.mkv`, the same frames lossless, and `frames.sha256`, one hash over them all (an H.264 encoder with more than one
-  thread now and then decide otherwise about a frame).
+  thread now and then decides otherwise about a frame).
 """
 
 from __future__ import annotations
