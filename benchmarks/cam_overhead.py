@@ -45,7 +45,10 @@ def main(argv: list[str] | None = None) -> int:
     import_host()
     import_pack()
     import comfy.samplers
-    from comfyui_streamingt2v.nodes.host import build, cam, svd
+    from comfyui_streamingt2v.nodes.host import cam as shared_cam
+    from comfyui_streamingt2v.nodes.host import patchers
+    from comfyui_streamingt2v.nodes.host.svd import build, cam
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
     levels = tuple(Level(320 * m, (d, d), downsample=d > 0) for m, d in ((1, 1), (2, 1), (4, 1), (4, 0)))
     unet = VideoUNetConfig(8, 4, 320, levels, 1, 1024, 768)
@@ -54,8 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     model = build.empty_video_unet(unet, torch.float32, 1, device="cpu")
     fill(network, 0)
     fill(model.diffusion_model, 1)
-    model = build.managed(model, torch.device("cpu"), torch.device("cpu"))
-    streaming_cam = cam.StreamingCam(build.managed(network, torch.device("cpu"), torch.device("cpu")))
+    model = patchers.managed(model, torch.device("cpu"), torch.device("cpu"))
+    streaming_cam = shared_cam.StreamingCam(patchers.managed(network, torch.device("cpu"), torch.device("cpu")))
 
     latent = (FRAMES, 4, HEIGHT // 8, WIDTH // 8)
     noise, image = torch.randn(latent), torch.randn(1, *latent[1:])

@@ -26,8 +26,8 @@ from torch import Tensor
 import dev
 from benchmarks.demo_models import told
 from benchmarks.record import record, table
-from streaming_core.enhancer import EnhanceSettings
 from streaming_core.frames import TensorFrames, write_video
+from streaming_core.windows.enhancement import EnhanceSettings
 from training.enhancer_wear import Wear, worn_picture
 from training.films import HELD_OUT, Footage, make_film
 from training.layout import host
@@ -85,7 +85,9 @@ def opened(model: Path):
     """The enhancer with the encoders and the VAE of the demo StreamingModelscope, through the pack's loaders."""
     host()
     import folder_paths
-    from comfyui_streamingt2v.nodes.host import enhancer, load_enhancer, load_modelscope
+    from comfyui_streamingt2v.nodes.host.enhance import enhancer
+    from comfyui_streamingt2v.nodes.host.enhance import load as load_enhancer
+    from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
 
     folder_paths.add_model_folder_path("diffusion_models", str(model.resolve().parent))
     folder_paths.add_model_folder_path("checkpoints", str(ENCODERS.parent))
@@ -96,7 +98,7 @@ def opened(model: Path):
 def enhanced(model: Path, film: Tensor, settings: EnhanceSettings = SETTINGS) -> Tensor:
     """`[F, 3, H, W]` in 0..1, as Enhance Video makes it."""
     enhancer = opened(model)
-    from comfyui_streamingt2v.nodes.host import enhancer as room
+    from comfyui_streamingt2v.nodes.host.enhance import enhancer as room
 
     stream = TensorFrames(film.movedim(1, -1), 6)
     request = room.EnhanceRequest(stream, film.shape[-1], film.shape[-2], "inside", settings)

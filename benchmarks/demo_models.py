@@ -25,11 +25,11 @@ from torch import Tensor
 
 import dev
 from benchmarks.record import record, table
-from streaming_core.blending import Offsets, SeededCuts, Windows, overlaps, plan_windows
 from streaming_core.frames import TensorFrames
-from streaming_core.metrics.layout import lay_out
+from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.measure import measure
-from streaming_core.schedules import karras_sigmas
+from streaming_core.schedules.svd import karras_sigmas
+from streaming_core.windows.blending import Offsets, SeededCuts, Windows, overlaps, plan_windows
 from training import showcase
 from training.films import HELD_OUT, PACES, Film, make_film
 from training.showcase import CHUNK_FRAMES, OVERLAP_FRAMES, Parts
@@ -103,8 +103,10 @@ class MiddleCuts:
 def enhanced(parts: Parts, film: Film, cuts, seed: int) -> Tensor:
     """A film, noised and denoised again in windows by the video UNet; every window starts from its own first frame."""
     import comfy.sample
-    from comfyui_streamingt2v.nodes.host import blending, svd
-    from comfyui_streamingt2v.nodes.host.window_conds import with_window_conditions
+    from comfyui_streamingt2v.nodes.host import pixels
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
+    from comfyui_streamingt2v.nodes.host.windows import blending
+    from comfyui_streamingt2v.nodes.host.windows.conditions import with_window_conditions
 
     frames = film.render(0, ENHANCED_FRAMES).frames
     windows = plan_windows(ENHANCED_FRAMES, CHUNK_FRAMES, OVERLAP_FRAMES)
@@ -115,7 +117,7 @@ def enhanced(parts: Parts, film: Film, cuts, seed: int) -> Tensor:
         embedding = svd.embed_image(parts.clip_vision, first)
         conds.append(svd.image_conditioning(parts.vae, first, embedding, torch.zeros_like(first), motion))
     positive = with_window_conditions(conds[0][0], [each for each, _ in conds])
-    latents = parts.vae.encode(svd.core_to_images(frames))
+    latents = parts.vae.encode(pixels.core_to_images(frames))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     sigmas = karras_sigmas(ENHANCE_STEPS, sigma_max=ENHANCE_SIGMA)
     model = blending.with_blending(parts.model, CHUNK_FRAMES, OVERLAP_FRAMES, cuts)

@@ -24,7 +24,7 @@ import dev
 from benchmarks.demo_models import hue_distance, hues, told
 from benchmarks.record import record, table
 from streaming_core.frames import TensorFrames, VideoFrames
-from streaming_core.metrics.layout import lay_out
+from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.measure import measure
 from tests.demo import furnish, to_picture
 from tests.host.harness import HostServer

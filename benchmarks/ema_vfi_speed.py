@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.record import record, table
-from streaming_core import timeline
 from streaming_core.frames import TensorFrames
-from streaming_core.interpolation import InterpolatedFrames, InterpolationModel
+from streaming_core.interpolation import timeline
+from streaming_core.interpolation.stream import InterpolatedFrames, InterpolationModel
 from streaming_core.models.ema_vfi import attention, features, flow, refine, warp, windows
 from streaming_core.models.ema_vfi.config import EmaVfiConfig, standard_config
 from streaming_core.models.ema_vfi.interpolator import EmaVfiInterpolator, EmaVfiSettings

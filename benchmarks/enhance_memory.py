@@ -33,22 +33,24 @@ def one_film(num_frames: int) -> dict:
     """Enhance one film; peak memory in bytes, seconds."""
     import torch
 
-    from streaming_core.enhancer import EnhanceSettings
     from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
     from streaming_core.models.registry import take
-    from streaming_core.run_folder import RunFolder
+    from streaming_core.runs.folder import RunFolder
+    from streaming_core.windows.enhancement import EnhanceSettings
     from tests import tiny_enhancer, tiny_modelscope
     from tests.host.inprocess import import_host, import_pack
 
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import build, enhancer, i2vgenxl, modelscope_file
+    from comfyui_streamingt2v.nodes.host import encoders
+    from comfyui_streamingt2v.nodes.host.enhance import enhancer, i2vgenxl
+    from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file
 
     weights, config = tiny_modelscope.tiny_weights(dtype=torch.float32), tiny_modelscope.TINY
     models = enhancer.Enhancer(
         model=i2vgenxl.build_i2vgenxl(tiny_enhancer.tiny_weights(dtype=torch.float32), "tiny"),
         clip=modelscope_file.build_text_encoder(take(weights, TEXT_PREFIX), config.text_encoder),
-        clip_vision=build.build_clip_vision(take(weights, CLIP_VISION_PREFIX), config.clip_vision),
+        clip_vision=encoders.build_clip_vision(take(weights, CLIP_VISION_PREFIX), config.clip_vision),
         vae=modelscope_file.build_kl_vae(take(weights, VAE_PREFIX), config.vae),
     )
     del weights

@@ -35,13 +35,17 @@ def one_film(num_frames: int) -> dict:
     import_host()
     import_pack()
     import comfy.samplers
-    from comfyui_streamingt2v.nodes.host import build, cam, films, svd
+    from comfyui_streamingt2v.nodes.host import cam as shared_cam
+    from comfyui_streamingt2v.nodes.host import encoders
+    from comfyui_streamingt2v.nodes.host.runs import films
+    from comfyui_streamingt2v.nodes.host.svd import build
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
     tensors = random_weights(official_shapes(TINY), dtype=torch.float32)
     config, weights = detect_streamingsvd(shapes_of(tensors)), split_file(tensors, "tiny")
     del tensors
     calls = {"clip_vision": 0, "pixel_encoder": 0}
-    clip_vision = build.build_clip_vision(weights.clip_vision, config.clip_vision)
+    clip_vision = encoders.build_clip_vision(weights.clip_vision, config.clip_vision)
     model = build.build_video_unet(weights.unet, config.cam.unet)
     network = build.build_cam(weights.cam, config.cam)
 
@@ -56,7 +60,7 @@ def one_film(num_frames: int) -> dict:
     euler = comfy.samplers.sampler_object("euler")
     sampler = svd.SvdChunkSampler(
         model=model,
-        cam=cam.StreamingCam(network),
+        cam=shared_cam.StreamingCam(network),
         vae=build.build_vae(weights.vae, config.image_encoder, config.first_stage),
         embed=embed,
         first_model=model,

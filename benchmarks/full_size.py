@@ -37,14 +37,19 @@ def main(argv: list[str] | None = None) -> int:
             record("full_size", COMMAND, f"## Full size on an accelerator\n\n{about}\n\n{text}")
         return 0
     from benchmarks.cam_overhead import fill
-    from streaming_core.models.streamingsvd.config import CamConfig, Level, VaeConfig, VideoUNetConfig
+    from streaming_core.models.streamingsvd.config import CamConfig, Level, VideoUNetConfig
+    from streaming_core.models.towers import VaeConfig
     from tests.host.inprocess import import_host, import_pack
 
     import_host(cpu=False)
     import_pack()
     import comfy.model_management as mm
     import comfy.samplers
-    from comfyui_streamingt2v.nodes.host import build, cam, svd
+    from comfyui_streamingt2v.nodes.host import cam as shared_cam
+    from comfyui_streamingt2v.nodes.host import patchers
+    from comfyui_streamingt2v.nodes.host import vae as host_vae
+    from comfyui_streamingt2v.nodes.host.svd import build, cam
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
     device, cpu = mm.get_torch_device(), torch.device("cpu")
     levels = tuple(Level(320 * m, (d, d), downsample=d > 0) for m, d in ((1, 1), (2, 1), (4, 1), (4, 0)))
@@ -56,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
             generator = torch.Generator(device).manual_seed(seed)
             scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.02
             parameter.data.normal_(0, scale, generator=generator)
-    model = build.managed(model, device, cpu)
-    streaming_cam = cam.StreamingCam(build.managed(network, device, cpu))
+    model = patchers.managed(model, device, cpu)
+    streaming_cam = shared_cam.StreamingCam(patchers.managed(network, device, cpu))
     vae_config = VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal=True)
     vae_network = build.SplitAutoencoder(vae_config, vae_config)
     fill(vae_network, 2)
@@ -85,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
         return lambda: svd.sample_clip(which, settings, conds, torch.randn(latent), 0, None)
 
     with torch.inference_mode():
-        pixel_seconds, _ = timed(lambda: cam.encode_control_frames(streaming_cam, control))
+        pixel_seconds, _ = timed(lambda: shared_cam.encode_control_frames(streaming_cam, control))
         guided = cam.with_cam(model, streaming_cam, control)
         rows, seconds = [], {}
         for name, which in (("host SVD", model), ("with CAM", guided)):
@@ -93,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             taken, peak = timed(steps(which, 4))
             seconds[name] = taken / 4
             rows.append([f"{name}, one guided step", f"{taken / 4:.2f} s", f"{peak:.1f} GiB"])
-        decode = lambda group: svd.decode_clip(vae, group)  # noqa: E731 - a one-line stand-in for the sampler's own
+        decode = lambda group: host_vae.decode_clip(vae, group)  # noqa: E731 - a one-line stand-in for the sampler's own
         taken, peak = timed(lambda: svd.decode_all(torch.randn(latent), 7, "overlapping", decode))
         chunk = args.steps * seconds["with CAM"] + pixel_seconds + taken
         rows.append(["decode of 18 new frames", f"{taken:.1f} s", f"{peak:.1f} GiB"])

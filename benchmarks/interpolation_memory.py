@@ -28,10 +28,10 @@ def one_film(num_frames: int, width: int, height: int) -> dict:
     import av
     import torch
 
-    from streaming_core import timeline
     from streaming_core.frames import write_video
     from streaming_core.frames.stream import FrameStream
-    from streaming_core.interpolation import InterpolatedFrames, InterpolationModel
+    from streaming_core.interpolation import timeline
+    from streaming_core.interpolation.stream import InterpolatedFrames, InterpolationModel
 
     @dataclass(frozen=True)
     class Drawn(FrameStream):

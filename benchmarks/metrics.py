@@ -54,7 +54,7 @@ def read_only(path: str) -> dict:
 
 def report(path: str) -> dict:
     from streaming_core.frames import VideoFrames
-    from streaming_core.metrics.layout import lay_out
+    from streaming_core.loop.layout import lay_out
     from streaming_core.metrics.measure import measure
     from streaming_core.metrics.picture import draw_report
 

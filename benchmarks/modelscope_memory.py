@@ -30,7 +30,10 @@ def one_film(num_frames: int) -> dict:
     import_host()
     import_pack()
     import folder_paths
-    from comfyui_streamingt2v.nodes.host import films, load_modelscope, modelscope, modelscope_apm
+    from comfyui_streamingt2v.nodes.host.modelscope import apm as modelscope_apm
+    from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
+    from comfyui_streamingt2v.nodes.host.runs import films
 
     name = "memory.safetensors"
     write_tiny_modelscope(Path(folder_paths.get_folder_paths("checkpoints")[0]) / name)

@@ -30,7 +30,8 @@ def one_film(num_chunks: int) -> dict:
     import_host()
     import_pack()
     import comfy.samplers
-    from comfyui_streamingt2v.nodes.host import films, native
+    from comfyui_streamingt2v.nodes.host.native import sampler as native
+    from comfyui_streamingt2v.nodes.host.runs import films
 
     from tests.host import tiny_models, tiny_vae
 

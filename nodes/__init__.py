@@ -8,6 +8,7 @@ from .host.compat import ComfyExtension
 
 MODULES = (
     "streamingsvd",
+    "cam",
     "modelscope",
     "native",
     "stream",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .host.blending import with_randomized_blending
 from .host.compat import io, schema
-from .host.window_conds import with_window_conditions
+from .host.windows.blending import with_randomized_blending
+from .host.windows.conditions import with_window_conditions
 from .types import CATEGORY
 
 

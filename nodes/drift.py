@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..streaming_core.frames.anchored import AnchoredFrames
-from ..streaming_core.metrics.layout import lay_out, parse_chunks
+from ..streaming_core.color.anchored import AnchoredFrames
+from ..streaming_core.loop.layout import lay_out, parse_chunks
 from .host.compat import io, schema
-from .host.drift import COLOUR_SPACES, ColourAnchor, with_perturbed_hand_off
-from .host.streams import as_stream
+from .host.runs.drift import COLOUR_SPACES, ColourAnchor, with_perturbed_hand_off
+from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 from .types import ChunkSampler, FrameStream
 

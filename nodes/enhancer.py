@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from ..streaming_core.blending import key_frames, plan_windows
-from ..streaming_core.enhancer import NEGATIVE_PROMPT, OFFICIAL_SEED, PROMPT, EnhanceSettings, Size, to_image
 from ..streaming_core.frames import to_rgb
+from ..streaming_core.windows.blending import key_frames, plan_windows
+from ..streaming_core.windows.enhancement import NEGATIVE_PROMPT, OFFICIAL_SEED, PROMPT, EnhanceSettings, Size, to_image
 from .forms import film_input, film_outputs, image_fps_input, images_result, seed_input, stream_result, window_inputs
-from .host import enhancer as host
 from .host.compat import io, schema
+from .host.enhance import enhancer as host
+from .host.enhance.i2vgenxl import enhancer_sigmas
+from .host.enhance.load import FOLDER, WEIGHT_TYPES, load_enhancer
 from .host.files import diffusion_model_names, file_stamp, model_file
-from .host.i2vgenxl import enhancer_sigmas
-from .host.load_enhancer import FOLDER, WEIGHT_TYPES, load_enhancer
-from .host.streams import as_stream
+from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 
 CATEGORY = f"{PACK_CATEGORY}/enhance"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from ..streaming_core.errors import FrameRangeError
-from ..streaming_core.fitting import FITS
 from ..streaming_core.frames.adapted import AdaptedFrames
+from ..streaming_core.frames.fitting import FITS
 from .host.compat import io, schema
 from .host.page import shown_text
-from .host.streams import as_stream
+from .host.video.streams import as_stream
 from .types import CATEGORY, FrameStream
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from ..streaming_core.errors import FrameRangeError
 from ..streaming_core.frames import JoinedFrames, TensorFrames
 from .host.compat import io, schema
 from .host.progress import frames_bar
-from .host.streams import film_images, stream_and_sound
+from .host.video.streams import film_images, stream_and_sound
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 

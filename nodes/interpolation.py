@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from ..streaming_core import timeline
 from ..streaming_core.errors import SettingsError
-from ..streaming_core.interpolation import CUT_THRESHOLD, InterpolatedFrames, official_interpolation
+from ..streaming_core.interpolation import timeline
+from ..streaming_core.interpolation.stream import CUT_THRESHOLD, InterpolatedFrames, official_interpolation
 from ..streaming_core.models.ema_vfi.interpolator import EmaVfiSettings
 from .host.compat import io, schema
 from .host.files import file_stamp

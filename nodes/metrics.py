@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..streaming_core.metrics.layout import lay_out, parse_chunks
+from ..streaming_core.loop.layout import lay_out, parse_chunks
 from ..streaming_core.metrics.mawe import Mawe
 from .host.compat import blocked, io, schema, ui
 from .host.files import file_stamp
@@ -16,7 +16,7 @@ from .host.metrics import (
     optical_flow_names,
     save_report,
 )
-from .host.streams import as_stream
+from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 

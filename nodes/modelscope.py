@@ -7,15 +7,15 @@ from functools import partial
 
 from ..streaming_core.errors import SettingsError
 from ..streaming_core.frames import to_rgb
-from ..streaming_core.schedules_modelscope import modelscope_sigmas
-from ..streaming_core.script import chunk_prompts
-from .host import modelscope
+from ..streaming_core.loop.script import chunk_prompts
+from ..streaming_core.schedules.modelscope import modelscope_sigmas
 from .host.compat import io, schema
-from .host.ddim import Ddim
 from .host.files import checkpoint_names, diffusion_model_names, file_stamp, model_file
-from .host.load_modelscope import load_modelscope_unet, load_streamingmodelscope
-from .host.modelscope_apm import anchor_tokens, with_tokens
-from .host.svd import images_to_core
+from .host.modelscope import sampler as modelscope
+from .host.modelscope.apm import anchor_tokens, with_tokens
+from .host.modelscope.ddim import Ddim
+from .host.modelscope.load import load_modelscope_unet, load_streamingmodelscope
+from .host.pixels import images_to_core
 from .types import CATEGORY as PACK_CATEGORY
 from .types import ChunkPrompts, ChunkSampler, StreamingApm, StreamingCam
 

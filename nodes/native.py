@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .host.compat import io, schema
-from .host.native import AnyModelChunkSampler, latent_layout
-from .host.native_conditions import IMAGE_CONDITIONS, condition_kind
+from .host.native.conditions import IMAGE_CONDITIONS, condition_kind
+from .host.native.sampler import AnyModelChunkSampler, latent_layout
 from .types import CATEGORY, ChunkSampler
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from ..streaming_core.plan import FilmPlan
-from ..streaming_core.script import MAX_SEED, Script, parse_cues, parse_numbers
+from ..streaming_core.loop.plan import FilmPlan
+from ..streaming_core.loop.script import MAX_SEED, Script, parse_cues, parse_numbers
 from .host.compat import io, schema
 from .host.page import shown_text
 from .types import CATEGORY, ChunkPlan

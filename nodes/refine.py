@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from .forms import film_input, film_outputs, image_fps_input, images_result, seed_input, stream_result, window_inputs
-from .host import refine
 from .host.compat import io, schema
-from .host.streams import as_stream
+from .host.enhance import refine
+from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 
 CATEGORY = f"{PACK_CATEGORY}/enhance"

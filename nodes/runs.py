@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..streaming_core.errors import SettingsError
-from ..streaming_core.script import MAX_SEED, parse_chunk_list
+from ..streaming_core.loop.script import MAX_SEED, parse_chunk_list
 from .host.compat import io, schema, ui
-from .host.films import FilmVideo, reroll_stamp
-from .host.inspector import ACTIONS, act, describe, runs_stamp
 from .host.page import shown_text
-from .host.preflight import preflight
-from .host.reroll import SCOPES, SEED_MODES, RerollRequest, reroll
+from .host.runs.films import FilmVideo, reroll_stamp
+from .host.runs.inspector import ACTIONS, act, describe, runs_stamp
+from .host.runs.preflight import preflight
+from .host.runs.reroll import SCOPES, SEED_MODES, RerollRequest, reroll
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ..streaming_core.errors import StreamingError
 from ..streaming_core.frames import check_quality
-from .host.audio import to_track
 from .host.compat import InputImpl, io, schema, ui
-from .host.video_files import encode, output_file, save_pictures, workflow_metadata
+from .host.video.audio import to_track
+from .host.video.files import encode, output_file, save_pictures, workflow_metadata
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..streaming_core.fitting import FITS
-from ..streaming_core.loop import continue_film
+from ..streaming_core.frames.fitting import FITS
+from ..streaming_core.loop.state import continue_film
 from .host.compat import blocked, io, schema
-from .host.films import FilmRequest, FilmVideo, begin_film, make_film, reroll_stamp
+from .host.pixels import core_to_images
 from .host.progress import StepProgress
-from .host.streams import film_images
-from .host.svd import core_to_images
+from .host.runs.films import FilmRequest, FilmVideo, begin_film, make_film, reroll_stamp
+from .host.video.streams import film_images
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FilmState, FrameStream
 
 

@@ -6,14 +6,14 @@ from functools import partial
 
 import torch
 
-from ..streaming_core.fitting import FITS, fit
 from ..streaming_core.frames import to_rgb
-from ..streaming_core.schedules import align_your_steps_sigmas, karras_sigmas
-from .host import svd
-from .host.cam import with_cam
+from ..streaming_core.frames.fitting import FITS, fit
+from ..streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
+from .host import pixels
 from .host.compat import io, schema
 from .host.files import checkpoint_names, file_stamp, model_file
-from .host.load_streamingsvd import load_streamingsvd
+from .host.svd import sampler as svd
+from .host.svd.load import load_streamingsvd
 from .types import CATEGORY as PACK_CATEGORY
 from .types import ChunkSampler, StreamingCam
 
@@ -103,34 +103,6 @@ class LoadStreamingSVD(io.ComfyNode):
         return io.NodeOutput(*load_streamingsvd(ckpt_name))
 
 
-class CamConditioning(io.ComfyNode):
-    """A model that continues given frames, for use with any sampler node."""
-
-    @classmethod
-    def define_schema(cls):
-        return schema(
-            node_id="StreamingT2VCamConditioning",
-            display_name="CAM Conditioning",
-            category=CATEGORY,
-            description="Makes the model continue given frames: it re-creates them, then goes on.",
-            search_aliases=["continue video", "extend video", "short-term memory"],
-            inputs=[
-                io.Model.Input("model", tooltip="StreamingSVD's video model."),
-                StreamingCam.Input("cam", tooltip="CAM of the same file."),
-                io.Image.Input(
-                    "control_frames",
-                    tooltip="Last frames of what exists, officially 7, at the size of the latent (multiples of 64 "
-                    "pixels). They come back as the first frames of the new clip.",
-                ),
-            ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler or SamplerCustomAdvanced.")],
-        )
-
-    @classmethod
-    def execute(cls, model, cam, control_frames):
-        return io.NodeOutput(with_cam(model, cam, to_rgb(control_frames)))
-
-
 class SvdAnchorEncode(io.ComfyNode):
     """SVD's image conditioning with the official preprocessing."""
 
@@ -200,7 +172,7 @@ class SvdAnchorEncode(io.ComfyNode):
 
 def fit_frame(images, height, width, how):
     """The first picture of an IMAGE as one core frame of the given size."""
-    return fit(svd.images_to_core(to_rgb(images[:1])), height, width, how)
+    return fit(pixels.images_to_core(to_rgb(images[:1])), height, width, how)
 
 
 class AlignYourStepsStreamingSVD(io.ComfyNode):
@@ -338,4 +310,4 @@ class StreamingSVDChunkSampler(io.ComfyNode):
         )
 
 
-NODES = (LoadStreamingSVD, CamConditioning, SvdAnchorEncode, AlignYourStepsStreamingSVD, StreamingSVDChunkSampler)
+NODES = (LoadStreamingSVD, SvdAnchorEncode, AlignYourStepsStreamingSVD, StreamingSVDChunkSampler)

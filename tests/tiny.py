@@ -14,14 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.config import (
-    CamConfig,
-    ClipVisionConfig,
-    Level,
-    StreamingSVDConfig,
-    VaeConfig,
-    VideoUNetConfig,
-)
+from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import (
     CLIP_VISION_PREFIX,
     FIRST_STAGE_PREFIX,
@@ -29,6 +22,7 @@ from streaming_core.models.streamingsvd.detect import (
     UNET_PREFIX,
 )
 from streaming_core.models.streamingsvd.network import CamNetwork
+from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 
 from .host.inprocess import import_host, import_pack
 
@@ -56,13 +50,14 @@ def official_shapes(config: StreamingSVDConfig) -> dict[str, tuple[int, ...]]:
     import_host()
     import_pack()
     from comfy.ldm.models.autoencoder import AutoencoderKL
-    from comfyui_streamingt2v.nodes.host import build
+    from comfyui_streamingt2v.nodes.host import vae as host_vae
+    from comfyui_streamingt2v.nodes.host.svd import build
 
     unet = build.empty_video_unet(config.cam.unet, torch.float32, 1, device="meta").diffusion_model
     shapes = {UNET_PREFIX + key: shape for key, shape in shapes_of(unet.state_dict()).items()}
     cam = shapes_of(CamNetwork(config.cam, device="meta").state_dict())
     shapes.update({key if key.startswith("controlnet.") else UNET_PREFIX + key: shape for key, shape in cam.items()})
-    params = build.autoencoder_params(config.image_encoder)
+    params = host_vae.autoencoder_params(config.image_encoder)
     with torch.device("meta"):
         image = AutoencoderKL(ddconfig=params, embed_dim=config.image_encoder.latent_channels)
         first = build.SplitAutoencoder(config.first_stage, config.first_stage)

@@ -28,7 +28,7 @@ from streaming_core.models.modelscope.config import (
 from streaming_core.models.modelscope.detect import APM_PREFIX, CLIP_VISION_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
 from streaming_core.models.modelscope.unet import VideoUNet
 from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.config import ClipVisionConfig, VaeConfig
+from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 
 from .tiny import openclip_shapes, random_weights
 

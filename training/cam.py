@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from streaming_core.errors import SettingsError
-from streaming_core.models.streamingsvd.blocks import Compute
+from streaming_core.models.attention import Compute
 from streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.network import CamNetwork
 

@@ -16,7 +16,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from streaming_core.models.streamingsvd.blocks import sinusoid
-from streaming_core.schedules import v_prediction_scalings
+from streaming_core.schedules.svd import v_prediction_scalings
 
 from .footage import Clip
 from .layout import LATENT_SCALE, host

@@ -14,7 +14,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from streaming_core.enhancer import (
+from streaming_core.errors import SettingsError
+from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
+from streaming_core.models.i2vgenxl.network import build, position_ramp
+from streaming_core.schedules.ddim import TRAIN_TIMESTEPS, add_noise, ddim_step, enhancer_alphas_cumprod, kept_timesteps
+from streaming_core.windows.enhancement import (
     NEGATIVE_PROMPT,
     PROMPT,
     EnhanceSettings,
@@ -23,10 +27,6 @@ from streaming_core.enhancer import (
     clip_square,
     to_image,
 )
-from streaming_core.errors import SettingsError
-from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
-from streaming_core.models.i2vgenxl.network import build, position_ramp
-from streaming_core.schedules_ddim import TRAIN_TIMESTEPS, add_noise, ddim_step, enhancer_alphas_cumprod, kept_timesteps
 
 from .diffusion import EXTRA_WEIGHT_OF_MOVING, Encoder, randn
 from .enhancer_wear import Wear, colour_axes, draw_wear, worn_latents, worn_picture
@@ -246,7 +246,7 @@ class EnhancerTask:
     def embed(self, picture: Tensor) -> Tensor:
         """`[3, H, W]` in 0..1 to `[1, 1, C]`, prepared as the pack prepares it."""
         host()
-        from comfyui_streamingt2v.nodes.host.enhancer import embed_pixels
+        from comfyui_streamingt2v.nodes.host.enhance.enhancer import embed_pixels
 
         tower = self.encoder.clip_vision
         square = clip_square(to_image(picture), Size(*picture.shape[-2:]), tower.image_size)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,24 +25,16 @@ from streaming_core.atomic import atomic_write
 from streaming_core.errors import SettingsError
 from streaming_core.models.attention import attend
 from streaming_core.models.registry import load_strict, shapes_of, take
-from streaming_core.models.streamingsvd.config import (
-    CamConfig,
-    ClipVisionConfig,
-    Level,
-    StreamingSVDConfig,
-    VaeConfig,
-    VideoUNetConfig,
-)
+from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import (
     CLIP_VISION_PREFIX,
     FIRST_STAGE_PREFIX,
     IMAGE_ENCODER_PREFIX,
     UNET_PREFIX,
-    detect_clip_vision,
-    detect_vae,
     detect_video_unet,
 )
 from streaming_core.models.streamingsvd.file import cam_weights, split_vae_weights, unet_weights
+from streaming_core.models.towers import ClipVisionConfig, VaeConfig, detect_clip_vision, detect_vae
 from tests.tiny import openclip_shapes
 
 Weights = dict[str, Tensor]
@@ -74,15 +67,15 @@ The VAE is 64 wide, too: at 32 every channel is normed by itself, which takes it
 
 
 def host():
-    """The pack's host room: `build` and `svd`; imports the host where that has not been done."""
+    """The pack's host rooms `build`, `encoders` and `svd`; imports the host where that has not been done."""
     from tests.host.inprocess import import_host, import_pack
 
     import_host(cpu=not torch.cuda.is_available())
     import_pack()
-    from comfyui_streamingt2v.nodes import host as room
-    from comfyui_streamingt2v.nodes.host import build, svd  # noqa: F401  (attributes of the room from here on)
+    from comfyui_streamingt2v.nodes.host import encoders
+    from comfyui_streamingt2v.nodes.host.svd import build, sampler
 
-    return room
+    return SimpleNamespace(build=build, encoders=encoders, svd=sampler)
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -169,7 +162,7 @@ class Base:
     def clip_vision(self):
         """The host's CLIP_VISION."""
         config = detect_clip_vision(shapes_of(self.tensors))
-        return host().build.build_clip_vision(floats(take(self.tensors, CLIP_VISION_PREFIX)), config)
+        return host().encoders.build_clip_vision(floats(take(self.tensors, CLIP_VISION_PREFIX)), config)
 
 
 def floats(weights: Mapping[str, Tensor]) -> Weights:

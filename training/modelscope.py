@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from streaming_core.models.attention import Compute
 from streaming_core.models.modelscope.config import (
     ImageProjectorConfig,
     MixerConfig,
@@ -27,10 +28,9 @@ from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PRE
 from streaming_core.models.modelscope.unet import Merge, VideoUNet
 from streaming_core.models.modelscope.vae_names import stable_diffusion_name
 from streaming_core.models.registry import shapes_of, take
-from streaming_core.models.streamingsvd.blocks import Compute
-from streaming_core.models.streamingsvd.config import ClipVisionConfig
-from streaming_core.models.streamingsvd.detect import IMAGE_ENCODER_PREFIX, detect_vae
-from streaming_core.schedules_modelscope import published_alphas_cumprod
+from streaming_core.models.streamingsvd.detect import IMAGE_ENCODER_PREFIX
+from streaming_core.models.towers import ClipVisionConfig, detect_vae
+from streaming_core.schedules.modelscope import published_alphas_cumprod
 from tests.tiny import openclip_shapes
 from tests.tiny_modelscope import official_shapes
 
@@ -204,7 +204,7 @@ def colour_clip_vision(config: ClipVisionConfig) -> Weights:
 
 def colour_tower(config: ClipVisionConfig):
     """`colour_clip_vision` as the host's CLIP_VISION."""
-    return host().build.build_clip_vision(take(colour_clip_vision(config), CLIP_VISION_PREFIX), config)
+    return host().encoders.build_clip_vision(take(colour_clip_vision(config), CLIP_VISION_PREFIX), config)
 
 
 class Prompts:
@@ -212,7 +212,7 @@ class Prompts:
 
     def __init__(self, config: TextEncoderConfig, device: torch.device):
         host()
-        from comfyui_streamingt2v.nodes.host.modelscope_file import build_text_encoder
+        from comfyui_streamingt2v.nodes.host.modelscope.towers import build_text_encoder
 
         self.clip = build_text_encoder(floats(take(random_text_encoder(config), TEXT_PREFIX)), config)
         self.device, self.known = device, {}

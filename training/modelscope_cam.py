@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from streaming_core.errors import SettingsError, StreamingError
+from streaming_core.models.attention import Compute
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
 from streaming_core.models.modelscope.cam import ModelscopeCam
 from streaming_core.models.modelscope.config import StreamingModelscopeConfig
@@ -25,7 +26,6 @@ from streaming_core.models.modelscope.detect import APM_PREFIX, UNET_PREFIX, det
 from streaming_core.models.modelscope.unet import Merge, VideoUNet, context_attentions
 from streaming_core.models.modelscope.weights import refuse_unread
 from streaming_core.models.registry import load_strict, shapes_of
-from streaming_core.models.streamingsvd.blocks import Compute
 
 from .diffusion import Encoder, randn
 from .films import HELD_OUT, Variety, make_film

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from streaming_core.chunks import ChunkPlan
-from streaming_core.loop import Anchor, continue_film, film_chunks, pick_anchor, start_film
-from streaming_core.schedules import align_your_steps_sigmas, karras_sigmas
-from streaming_core.script import Cue, Script
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.script import Cue, Script
+from streaming_core.loop.state import Anchor, continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 
 from .layout import host
 
@@ -40,7 +40,7 @@ class Parts:
 def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Parts:
     """A file of the StreamingSVD layout through the pack's own loader."""
     svd = host().svd
-    from comfyui_streamingt2v.nodes.host.load_streamingsvd import open_streamingsvd
+    from comfyui_streamingt2v.nodes.host.svd.load import open_streamingsvd
 
     loaded = open_streamingsvd(str(path))
     euler = svd.default_sampling().sampler

@@ -1,135 +1,31 @@
-"""CAM on the host's SVD model: a wrapper around the UNet and a patch in front of its decoder blocks.
-
-The encoder half of the UNet runs unmodified; each skip is replaced by its merged version just before a decoder block
-joins it, and the running activation is merged before the first one (reference: streamingsvd, sections 6 and 14).
-"""
+"""What the CAMs of all families share: the handle, the control frames, the strength."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import comfy.model_management as mm
 import torch
-from comfy.ldm.modules.attention import optimized_attention
-from comfy.patcher_extension import WrappersMP
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...streaming_core.errors import FrameMismatchError, SettingsError
-from ...streaming_core.models.streamingsvd.blocks import Compute
-from ...streaming_core.models.streamingsvd.config import CamConfig
-from ...streaming_core.models.streamingsvd.network import CamFeatures, CamNetwork
-
-KEY = "streamingt2v_cam"
 
 
 @dataclass(frozen=True)
 class StreamingCam:
-    """A STREAMING_CAM: the CAM network under the host's patcher, and which file it came from."""
+    """A STREAMING_CAM: the CAM network of a family under the host's patcher, and which file it came from."""
 
     patcher: object
     source: str = ""
 
     @property
-    def network(self) -> CamNetwork:
+    def network(self) -> nn.Module:
         return self.patcher.model
 
     @property
-    def config(self) -> CamConfig:
+    def config(self):
         return self.network.config
-
-
-@dataclass(frozen=True)
-class CamCall:
-    """What one UNet call hands from the wrapper to the patches."""
-
-    features: CamFeatures
-    frames: int
-    compute: Compute
-
-
-class CamGuide:
-    """The control of one chunk. Holds nothing that changes, so model clones may share it."""
-
-    def __init__(self, cam: StreamingCam, control_embedding: Tensor, strength: float = 1.0):
-        self.cam = cam
-        self.control_embedding = control_embedding
-        self.strength = strength
-
-    def __deepcopy__(self, memo) -> CamGuide:
-        # Hosts before 0.33 deep-copy model options at every clone.
-        return self
-
-    @property
-    def control_frames(self) -> int:
-        return self.control_embedding.shape[0]
-
-    def around_unet(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        """DIFFUSION_MODEL wrapper: features for whatever part of the batch this call holds, then the call itself."""
-        mm.throw_exception_if_processing_interrupted()
-        frames = kwargs.get("num_video_frames")
-        if frames is None or y is None:
-            raise SettingsError("CAM Conditioning needs an SVD video model, and this model gives no number of frames")
-        self._check(x, frames)
-        compute = Compute(
-            attention=partial(
-                optimized_attention, attn_precision=torch.float32, transformer_options=transformer_options
-            ),
-            feed_forward_slices=self._feed_forward_slices(x, frames),
-        )
-
-        def head(tensor: Tensor) -> Tensor:
-            """The control frames of every clip in the batch."""
-            clips = rearrange(tensor, "(b t) ... -> b t ...", t=frames)
-            return rearrange(clips[:, : self.control_frames], "b k ... -> (b k) ...")
-
-        features = self.cam.network.controlnet(
-            head(x),
-            head(timesteps),
-            head(context),
-            head(y),
-            self.control_embedding.to(device=x.device, dtype=x.dtype),
-            self.control_frames,
-            compute,
-        )
-        # The frame count of the decoder calls is the clip's own again.
-        call = CamCall(features, frames, replace(compute, feed_forward_slices=1))
-        return executor(x, timesteps, context, y, control, {**transformer_options, KEY: call}, **kwargs)
-
-    def merge(self, h: Tensor, skip: Tensor, transformer_options: dict) -> tuple[Tensor, Tensor]:
-        """Output-block patch: merge the skip that the decoder is about to join."""
-        call: CamCall = transformer_options[KEY]
-        network, block = self.cam.network, transformer_options["block"][1]
-        if block == 0:
-            h = weaken(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
-        index = len(call.features.skips) - 1 - block
-        merged = network.merge_skip(index, skip, call.features, call.frames, call.compute)
-        return h, weaken(skip, merged, self.strength)
-
-    def _check(self, x: Tensor, frames: int) -> None:
-        if self.control_frames >= frames:
-            raise SettingsError(
-                f"{self.control_frames} control frames leave nothing new in a chunk of {frames} frames; "
-                "use fewer control frames or a longer chunk"
-            )
-        if self.control_embedding.shape[-2:] != x.shape[-2:]:
-            have, want = ((8 * t.shape[-1], 8 * t.shape[-2]) for t in (self.control_embedding, x))
-            raise FrameMismatchError(
-                f"control frames are {have[0]}x{have[1]} but the latent is for {want[0]}x{want[1]}; resize them to fit"
-            )
-
-    def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
-        """As many slices as keep the largest feed-forward within half of the free memory."""
-        rows = x.shape[0] // frames * self.control_frames * x.shape[-1] * x.shape[-2]
-        wanted = rows * 8 * self.cam.config.unet.model_channels * x.element_size()
-        return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
-
-
-def weaken(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
-    """`merged` at strength 1, `plain` at 0, in between and beyond on the line through both."""
-    return merged if strength == 1 else torch.lerp(plain, merged.to(plain.dtype), strength)
 
 
 def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
@@ -143,32 +39,39 @@ def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
         return cam.network.encode_pixels(pixels).to(mm.intermediate_device())
 
 
-def with_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
-    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+def weaken(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
+    """`merged` at strength 1, `plain` at 0, in between and beyond on the line through both."""
+    return merged if strength == 1 else torch.lerp(plain, merged.to(plain.dtype), strength)
 
-    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
 
-    Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
-    VAE, times the UNet's halvings).
-    """
-    if not isinstance(cam.network, CamNetwork):
-        # The other family has a UNet of its own and brings its own way in.
-        from .modelscope_cam import with_modelscope_cam
-
-        return with_modelscope_cam(model, cam, control_frames, strength)
-    multiple_px = cam.config.unet.multiple_px
-    if control_frames.shape[1] % multiple_px or control_frames.shape[2] % multiple_px:
+def check_control_frames(control_frames: Tensor, multiple_px: int) -> None:
+    """Raise `FrameMismatchError` unless height and width of IMAGE `[k, H, W, 3]` are multiples of `multiple_px`."""
+    height, width = control_frames.shape[1:3]
+    if height % multiple_px or width % multiple_px:
         raise FrameMismatchError(
-            f"control frames are {control_frames.shape[2]}x{control_frames.shape[1]}, "
-            f"but SVD works in multiples of {multiple_px} pixels; resize or crop them first"
+            f"control frames are {width}x{height}, but this model works in multiples of {multiple_px} pixels; "
+            "resize or crop them first"
         )
-    guide = CamGuide(cam, encode_control_frames(cam, control_frames), strength)
-    clone = model.clone()
-    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, guide.around_unet)
-    patches = clone.model_options["transformer_options"].get("patches", {})
-    if any(isinstance(getattr(patch, "__self__", None), CamGuide) for patch in patches.get("output_block_patch", [])):
-        raise SettingsError("this model continues control frames already; connect the one from before CAM Conditioning")
-    clone.set_model_output_block_patch(guide.merge)
-    clone.set_additional_models(KEY, [cam.patcher])
-    return clone
+
+
+def check_call(control_embedding: Tensor, x: Tensor, frames: int) -> None:
+    """Whether control frames fit a call of the UNet on `x` `[.., h, w]` with clips of `frames` frames.
+
+    Raises:
+        SettingsError: nothing new would be left in the clip.
+        FrameMismatchError: the latent is of another size.
+    """
+    control_frames = control_embedding.shape[0]
+    if control_frames >= frames:
+        raise SettingsError(
+            f"{control_frames} control frames leave nothing new in a chunk of {frames} frames; "
+            "use fewer control frames or a longer chunk"
+        )
+    if control_embedding.shape[-2:] != x.shape[-2:]:
+        have, want = ((8 * t.shape[-1], 8 * t.shape[-2]) for t in (control_embedding, x))
+        raise FrameMismatchError(
+            f"control frames are {have[0]}x{have[1]} but the latent is for {want[0]}x{want[1]}; resize them to fit"
+        )
+
+
+ALREADY_ATTACHED = "CAM is already attached to this model; connect the model from before CAM Conditioning"

@@ -10,10 +10,10 @@ import folder_paths
 import torch
 
 from ...streaming_core.errors import SettingsError
-from ...streaming_core.interpolation import InterpolationModel
+from ...streaming_core.interpolation.stream import InterpolationModel
 from ...streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
-from .build import managed
 from .files import model_file, read_weights
+from .patchers import managed
 from .progress import check_cancel
 
 FOLDER = "frame_interpolation"

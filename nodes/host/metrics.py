@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from ...streaming_core.atomic import atomic_write
 from ...streaming_core.errors import SettingsError
 from ...streaming_core.frames import FrameStream
+from ...streaming_core.loop.layout import Layout
 from ...streaming_core.metrics.clip_scores import ClipTools
 from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
-from ...streaming_core.metrics.layout import Layout
 from ...streaming_core.metrics.mawe import Mawe
 from ...streaming_core.metrics.measure import Measures, measure, measure_mawe
 from ...streaming_core.metrics.picture import draw_report
 from ...streaming_core.metrics.report import as_csv, as_json, as_text
-from .build import managed
 from .files import model_file, read_weights
+from .patchers import managed
 from .progress import check_cancel, frames_bar
-from .video_files import output_file, workflow_metadata
+from .video.files import output_file, workflow_metadata
 
 # All-pairs correlations of one pair at 720x720, their pyramid and the recurrent unit's activations, float32.
 RAFT_BYTES = 1_500_000_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from .audio import AudioTrack
 from .codecs import CODECS, check_quality
-from .run_source import GroupDecoder, LatentDecoder, LatentGroup, RunFolderFrames
 from .sinks import read_ahead, to_tensor, write_png_folder
 from .stream import FrameStream, JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
 from .video_read import VideoFrames, close_idle_decoders
@@ -14,12 +13,8 @@ __all__ = [
     "CODECS",
     "AudioTrack",
     "FrameStream",
-    "GroupDecoder",
     "JoinedFrames",
-    "LatentDecoder",
-    "LatentGroup",
     "ResampledFrames",
-    "RunFolderFrames",
     "TensorFrames",
     "TrimmedFrames",
     "VideoFrames",

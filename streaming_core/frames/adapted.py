@@ -8,7 +8,7 @@ from math import floor
 
 import torch
 
-from ..fitting import Fit, fit
+from .fitting import Fit, fit
 from .stream import FrameStream, as_rate, size_text
 
 FIT_WORDS = {"crop": "what stands out is cut", "pad": "borders are repeated", "stretch": "the shape is changed"}

@@ -13,9 +13,9 @@ from torch import Tensor
 from ..atomic import atomic_write
 from ..errors import FrameError, StreamingError, VideoWriteError
 from ..frames import VideoFrames, to_rgb
+from ..loop.layout import lay_out, parse_chunks
 from .clip_local import load_clip
 from .flow import RAFT_FILE, RAFT_FOLDER, classical_flow, load_raft
-from .layout import lay_out, parse_chunks
 from .measure import measure
 from .picture import draw_report
 from .report import as_csv, as_json, as_text

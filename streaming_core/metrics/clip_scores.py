@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FrameError, SettingsError
-from .layout import Layout
+from ..loop.layout import Layout
 
 EmbedFrames = Callable[[Tensor], Tensor]
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from ..errors import FrameError
 from ..frames import FrameStream
+from ..loop.layout import Layout, windows
 from . import mawe as mawe_rule
 from .clip_scores import ClipCurves, ClipTools, Curve, curve
-from .colour import ColourDrift, colour_drift, frame_colours
+from .color import ColourDrift, colour_drift, frame_colours
 from .cuts import CutDetector, Cuts, best_detector
 from .flow import FlowEstimator, classical_flow
-from .layout import Layout, windows
 from .mawe import Mawe
 from .seams import Seams, compensated_difference, measure_seams, motion_change
 from .stagnation import Stagnation, measure_stagnation, motion_percent, still_pairs, with_refreshes

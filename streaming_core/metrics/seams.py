@@ -15,8 +15,8 @@ from statistics import median
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..loop.layout import Layout
 from .classical_flow import lands_inside, sample
-from .layout import Layout
 
 NEIGHBOUR_PAIRS = 16
 # Below these a jump cannot be seen, and its ratio to another one says nothing.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .layout import Layout
+from ..loop.layout import Layout
 from .mawe import mean_flow_length
 
 BLOCK_PX = 16

@@ -7,11 +7,12 @@ overrides) per call without the network knowing about it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 Attention = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """`(q, k, v, heads) -> out`, all `[batch, tokens, heads * head_width]`; scale is `head_width ** -0.5`, no mask."""
@@ -34,3 +35,37 @@ def attend_in_slices(
         return attention(q, k, v, heads)
     parts = zip(q.split(max_batch), k.split(max_batch), v.split(max_batch), strict=True)
     return torch.cat([attention(*part, heads) for part in parts])
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How to evaluate the network; no choice here changes the result beyond rounding.
+
+    `attention`: the kernel. `feed_forward_slices`: into how many parts feed-forwards split their leading dimension
+    when memory is short (reference: streamingsvd, section 10).
+    """
+
+    attention: Attention = attend
+    feed_forward_slices: int = 1
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of `x` `[b, n, c]` to itself or to `context` `[b, m, context_width]`; no bias but on the output."""
+
+    def __init__(self, width, head_width, context_width=None, operations=nn, dtype=None, device=None):
+        super().__init__()
+        options = {"dtype": dtype, "device": device}
+        self.heads = width // head_width
+        self.to_q = operations.Linear(width, width, bias=False, **options)
+        self.to_k = operations.Linear(context_width or width, width, bias=False, **options)
+        self.to_v = operations.Linear(context_width or width, width, bias=False, **options)
+        self.to_out = nn.Sequential(operations.Linear(width, width, **options), nn.Identity())
+
+    def forward(self, x: Tensor, context: Tensor | None = None, attention: Attention = attend) -> Tensor:
+        """`context` may have batch 1 when it has a single token; the result then broadcasts over `x`."""
+        if context is not None and context.shape[1] == 1:
+            # One token has softmax weight 1: the output is the same vector for every query.
+            return self.to_out(self.to_v(context))
+        context = x if context is None else context
+        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
+        return self.to_out(attend_in_slices(q, k, v, self.heads, attention))

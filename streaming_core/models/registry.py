@@ -7,6 +7,7 @@ architecture), so the official file and a tiny test file take the same path.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -97,3 +98,18 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> 
     """Load `tensors` into `module`; every key of both must agree. `what` names the network in the error."""
     compare_keys(shapes_of(module.state_dict()), shapes_of(tensors), what)
     module.load_state_dict(tensors, strict=True)
+
+
+def dimension(shapes: Shapes, key: str, axis: int) -> int:
+    if key not in shapes:
+        raise CheckpointError(f"cannot read the configuration: key {key} is missing; use a complete file")
+    return int(shapes[key][axis])
+
+
+def count_indices(keys: Iterable[str], pattern: str) -> int:
+    """Number of consecutive indices from 0 that `pattern` (with one group) matches at the start of some key."""
+    found = {int(match.group(1)) for match in map(re.compile(pattern).match, keys) if match}
+    count = 0
+    while count in found:
+        count += 1
+    return count

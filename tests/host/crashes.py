@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import dev
-from streaming_core.run_folder import RunFolder
+from streaming_core.runs.folder import RunFolder
 from tests.host.harness import HostServer, RunReport
 
 NUM_CHUNKS, CHUNK_FRAMES, OVERLAP_FRAMES = 12, 6, 2

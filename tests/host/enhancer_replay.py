@@ -6,10 +6,10 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from streaming_core.blending import RecordedCuts
-from streaming_core.enhancer import EnhanceSettings
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import position_ramp
+from streaming_core.windows.blending import RecordedCuts
+from streaming_core.windows.enhancement import EnhanceSettings
 from tests.golden.cases import Case
 from tests.host.inprocess import import_host, import_pack
 
@@ -42,14 +42,15 @@ def host_model(case: Case):
     """MODEL for a `blend_stub` or `blend_unet` case."""
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import build, i2vgenxl
+    from comfyui_streamingt2v.nodes.host import patchers
+    from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl
 
     if "unet_config" in case.meta:
         groups = case.meta["unet_config"]["norm_num_groups"]
         return i2vgenxl.build_i2vgenxl(case.weights(), case.name, norm_groups=groups)
     config = I2VGenXLConfig(cross_attention_dim=case.input("prompt_embeds").shape[-1])
     model = i2vgenxl.empty_i2vgenxl(config, torch.float32, 1, network=ClosedForm)
-    return build.managed(model, torch.device("cpu"), torch.device("cpu"))
+    return patchers.managed(model, torch.device("cpu"), torch.device("cpu"))
 
 
 def enhance_on_host(case: Case, sampler: str, model=None) -> Tensor:
@@ -57,8 +58,9 @@ def enhance_on_host(case: Case, sampler: str, model=None) -> Tensor:
     model = model or host_model(case)
     import comfy.sample
     import comfy.samplers
-    from comfyui_streamingt2v.nodes.host import blending, i2vgenxl
-    from comfyui_streamingt2v.nodes.host.window_conds import with_window_conditions
+    from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl
+    from comfyui_streamingt2v.nodes.host.windows import blending
+    from comfyui_streamingt2v.nodes.host.windows.conditions import with_window_conditions
 
     meta, scale = case.meta, model.model.latent_format.scale_factor
     settings = EnhanceSettings(strength=meta["strength"], steps=meta["num_inference_steps"])

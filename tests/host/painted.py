@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from streaming_core.chunks import Chunk
-from streaming_core.loop import Anchor
+from streaming_core.loop.chunk import Chunk
+from streaming_core.loop.state import Anchor
 
 
 @dataclass(frozen=True)

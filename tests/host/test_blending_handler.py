@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from streaming_core.blending import SeededCuts, ownership, plan_windows
 from streaming_core.errors import SettingsError
+from streaming_core.windows.blending import SeededCuts, ownership, plan_windows
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
@@ -19,9 +19,9 @@ import_pack()
 import comfy.context_windows as host_windows  # noqa: E402
 import comfy.sampler_helpers  # noqa: E402
 import comfy.samplers  # noqa: E402
-from comfyui_streamingt2v.nodes.host import blending  # noqa: E402
 from comfyui_streamingt2v.nodes.host.compat import supported  # noqa: E402
-from comfyui_streamingt2v.nodes.host.window_conds import with_window_conditions  # noqa: E402
+from comfyui_streamingt2v.nodes.host.windows import blending  # noqa: E402
+from comfyui_streamingt2v.nodes.host.windows.conditions import with_window_conditions  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
 

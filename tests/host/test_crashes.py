@@ -12,7 +12,7 @@ import torch
 
 import dev
 from streaming_core.frames import VideoFrames
-from streaming_core.run_folder import RunFolder
+from streaming_core.runs.folder import RunFolder
 from tests.host.crashes import (
     CHECKPOINT,
     CHUNK_FRAMES,

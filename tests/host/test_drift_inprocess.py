@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from streaming_core.chunks import ChunkPlan
-from streaming_core.drift import lab_to_srgb
+from streaming_core.color.drift import lab_to_srgb
+from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError
 from streaming_core.frames import TensorFrames
-from streaming_core.loop import Clip, film_chunks, start_film
-from streaming_core.metrics.colour import srgb_to_lab
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.state import Clip, film_chunks, start_film
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
@@ -20,7 +20,7 @@ import_pack()
 
 from comfyui_streamingt2v.nodes.drift import ColourAnchorStream  # noqa: E402
 from comfyui_streamingt2v.nodes.extend import ExtendVideo  # noqa: E402
-from comfyui_streamingt2v.nodes.host import drift, films  # noqa: E402
+from comfyui_streamingt2v.nodes.host.runs import drift, films  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
 from tests.host.test_native_inprocess import plain_vae, sampler_of  # noqa: E402

@@ -22,8 +22,8 @@ import_pack()
 import comfy.model_management as mm  # noqa: E402
 import comfy.ops  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
-from comfyui_streamingt2v.nodes.host import i2vgenxl  # noqa: E402
-from comfyui_streamingt2v.nodes.host.load_enhancer import load_enhancer  # noqa: E402
+from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl  # noqa: E402
+from comfyui_streamingt2v.nodes.host.enhance.load import load_enhancer  # noqa: E402
 
 from tests.host.tiny_models import sample  # noqa: E402
 

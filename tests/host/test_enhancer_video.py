@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from streaming_core.blending import plan_windows
-from streaming_core.enhancer import EnhanceSettings, Size, fit_size
 from streaming_core.errors import SettingsError, StreamingError
 from streaming_core.frames import FrameStream, TensorFrames
 from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
 from streaming_core.models.registry import take
+from streaming_core.windows.blending import plan_windows
+from streaming_core.windows.enhancement import EnhanceSettings, Size, fit_size
 from tests import tiny_enhancer, tiny_modelscope
 from tests.host.inprocess import import_host, import_pack
 
@@ -25,8 +25,10 @@ import_pack()
 import folder_paths  # noqa: E402
 from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfyui_streamingt2v.nodes import enhancer as nodes  # noqa: E402
-from comfyui_streamingt2v.nodes.host import build, i2vgenxl, modelscope_file  # noqa: E402
-from comfyui_streamingt2v.nodes.host import enhancer as host  # noqa: E402
+from comfyui_streamingt2v.nodes.host import encoders  # noqa: E402
+from comfyui_streamingt2v.nodes.host.enhance import enhancer as host  # noqa: E402
+from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl  # noqa: E402
+from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file  # noqa: E402
 
 from tests.host.tiny_models import SVD  # noqa: E402
 
@@ -46,7 +48,7 @@ def enhancer() -> host.Enhancer:
     return host.Enhancer(
         model=i2vgenxl.build_i2vgenxl(tiny_enhancer.tiny_weights(dtype=torch.float32), "tiny"),
         clip=modelscope_file.build_text_encoder(take(weights, TEXT_PREFIX), config.text_encoder),
-        clip_vision=build.build_clip_vision(take(weights, CLIP_VISION_PREFIX), config.clip_vision),
+        clip_vision=encoders.build_clip_vision(take(weights, CLIP_VISION_PREFIX), config.clip_vision),
         vae=modelscope_file.build_kl_vae(take(weights, VAE_PREFIX), config.vae),
     )
 

@@ -27,8 +27,8 @@ from comfy.cli_args import args  # noqa: E402
 from comfy_api.latest import InputImpl, Types  # noqa: E402
 from comfyui_streamingt2v.nodes import frames as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes import save  # noqa: E402
-from comfyui_streamingt2v.nodes.host import streams  # noqa: E402
-from comfyui_streamingt2v.nodes.host.audio import FileAudio, to_track  # noqa: E402
+from comfyui_streamingt2v.nodes.host.video import streams  # noqa: E402
+from comfyui_streamingt2v.nodes.host.video.audio import FileAudio, to_track  # noqa: E402
 
 RATE = 48000
 trims = pytest.mark.skipif(
@@ -365,7 +365,7 @@ def test_cancel_leaves_neither_file_nor_folder(monkeypatch, tmp_path):
         if len(seen) == 5:
             raise mm.InterruptProcessingException()
 
-    monkeypatch.setattr("comfyui_streamingt2v.nodes.host.video_files.check_cancel", cancelled)
+    monkeypatch.setattr("comfyui_streamingt2v.nodes.host.video.files.check_cancel", cancelled)
     for node, values in (
         (save.SaveStream, {}),
         (save.SaveStreamAsPngs, {"filename_prefix": "video/test", "compress_level": 1}),

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 import dev
 from streaming_core.errors import CheckpointError, FrameError, SettingsError
 from streaming_core.frames import TensorFrames, VideoFrames, write_video
+from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.flow import RAFT_FILE, empty_raft
-from streaming_core.metrics.layout import lay_out
 from streaming_core.metrics.measure import measure
 from tests.host.inprocess import import_host, import_pack
 from tests.host.workflow import load_workflow, set_inputs, to_prompt
@@ -32,7 +32,7 @@ import folder_paths  # noqa: E402
 from comfy_api.latest import InputImpl, Types  # noqa: E402
 from comfyui_streamingt2v.nodes import metrics as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import metrics as host  # noqa: E402
-from comfyui_streamingt2v.nodes.host import streams  # noqa: E402
+from comfyui_streamingt2v.nodes.host.video import streams  # noqa: E402
 
 from tests.host.tiny_clip import tiny_clip, tiny_clip_vision  # noqa: E402
 

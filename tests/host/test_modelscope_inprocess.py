@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from streaming_core.chunks import ChunkPlan
 from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsError
-from streaming_core.loop import film_chunks, pick_anchor, start_film
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.script import Cue, Script, parse_cues
+from streaming_core.loop.state import film_chunks, pick_anchor, start_film
 from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
-from streaming_core.script import Cue, Script, parse_cues
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
 
@@ -30,16 +30,14 @@ def host():
     import comfy.sample
     import comfy.samplers
     import folder_paths
-    from comfyui_streamingt2v.nodes.host import (
-        files,
-        load_modelscope,
-        load_streamingsvd,
-        modelscope,
-        modelscope_apm,
-        modelscope_cam,
-        modelscope_file,
-        modelscope_model,
-    )
+    from comfyui_streamingt2v.nodes.host import files
+    from comfyui_streamingt2v.nodes.host.modelscope import apm as modelscope_apm
+    from comfyui_streamingt2v.nodes.host.modelscope import cam as modelscope_cam
+    from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import model as modelscope_model
+    from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file
+    from comfyui_streamingt2v.nodes.host.svd import load as load_streamingsvd
 
     return SimpleNamespace(
         comfy=comfy,
@@ -327,7 +325,7 @@ def test_film_has_its_length_and_repeats(host, loaded, prompts, caplog):
 
 
 def test_a_film_keeps_the_looks_of_several_anchors(host, loaded, prompts):
-    from comfyui_streamingt2v.nodes.host import films
+    from comfyui_streamingt2v.nodes.host.runs import films
 
     def made(anchor):
         request = films.FilmRequest(20, 16, 8, SIDE, SIDE, "crop", 5, 0, anchor=anchor)
@@ -401,7 +399,7 @@ def test_wrong_control_frames_are_refused(host, loaded, prompts):
     model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, count=16))
     with pytest.raises(SettingsError, match="16 control frames leave nothing new"):
         sample(host, model, *prompts)
-    with pytest.raises(SettingsError, match="already continues"):
+    with pytest.raises(SettingsError, match="already attached"):
         host.cam.with_modelscope_cam(model, loaded.cam, frames(0))
 
 
@@ -501,9 +499,9 @@ def test_unknown_keys_are_refused(host):
 
 def test_cam_of_the_other_family_is_refused_in_words(host, loaded, svd_file):
     svd = host.load_svd.load_streamingsvd(svd_file)
-    from comfyui_streamingt2v.nodes.host.cam import with_cam
+    from comfyui_streamingt2v.nodes.host.svd.cam import with_cam
 
-    with pytest.raises(SettingsError, match="this CAM belongs to StreamingModelscope, but the model is SVD"):
+    with pytest.raises(SettingsError, match="this CAM belongs to StreamingModelscope, but StreamingSVD"):
         with_cam(svd.model, loaded.cam, frames(0))
     with pytest.raises(SettingsError, match="this CAM belongs to StreamingSVD"):
         host.cam.with_modelscope_cam(loaded.model, svd.cam, frames(0))

@@ -10,17 +10,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from streaming_core.chunks import ChunkPlan
 from streaming_core.errors import SettingsError
-from streaming_core.loop import continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.state import continue_film, film_chunks, pick_anchor, start_film
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
 
 import comfy.samplers  # noqa: E402
-from comfyui_streamingt2v.nodes.host import build, films, native  # noqa: E402
-from comfyui_streamingt2v.nodes.host.native_conditions import condition_kind  # noqa: E402
+from comfyui_streamingt2v.nodes.host.native import sampler as native  # noqa: E402
+from comfyui_streamingt2v.nodes.host.native.conditions import condition_kind  # noqa: E402
+from comfyui_streamingt2v.nodes.host.runs import films  # noqa: E402
+from comfyui_streamingt2v.nodes.host.svd import build  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
 from tests.host.tiny_vae import PlainVae, plain_vae, wan_vae  # noqa: E402

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.plan import FilmPlan
-from streaming_core.run_care import run_bytes
+from streaming_core.loop.plan import FilmPlan
+from streaming_core.runs.care import run_bytes
 from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
 
@@ -24,7 +24,7 @@ GIB = 2**30
 def host():
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import films, preflight
+    from comfyui_streamingt2v.nodes.host.runs import films, preflight
 
     return SimpleNamespace(films=films, preflight=preflight)
 

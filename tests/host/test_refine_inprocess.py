@@ -11,7 +11,7 @@ import torch
 from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.models.registry import WrongCheckpointError
-from streaming_core.schedules_vid2vid import dpmpp_2m_sde_step, refiner_sigmas, rescaled_guidance
+from streaming_core.schedules.vid2vid import dpmpp_2m_sde_step, refiner_sigmas, rescaled_guidance
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
 
@@ -25,7 +25,10 @@ def host():
     import comfy.sample
     import comfy.samplers
     import folder_paths
-    from comfyui_streamingt2v.nodes.host import load_enhancer, load_modelscope, refine, vid2vid
+    from comfyui_streamingt2v.nodes.host.enhance import load as load_enhancer
+    from comfyui_streamingt2v.nodes.host.enhance import refine
+    from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import vid2vid
 
     models = Path(folder_paths.get_folder_paths("diffusion_models")[0])
     write_tiny_vid2vid(models / "vid2vid_tiny.pth")

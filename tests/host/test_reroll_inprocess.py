@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
-from streaming_core.plan import FilmPlan
-from streaming_core.run_care import delete_older, set_aside_damaged, use_revision
-from streaming_core.run_folder import RunFolder
-from streaming_core.script import Cue, Script
+from streaming_core.loop.plan import FilmPlan
+from streaming_core.loop.script import Cue, Script
+from streaming_core.runs.care import delete_older, set_aside_damaged, use_revision
+from streaming_core.runs.folder import RunFolder
 from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
 
@@ -27,7 +27,7 @@ STEP, NUM_FRAMES, NUM_CHUNKS = FRAMES - OVERLAP, 24, 6
 def host():
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import films, reroll
+    from comfyui_streamingt2v.nodes.host.runs import films, reroll
 
     return {"films": films, "reroll": reroll}
 

@@ -9,16 +9,10 @@ import torch
 
 from streaming_core.errors import FrameMismatchError, RunMismatchError, SettingsError
 from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.config import (
-    CamConfig,
-    ClipVisionConfig,
-    Level,
-    StreamingSVDConfig,
-    VaeConfig,
-    VideoUNetConfig,
-)
+from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import split_file
+from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny import TINY, official_shapes, random_weights
 
@@ -29,9 +23,21 @@ HEIGHT, WIDTH, FRAMES, OVERLAP = 32, 64, 6, 2
 def rooms():
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import build, cam, films, svd
+    from comfyui_streamingt2v.nodes.host import cam as shared_cam
+    from comfyui_streamingt2v.nodes.host import encoders, vae
+    from comfyui_streamingt2v.nodes.host.runs import films
+    from comfyui_streamingt2v.nodes.host.svd import build, cam
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
-    return {"build": build, "cam": cam, "films": films, "svd": svd}
+    return {
+        "build": build,
+        "cam": cam,
+        "encoders": encoders,
+        "films": films,
+        "shared_cam": shared_cam,
+        "svd": svd,
+        "vae": vae,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +49,9 @@ def tiny(rooms):
     assert config == TINY
     return {
         "model": build.build_video_unet(weights.unet, config.cam.unet),
-        "cam": rooms["cam"].StreamingCam(build.build_cam(weights.cam, config.cam)),
+        "cam": rooms["shared_cam"].StreamingCam(build.build_cam(weights.cam, config.cam)),
         "vae": build.build_vae(weights.vae, config.image_encoder, config.first_stage),
-        "clip_vision": build.build_clip_vision(weights.clip_vision, config.clip_vision),
+        "clip_vision": rooms["encoders"].build_clip_vision(weights.clip_vision, config.clip_vision),
     }
 
 
@@ -182,7 +188,7 @@ def test_wrong_control_frames_say_why(rooms, tiny):
         sample(with_cam(tiny["model"], tiny["cam"], torch.rand(2, 64, 128, 3)))
     with pytest.raises(SettingsError, match="6 control frames leave nothing new"):
         sample(with_cam(tiny["model"], tiny["cam"], control(frames=FRAMES)))
-    with pytest.raises(SettingsError, match="continues control frames already"):
+    with pytest.raises(SettingsError, match="already attached"):
         with_cam(with_cam(tiny["model"], tiny["cam"], control()), tiny["cam"], control())
 
 
@@ -193,14 +199,14 @@ def test_decoding_does_not_depend_on_free_memory(rooms, tiny, monkeypatch):
 
     def decode():
         return rooms["svd"].decode_all(
-            latents, 0, "overlapping", lambda group: rooms["svd"].decode_clip(tiny["vae"], group)
+            latents, 0, "overlapping", lambda group: rooms["vae"].decode_clip(tiny["vae"], group)
         )
 
     plenty = decode()
     monkeypatch.setattr(mm, "get_free_memory", little_memory)
     # The host's attention slices by free memory, which rounds differently; a regrouped clip would differ by far more.
     assert torch.allclose(plenty, decode(), atol=1e-5)
-    alone = torch.cat([rooms["svd"].decode_clip(tiny["vae"], latent[None]) for latent in latents])
+    alone = torch.cat([rooms["vae"].decode_clip(tiny["vae"], latent[None]) for latent in latents])
     assert not torch.allclose(plenty, alone, atol=1e-2)
 
 

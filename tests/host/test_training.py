@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from streaming_core.errors import SettingsError
 from streaming_core.frames import write_video
 from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.config import ClipVisionConfig, Level, StreamingSVDConfig, VaeConfig
+from streaming_core.models.streamingsvd.config import Level, StreamingSVDConfig
 from streaming_core.models.streamingsvd.detect import detect_streamingsvd
+from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 from tests import training_runs
 from tests.host.inprocess import import_host, import_pack
 from tests.training_runs import BREAK, STEPS, assert_same_run, go_on, same, train
@@ -151,7 +152,7 @@ def test_a_frozen_unet_is_not_trained(trained):
 def loaded(trained):
     """What Load StreamingSVD makes of the exported file, and the file."""
     import folder_paths
-    from comfyui_streamingt2v.nodes.host.load_streamingsvd import load_streamingsvd
+    from comfyui_streamingt2v.nodes.host.svd.load import load_streamingsvd
 
     path = Path(folder_paths.get_folder_paths("checkpoints")[0]) / "trained.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +223,7 @@ def test_the_loaded_vae_is_the_trained_one(loaded, trained):
     averaged = Base(vae_base(trained["vae"].folder).tensors).vae(torch.device("cpu"))
     latents = loaded[0].vae.encode(frames.movedim(1, -1))
     torch.testing.assert_close(latents, averaged.encode(frames * 2 - 1), atol=0.05, rtol=0.01)
-    from comfyui_streamingt2v.nodes.host.svd import decode_clip
+    from comfyui_streamingt2v.nodes.host.vae import decode_clip
 
     decoded = decode_clip(loaded[0].vae, latents)
     torch.testing.assert_close(decoded, ((averaged.decode(latents) + 1) / 2).clamp(0, 1), atol=5e-3, rtol=0)
@@ -239,13 +240,13 @@ def test_the_loaded_vae_is_the_trained_one(loaded, trained):
 def test_the_first_stage_alone_encodes_alike(trained):
     """The official file has its encoder twice, once with the convolution behind it folded in."""
     from comfy.ldm.models.autoencoder import AutoencoderKL
-    from comfyui_streamingt2v.nodes.host import build
+    from comfyui_streamingt2v.nodes.host import vae
 
     tensors = vae_base(trained["vae"].folder).tensors
     prefix = "first_stage_model."
     folded = {key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix + "encoder.")}
     prefix = "conditioner.embedders.3.encoder."
-    image = AutoencoderKL(ddconfig=build.autoencoder_params(MINIATURE.image_encoder), embed_dim=4)
+    image = AutoencoderKL(ddconfig=vae.autoencoder_params(MINIATURE.image_encoder), embed_dim=4)
     image.load_state_dict({key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}, strict=True)
     frames = make_film(1, SIZE).render(0, 2).frames * 2 - 1
     latents = image.eval().encode(frames)
@@ -257,7 +258,8 @@ def test_the_first_stage_alone_encodes_alike(trained):
 @torch.no_grad()
 def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     """UNet and CAM as the pack's sampler runs them, image latents unscaled, against the ones of training."""
-    from comfyui_streamingt2v.nodes.host.cam import CamGuide, encode_control_frames
+    from comfyui_streamingt2v.nodes.host.cam import encode_control_frames
+    from comfyui_streamingt2v.nodes.host.svd.cam import CamGuide
 
     task = trained["cam"].task
     frames, control = 4, make_film(2, SIZE).render(0, 2).frames
@@ -287,7 +289,8 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
 
 
 def test_the_exported_file_makes_a_film(loaded):
-    from comfyui_streamingt2v.nodes.host import svd
+    from comfyui_streamingt2v.nodes.host import vae
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
     sampling = svd.SamplingSettings(svd.default_sampling().sampler, torch.tensor([700.0, 2.0, 0.0]), 2.0, 1.0)
     parts = loaded[0]
@@ -297,7 +300,7 @@ def test_the_exported_file_makes_a_film(loaded):
     )
     model = svd.with_cam(parts.model, parts.cam, torch.rand(2, SIZE, SIZE, 3))
     latents = svd.sample_clip(model, sampling, conds, torch.randn(4, 4, LATENT, LATENT), 0, None)
-    frames = svd.decode_clip(parts.vae, latents)
+    frames = vae.decode_clip(parts.vae, latents)
     assert frames.shape == (4, 3, SIZE, SIZE) and torch.isfinite(frames).all() and frames.std() > 0
 
 

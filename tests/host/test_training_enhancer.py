@@ -154,7 +154,7 @@ def test_worn_latents_are_about_those_of_worn_pictures(demo_vae, wear):
 @torch.no_grad()
 def test_the_exported_file_computes_what_was_trained(trained, tmp_path, capsys):
     import folder_paths
-    from comfyui_streamingt2v.nodes.host.load_enhancer import load_enhancer
+    from comfyui_streamingt2v.nodes.host.enhance.load import load_enhancer
 
     assert export.main(["--out", str(trained.folder), "--stage", "enhancer", "--file", str(tmp_path / FILE)]) == 0
     assert "MB" in capsys.readouterr().out

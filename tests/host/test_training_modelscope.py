@@ -193,7 +193,7 @@ def test_levels_are_the_hosts(loaded):
 def loaded(trained):
     """What Load StreamingModelscope makes of the exported file."""
     import folder_paths
-    from comfyui_streamingt2v.nodes.host import load_modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
 
     folders = [Path(folder_paths.get_folder_paths(name)[0]) for name in ("checkpoints", "diffusion_models")]
     for path in export_modelscope(trained["ms_cam"].folder, folders[0]):
@@ -219,7 +219,10 @@ def test_the_export_has_the_official_layout(trained):
 @torch.no_grad()
 def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     """UNet, CAM, APM and both towers as the pack's sampler runs them, against the ones of training."""
-    from comfyui_streamingt2v.nodes.host import modelscope, modelscope_apm, modelscope_cam
+    from comfyui_streamingt2v.nodes.host.cam import encode_control_frames
+    from comfyui_streamingt2v.nodes.host.modelscope import apm as modelscope_apm
+    from comfyui_streamingt2v.nodes.host.modelscope import cam as modelscope_cam
+    from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
 
     task, frames = trained["ms_cam"].task, 4
     film = make_film(3, SIZE)
@@ -240,9 +243,7 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     torch.testing.assert_close(own.negative, grey, atol=2e-3, rtol=2e-3)
     encoded = modelscope.encode_prompts(loaded.clip, [film.words(0)])[film.words(0)]
     torch.testing.assert_close(encoded[0][0].float(), text, atol=5e-3, rtol=5e-3)
-    guide = modelscope_cam.ModelscopeCamGuide(
-        loaded.cam, modelscope_cam.encode_control_frames(loaded.cam, control.movedim(1, -1))
-    )
+    guide = modelscope_cam.ModelscopeCamGuide(loaded.cam, encode_control_frames(loaded.cam, control.movedim(1, -1)))
     unet = loaded.model.model.diffusion_model
     memory = unet.project_context(join_context(encoded[0][0], own.positive))
 
@@ -265,10 +266,11 @@ def test_the_loaded_vae_is_the_trained_one(loaded, trained):
 
 
 def test_text_becomes_a_film_of_several_chunks(loaded):
-    from comfyui_streamingt2v.nodes.host import load_modelscope, modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
 
-    from streaming_core.chunks import ChunkPlan
-    from streaming_core.loop import film_chunks, pick_anchor, start_film
+    from streaming_core.loop.chunk import ChunkPlan
+    from streaming_core.loop.state import film_chunks, pick_anchor, start_film
 
     prompts = modelscope.encode_prompts(loaded.clip, ["a red ball moving up left", ""])
     sampler = modelscope.ModelscopeChunkSampler(

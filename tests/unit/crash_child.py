@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from streaming_core.frames import write_video
-from streaming_core.run_folder import RunFolder, settings_hash
+from streaming_core.runs.folder import RunFolder, settings_hash
 from tests.unit.frame_films import LazyFilm
 
 NUM_CHUNKS, CHUNK_FRAMES, HEIGHT, WIDTH = 12, 6, 48, 64

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core.blending import (
+from streaming_core.errors import SettingsError
+from streaming_core.windows.blending import (
     RecordedCuts,
     SeededCuts,
     Window,
@@ -21,7 +22,6 @@ from streaming_core.blending import (
     plan_official_windows,
     plan_windows,
 )
-from streaming_core.errors import SettingsError
 
 
 @st.composite

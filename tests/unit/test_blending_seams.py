@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.blending_seams import Score, hard, linear, randomized, run
-from streaming_core.blending import plan_windows
+from streaming_core.windows.blending import plan_windows
 
 FILMS = range(6)
 

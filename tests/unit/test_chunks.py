@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core.chunks import ChunkPlan
 from streaming_core.errors import SettingsError
+from streaming_core.loop.chunk import ChunkPlan
 
 
 @st.composite

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core.decoding import decode_all, official_groups, overlapping_groups
 from streaming_core.errors import SettingsError
+from streaming_core.loop.decoding import decode_all, official_groups, overlapping_groups
 
 sizes = st.integers(1, 80).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1)))
 

@@ -11,18 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from streaming_core.drift import (
-    LEAST_LAB,
-    Reference,
-    find_correction,
-    lab_planes,
-    lab_to_srgb,
-    measure,
-)
+from streaming_core.color.anchored import AnchoredFrames
+from streaming_core.color.drift import LEAST_LAB, Reference, find_correction, lab_planes, lab_to_srgb, measure
+from streaming_core.color.lab import srgb_to_lab
 from streaming_core.frames import TensorFrames
-from streaming_core.frames.anchored import AnchoredFrames
-from streaming_core.metrics.colour import colour_drift, frame_colours, srgb_to_lab
-from streaming_core.metrics.layout import lay_out
+from streaming_core.loop.layout import lay_out
+from streaming_core.metrics.color import colour_drift, frame_colours
 
 CHUNKS, FRAMES, HEIGHT, WIDTH = 20, 6, 40, 64
 

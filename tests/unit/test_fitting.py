@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import FrameError, SettingsError
-from streaming_core.fitting import FITS, fit
+from streaming_core.frames.fitting import FITS, fit
 
 
 @given(st.integers(16, 90), st.integers(16, 90), st.sampled_from(FITS))

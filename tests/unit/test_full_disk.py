@@ -19,7 +19,7 @@ CODE = """
 import json, pathlib, sys
 from streaming_core.errors import StreamingError
 from streaming_core.frames import AudioTrack, TensorFrames, write_png_folder, write_video
-from streaming_core.run_folder import RunFolder
+from streaming_core.runs.folder import RunFolder
 import torch
 disk = pathlib.Path(sys.argv[1])
 noise = TensorFrames(torch.rand(90, 64, 96, 3, generator=torch.Generator().manual_seed(0)), 24)

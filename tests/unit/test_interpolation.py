@@ -15,11 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_core import timeline
 from streaming_core.errors import Cancelled, FrameError, FrameRangeError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.frames.stream import FrameStream
-from streaming_core.interpolation import InterpolatedFrames, InterpolationModel, official_interpolation
+from streaming_core.interpolation import timeline
+from streaming_core.interpolation.stream import InterpolatedFrames, InterpolationModel, official_interpolation
 
 
 class Full(Exception):

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core.chunks import ChunkPlan
 from streaming_core.errors import SettingsError
-from streaming_core.loop import continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.state import continue_film, film_chunks, pick_anchor, start_film
 
 
 @dataclass

@@ -9,12 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import Cancelled, FrameError, SettingsError
 from streaming_core.frames import FrameStream, VideoFrames, write_video
+from streaming_core.loop.layout import Layout, lay_out, parse_chunks, windows
 from streaming_core.metrics.clip_scores import ClipTools, cosines, curve
-from streaming_core.metrics.colour import colour_drift, frame_colours, srgb_to_lab, straight_line_change
+from streaming_core.metrics.color import colour_drift, frame_colours, straight_line_change
 from streaming_core.metrics.flow import raft_estimator
-from streaming_core.metrics.layout import Layout, lay_out, parse_chunks, windows
 from streaming_core.metrics.measure import measure, slice_frames
 from streaming_core.metrics.seams import against_neighbours
 from streaming_core.metrics.stagnation import measure_stagnation, still_pairs, with_refreshes

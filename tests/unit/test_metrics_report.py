@@ -17,12 +17,12 @@ from PIL import Image, ImageColor
 import dev
 from streaming_core.errors import CheckpointError
 from streaming_core.frames import write_video
+from streaming_core.loop.layout import lay_out
 from streaming_core.metrics import picture
 from streaming_core.metrics.__main__ import main
 from streaming_core.metrics.clip_local import clip_pixels, load_clip
 from streaming_core.metrics.clip_scores import ClipTools
 from streaming_core.metrics.flow import RAFT_FILE, raft_estimator
-from streaming_core.metrics.layout import lay_out
 from streaming_core.metrics.measure import Measures, measure
 from streaming_core.metrics.picture import draw_report, frame_x, nice_step, panels, scale_of
 from streaming_core.metrics.report import as_csv, as_json, as_text, chunk_rows, curves, headlines, summary

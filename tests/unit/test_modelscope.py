@@ -30,7 +30,7 @@ from streaming_core.models.registry import (
     shapes_of,
     take,
 )
-from streaming_core.schedules_modelscope import ddim_eta_step, modelscope_sigmas, published_alphas_cumprod
+from streaming_core.schedules.modelscope import ddim_eta_step, modelscope_sigmas, published_alphas_cumprod
 from tests.tiny_modelscope import (
     BASE,
     TINY,

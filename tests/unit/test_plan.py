@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core.chunks import ChunkPlan
 from streaming_core.errors import SettingsError
-from streaming_core.plan import FilmPlan
-from streaming_core.run_manifest import plain
-from streaming_core.script import MAX_SEED, Cue, Script, chunk_prompts, parse_chunk_list, parse_cues, parse_numbers
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.plan import FilmPlan
+from streaming_core.loop.script import MAX_SEED, Cue, Script, chunk_prompts, parse_chunk_list, parse_cues, parse_numbers
+from streaming_core.runs.manifest import plain
 
 words = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=8)
 

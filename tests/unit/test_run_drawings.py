@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_core.errors import RunDamagedError, RunFolderError, RunLockedError, RunNameError
-from streaming_core.frames import GroupDecoder
-from streaming_core.run_care import delete_older, delete_run, own_files, run_bytes, set_aside_damaged, use_revision
-from streaming_core.run_folder import RunFolder
-from streaming_core.run_lock import holder
-from streaming_core.run_manifest import ChunkRecord, RunManifest
-from streaming_core.run_resume import drawn_anew, missing_chunks
+from streaming_core.runs.care import delete_older, delete_run, own_files, run_bytes, set_aside_damaged, use_revision
+from streaming_core.runs.folder import RunFolder
+from streaming_core.runs.frames import GroupDecoder
+from streaming_core.runs.lock import holder
+from streaming_core.runs.manifest import ChunkRecord, RunManifest
+from streaming_core.runs.resume import drawn_anew, missing_chunks
 
 SIZE = {"kind": "test", "height": 4, "width": 6, "fps": Fraction(12)}
 CHUNKS, LENGTH, SEAM = 4, 5, 3

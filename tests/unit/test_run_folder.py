@@ -16,7 +16,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streaming_core.chunk_file import file_sha256
 from streaming_core.errors import (
     FrameError,
     RunDamagedError,
@@ -26,10 +25,11 @@ from streaming_core.errors import (
     RunNameError,
     SettingsError,
 )
-from streaming_core.frames import GroupDecoder, LatentGroup
-from streaming_core.run_care import recover
-from streaming_core.run_folder import RunFolder, list_runs, settings_hash
-from streaming_core.run_name import folder_name, run_path
+from streaming_core.runs.care import recover
+from streaming_core.runs.chunk_file import file_sha256
+from streaming_core.runs.folder import RunFolder, list_runs, settings_hash
+from streaming_core.runs.frames import GroupDecoder, LatentGroup
+from streaming_core.runs.name import folder_name, run_path
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = {"kind": "test", "height": 4, "width": 6, "fps": Fraction(24000, 1001)}
@@ -540,7 +540,7 @@ def test_the_second_writer_is_told_who_holds_the_run(root):
 HOLDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from streaming_core.run_lock import RunLock
+from streaming_core.runs.lock import RunLock
 from pathlib import Path
 RunLock(Path(sys.argv[2]), "the other server").acquire()
 print("held", flush=True)
@@ -576,7 +576,7 @@ def test_without_file_locks_the_process_id_decides(root, monkeypatch, holder, fr
     import errno
     import socket
 
-    from streaming_core import run_lock
+    from streaming_core.runs import lock as run_lock
 
     def no_locks(descriptor, operation):
         raise OSError(errno.ENOLCK, "no locks available")

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from streaming_core.frames import VideoFrames
-from streaming_core.run_folder import RunFolder
+from streaming_core.runs.folder import RunFolder
 
 if not hasattr(os, "pidfd_open"):
     pytest.skip("needs fork, kill -9 and a sure way to hit no other process: Linux", allow_module_level=True)

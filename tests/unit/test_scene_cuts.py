@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from streaming_core.interpolation import CUT_THRESHOLD
-from streaming_core.scene_cuts import change, is_cut, is_static
+from streaming_core.frames.scene_cuts import change, is_cut, is_static
+from streaming_core.interpolation.stream import CUT_THRESHOLD
 
 SIZE = (180, 320)
 

@@ -8,15 +8,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core.conditioning import augmentation_noise, clip_pixels, guide, linear_guidance
 from streaming_core.errors import SettingsError
-from streaming_core.schedules import (
+from streaming_core.models.streamingsvd.conditioning import augmentation_noise, clip_pixels, guide, linear_guidance
+from streaming_core.schedules.ddim import cosine_betas, zero_terminal_snr
+from streaming_core.schedules.svd import (
     ALIGN_YOUR_STEPS_SVD,
     align_your_steps_sigmas,
     karras_sigmas,
     v_prediction_scalings,
 )
-from streaming_core.schedules_ddim import cosine_betas, zero_terminal_snr
 
 
 @given(st.integers(2, 200))

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streaming_core import timeline
 from streaming_core.errors import SettingsError
+from streaming_core.interpolation import timeline
 
 SOURCES = st.integers(1, 90)
 COUNTS = st.integers(1, 600)

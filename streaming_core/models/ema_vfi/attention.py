@@ -41,9 +41,7 @@ class InterFrameAttention(nn.Module):
         """
         queries = self._windows(self.q(tokens) * (tokens.shape[-1] // self.num_heads) ** -0.5, None, layout)
         keys_values = self._windows(self.kv(tokens), self.kv(padding), layout)
-        found = [
-            self._look(queries[own], keys_values[1 - own], layout, with_motion) for own in (0, 1)
-        ]
+        found = [self._look(queries[own], keys_values[1 - own], layout, with_motion) for own in (0, 1)]
         updates = self.proj(torch.stack([values for values, _ in found]))
         if not with_motion:
             return updates, None
@@ -145,10 +143,13 @@ def motion_blocks(config, stage: int, *, operations: Any, dtype, device) -> nn.M
     sizes = (config.channels[3 + stage], config.motion_channels[stage], config.num_heads[stage])
     return nn.ModuleList(
         MotionBlock(
-            *sizes, config.mlp_channels[stage], config.window, shifted=bool(index % 2),
-            operations=operations, dtype=dtype, device=device,
+            *sizes,
+            config.mlp_channels[stage],
+            config.window,
+            shifted=bool(index % 2),
+            operations=operations,
+            dtype=dtype,
+            device=device,
         )  # fmt: skip
         for index in range(config.depths[3 + stage])
     )
-
-

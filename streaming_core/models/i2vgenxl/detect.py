@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...errors import CheckpointError
-from ..registry import Architecture, Shapes
+from ..registry import Architecture, Shapes, count_indices
 
 TRANSFORMER_IN_HEADS = 8
 """Heads of the first temporal transformer, at every size; the width of a head follows from its weights."""
@@ -48,14 +48,6 @@ class I2VGenXLConfig:
     latent_channels: int = 4
 
 
-def _count(shapes: Shapes, prefix: str) -> int:
-    """How many numbers 0, 1, 2, ... follow `prefix` without a gap."""
-    count = 0
-    while any(key.startswith(f"{prefix}{count}.") for key in shapes):
-        count += 1
-    return count
-
-
 def detect(shapes: Shapes, source: str = "the file", norm_groups: int = 32) -> I2VGenXLConfig:
     """The configuration of the network with these keys and shapes.
 
@@ -65,14 +57,14 @@ def detect(shapes: Shapes, source: str = "the file", norm_groups: int = 32) -> I
     """
     ARCHITECTURE.check(shapes, source)
     try:
-        levels = _count(shapes, "down_blocks.")
+        levels = count_indices(shapes, r"down_blocks\.(\d+)\.")
         channels = tuple(shapes[f"down_blocks.{level}.resnets.0.conv2.weight"][0] for level in range(levels))
         config = I2VGenXLConfig(
             block_out_channels=channels,
             attention_levels=tuple(
                 any(key.startswith(f"down_blocks.{level}.attentions.") for key in shapes) for level in range(levels)
             ),
-            layers_per_block=_count(shapes, "down_blocks.0.resnets."),
+            layers_per_block=count_indices(shapes, r"down_blocks\.0\.resnets\.(\d+)\."),
             cross_attention_dim=shapes["context_embedding.0.weight"][1],
             head_width=shapes["transformer_in.proj_in.weight"][0] // TRANSFORMER_IN_HEADS,
             norm_groups=norm_groups,

@@ -9,8 +9,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...errors import SettingsError
-from ..streamingsvd.blocks import Compute
-from ..streamingsvd.network import CamFeatures, CamMerger
+from ..attention import Compute
+from ..cam import CamFeatures, CamMerger
 from .config import ModelscopeCamConfig
 from .unet import DownPath, Merge
 

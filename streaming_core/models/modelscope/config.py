@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..streamingsvd.config import ClipVisionConfig, VaeConfig
+from ..towers import ClipVisionConfig, VaeConfig
 
 
 @dataclass(frozen=True)

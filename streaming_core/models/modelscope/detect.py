@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from ...errors import CheckpointError
-from ..registry import Architecture, KnownUnused, Shapes
-from ..streamingsvd.config import ClipVisionConfig, VaeConfig
-from ..streamingsvd.detect import detect_clip_vision
+from ..registry import Architecture, KnownUnused, Shapes, count_indices, dimension
+from ..towers import ClipVisionConfig, VaeConfig, detect_clip_vision
 from .config import (
     ImageProjectorConfig,
     MixerConfig,
@@ -73,33 +74,21 @@ BASE_ARCHITECTURE = Architecture(
 )
 
 
-def _dimension(shapes: Shapes, key: str, axis: int) -> int:
-    if key not in shapes:
-        raise CheckpointError(f"cannot read the configuration: key {key} is missing; use a complete file")
-    return int(shapes[key][axis])
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many of 0, 1, 2 ... in a row start some key when put into `pattern`."""
-    index = 0
-    while any(key.startswith(pattern.format(index)) for key in shapes):
-        index += 1
-    return index
-
-
 def detect_unet(shapes: Shapes, prefix: str = "", head_width: int = 64, vid2vid: bool = False) -> UNet3DConfig:
     """Configuration of a 3-D UNet in the diffusers layout, or of the down path of one.
 
     Head width is not visible in shapes: the family has 64 everywhere, so only tests pass another value.
     """
     shapes = {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
-    levels = _count(shapes, "down_blocks.{}.")
-    attention = tuple(_count(shapes, f"down_blocks.{level}.attentions.{{}}.") > 0 for level in range(levels))
+    levels = count_indices(shapes, r"down_blocks\.(\d+)\.")
+    attention = tuple(
+        count_indices(shapes, rf"down_blocks\.{level}\.attentions\.(\d+)\.") > 0 for level in range(levels)
+    )
     if True not in attention:
         raise CheckpointError(
             f"cannot read the context width: no {prefix}down_blocks.*.attentions; use a complete file"
         )
-    layers = {_count(shapes, f"down_blocks.{level}.resnets.{{}}.") for level in range(levels)}
+    layers = {count_indices(shapes, rf"down_blocks\.{level}\.resnets\.(\d+)\.") for level in range(levels)}
     if len(layers) != 1:
         raise CheckpointError(f"{prefix}down_blocks have {sorted(layers)} layers each; all levels must have the same")
     cross = f"down_blocks.{attention.index(True)}.attentions.0.transformer_blocks.0.attn2."
@@ -107,14 +96,14 @@ def detect_unet(shapes: Shapes, prefix: str = "", head_width: int = 64, vid2vid:
     if cross + "conv.weight" in shapes:
         text_tokens, context_tokens, kernel = shapes[cross + "conv.weight"]
         mixers = MixerConfig(int(text_tokens), int(context_tokens), int(kernel))
-    width = _dimension(shapes, "conv_in.weight", 0)
+    width = dimension(shapes, "conv_in.weight", 0)
     return UNet3DConfig(
-        in_channels=_dimension(shapes, "conv_in.weight", 1),
+        in_channels=dimension(shapes, "conv_in.weight", 1),
         out_channels=int(shapes.get("conv_out.weight", shapes["conv_in.weight"][1:])[0]),
-        channels=tuple(_dimension(shapes, f"down_blocks.{i}.resnets.0.conv2.weight", 0) for i in range(levels)),
+        channels=tuple(dimension(shapes, f"down_blocks.{i}.resnets.0.conv2.weight", 0) for i in range(levels)),
         attention=attention,
         layers_per_block=layers.pop(),
-        context_width=_dimension(shapes, cross + "to_k.weight", 1),
+        context_width=dimension(shapes, cross + "to_k.weight", 1),
         input_attention_width=int(shapes.get("transformer_in.proj_in.weight", (8 * head_width, width))[0]),
         head_width=head_width,
         vid2vid=vid2vid,
@@ -127,19 +116,19 @@ def detect_cam(
 ) -> ModelscopeCamConfig:
     """Configuration of the CAM branch; the mergers follow its channels."""
     stem = prefix + "controlnet_cond_embedding."
-    strided = range(1, _count(shapes, stem + "blocks.{}."), 2)
-    first = _dimension(shapes, stem + "conv_in.weight", 0)
+    strided = range(1, count_indices(shapes, re.escape(stem) + r"blocks\.(\d+)\."), 2)
+    first = dimension(shapes, stem + "conv_in.weight", 0)
     return ModelscopeCamConfig(
         unet=detect_unet(shapes, prefix, head_width),
-        pixel_channels=(first, *(_dimension(shapes, f"{stem}blocks.{index}.weight", 0) for index in strided)),
+        pixel_channels=(first, *(dimension(shapes, f"{stem}blocks.{index}.weight", 0) for index in strided)),
         merger_head_width=merger_head_width,
     )
 
 
 def detect_image_projector(shapes: Shapes, prefix: str = APM_PREFIX) -> ImageProjectorConfig:
     """Configuration of the APM token network; the release makes 16 tokens of 1024."""
-    inner, width = (_dimension(shapes, prefix + "context_embedding.0.weight", axis) for axis in (0, 1))
-    out = _dimension(shapes, prefix + "context_embedding.2.weight", 0)
+    inner, width = (dimension(shapes, prefix + "context_embedding.0.weight", axis) for axis in (0, 1))
+    out = dimension(shapes, prefix + "context_embedding.2.weight", 0)
     if out % width:
         raise CheckpointError(
             f"{prefix}context_embedding.2 gives {out} values, not a multiple of the token width {width}"
@@ -150,27 +139,27 @@ def detect_image_projector(shapes: Shapes, prefix: str = APM_PREFIX) -> ImagePro
 def detect_text_encoder(shapes: Shapes, prefix: str = TEXT_PREFIX) -> TextEncoderConfig:
     """Configuration of a CLIP text tower in the transformers layout; heads are 64 wide, as in every CLIP tower."""
     stem = prefix + "text_model."
-    width = _dimension(shapes, stem + "embeddings.token_embedding.weight", 1)
+    width = dimension(shapes, stem + "embeddings.token_embedding.weight", 1)
     return TextEncoderConfig(
-        vocabulary=_dimension(shapes, stem + "embeddings.token_embedding.weight", 0),
+        vocabulary=dimension(shapes, stem + "embeddings.token_embedding.weight", 0),
         width=width,
-        layers=_count(shapes, stem + "encoder.layers.{}."),
+        layers=count_indices(shapes, re.escape(stem) + r"encoder\.layers\.(\d+)\."),
         heads=max(1, width // 64),
-        mlp_width=_dimension(shapes, stem + "encoder.layers.0.mlp.fc1.weight", 0),
-        max_tokens=_dimension(shapes, stem + "embeddings.position_embedding.weight", 0),
+        mlp_width=dimension(shapes, stem + "encoder.layers.0.mlp.fc1.weight", 0),
+        max_tokens=dimension(shapes, stem + "embeddings.position_embedding.weight", 0),
     )
 
 
 def detect_diffusers_vae(shapes: Shapes, prefix: str = VAE_PREFIX) -> VaeConfig:
     """Configuration of a KL autoencoder in the diffusers layout."""
-    levels = _count(shapes, prefix + "encoder.down_blocks.{}.")
-    widths = [_dimension(shapes, f"{prefix}encoder.down_blocks.{i}.resnets.0.conv2.weight", 0) for i in range(levels)]
-    base = _dimension(shapes, prefix + "encoder.conv_in.weight", 0)
+    levels = count_indices(shapes, re.escape(prefix) + r"encoder\.down_blocks\.(\d+)\.")
+    widths = [dimension(shapes, f"{prefix}encoder.down_blocks.{i}.resnets.0.conv2.weight", 0) for i in range(levels)]
+    base = dimension(shapes, prefix + "encoder.conv_in.weight", 0)
     return VaeConfig(
         base_channels=base,
         channel_multipliers=tuple(width // base for width in widths),
-        num_res_blocks=_count(shapes, prefix + "encoder.down_blocks.0.resnets.{}."),
-        latent_channels=_dimension(shapes, prefix + "decoder.conv_in.weight", 1),
+        num_res_blocks=count_indices(shapes, re.escape(prefix) + r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+        latent_channels=dimension(shapes, prefix + "decoder.conv_in.weight", 1),
         temporal=False,
     )
 

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from ...errors import SettingsError, StreamingError
 from ..adopt import adopt
-from ..attention import attend_in_slices
-from ..streamingsvd.blocks import Compute
+from ..attention import Compute, attend_in_slices
 from .config import MixerConfig, UNet3DConfig
 
 

@@ -7,26 +7,13 @@ fastest; `frames` is the number of frames of one clip.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ..attention import Attention, attend, attend_in_slices
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How to evaluate the network; no choice here changes the result beyond rounding.
-
-    `attention`: the kernel. `feed_forward_slices`: into how many parts feed-forwards split their leading dimension
-    when memory is short (reference: streamingsvd, section 10).
-    """
-
-    attention: Attention = attend
-    feed_forward_slices: int = 1
+from ..attention import Compute, MultiHeadAttention
 
 
 def sinusoid(positions: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
@@ -124,28 +111,6 @@ class FeedForward(nn.Module):
         if slices == 1 or x.shape[0] == 1:
             return self.net(x)
         return torch.cat([self.net(part) for part in x.chunk(slices)])
-
-
-class MultiHeadAttention(nn.Module):
-    """Attention of `x` `[b, n, c]` to itself or to `context` `[b, m, context_width]`; no bias but on the output."""
-
-    def __init__(self, width, head_width, context_width=None, operations=nn, dtype=None, device=None):
-        super().__init__()
-        options = {"dtype": dtype, "device": device}
-        self.heads = width // head_width
-        self.to_q = operations.Linear(width, width, bias=False, **options)
-        self.to_k = operations.Linear(context_width or width, width, bias=False, **options)
-        self.to_v = operations.Linear(context_width or width, width, bias=False, **options)
-        self.to_out = nn.Sequential(operations.Linear(width, width, **options), nn.Identity())
-
-    def forward(self, x: Tensor, context: Tensor | None = None, attention: Attention = attend) -> Tensor:
-        """`context` may have batch 1 when it has a single token; the result then broadcasts over `x`."""
-        if context is not None and context.shape[1] == 1:
-            # One token has softmax weight 1: the output is the same vector for every query.
-            return self.to_out(self.to_v(context))
-        context = x if context is None else context
-        q, k, v = self.to_q(x), self.to_k(context), self.to_v(context)
-        return self.to_out(attend_in_slices(q, k, v, self.heads, attention))
 
 
 class TransformerBlock(nn.Module):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..towers import ClipVisionConfig, VaeConfig
+
 
 @dataclass(frozen=True)
 class Level:
@@ -40,30 +42,6 @@ class CamConfig:
     unet: VideoUNetConfig
     pixel_channels: tuple[int, ...]
     merger_head_width: int = 64
-
-
-@dataclass(frozen=True)
-class VaeConfig:
-    """A KL autoencoder of the Stable Diffusion kind; `temporal`: its decoder mixes frames."""
-
-    base_channels: int
-    channel_multipliers: tuple[int, ...]
-    num_res_blocks: int
-    latent_channels: int
-    temporal: bool
-
-
-@dataclass(frozen=True)
-class ClipVisionConfig:
-    """An OpenCLIP image tower."""
-
-    width: int
-    layers: int
-    heads: int
-    mlp_width: int
-    patch_px: int
-    image_px: int
-    projection_width: int
 
 
 @dataclass(frozen=True)

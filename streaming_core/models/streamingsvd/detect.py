@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-
 from ...errors import CheckpointError
-from ..registry import Architecture, KnownUnused, Shapes
-from .config import CamConfig, ClipVisionConfig, Level, StreamingSVDConfig, VaeConfig, VideoUNetConfig
+from ..registry import Architecture, KnownUnused, Shapes, count_indices, dimension
+from ..towers import detect_clip_vision, detect_vae
+from .config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 
 UNET_PREFIX = "model.diffusion_model."
 MERGER_PREFIX = UNET_PREFIX + "cross_attention_merger_"
@@ -51,51 +49,36 @@ ARCHITECTURE = Architecture(
 )
 
 
-def _dimension(shapes: Shapes, key: str, axis: int) -> int:
-    if key not in shapes:
-        raise CheckpointError(f"cannot read the configuration: key {key} is missing; use a complete file")
-    return int(shapes[key][axis])
-
-
-def _count(keys: Iterable[str], pattern: str) -> int:
-    """Number of consecutive indices from 0 that `pattern` (with one group) matches at the start of some key."""
-    found = {int(match.group(1)) for match in map(re.compile(pattern).match, keys) if match}
-    count = 0
-    while count in found:
-        count += 1
-    return count
-
-
 def detect_video_unet(shapes: Shapes, prefix: str = UNET_PREFIX, head_width: int = 64) -> VideoUNetConfig:
     """Configuration of a video UNet, or of the CAM encoder (which has no decoder: 4 output channels are assumed).
 
     Head width is not visible in shapes: SVD has 64 everywhere, so only tests pass another value.
     """
     keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
-    model_channels = _dimension(shapes, f"{prefix}input_blocks.0.0.weight", 0)
+    model_channels = dimension(shapes, f"{prefix}input_blocks.0.0.weight", 0)
     levels: list[Level] = []
     channels, depths = model_channels, []
-    for index in range(1, _count(keys, r"input_blocks\.(\d+)\.")):
+    for index in range(1, count_indices(keys, r"input_blocks\.(\d+)\.")):
         stem = f"input_blocks.{index}"
         if f"{prefix}{stem}.0.op.weight" in shapes:
             levels.append(Level(channels, tuple(depths), downsample=True))
             depths = []
         else:
-            channels = _dimension(shapes, f"{prefix}{stem}.0.in_layers.2.weight", 0)
-            depths.append(_count(keys, rf"input_blocks\.{index}\.1\.transformer_blocks\.(\d+)\."))
+            channels = dimension(shapes, f"{prefix}{stem}.0.in_layers.2.weight", 0)
+            depths.append(count_indices(keys, rf"input_blocks\.{index}\.1\.transformer_blocks\.(\d+)\."))
     levels.append(Level(channels, tuple(depths), downsample=False))
     context_keys = [key for key in shapes if key.startswith(prefix) and key.endswith(".attn2.to_k.weight")]
     if not context_keys:
         raise CheckpointError(f"cannot read the context width: no {prefix}*.attn2.to_k.weight; use a complete file")
     out_key = f"{prefix}out.2.weight"
     return VideoUNetConfig(
-        in_channels=_dimension(shapes, f"{prefix}input_blocks.0.0.weight", 1),
+        in_channels=dimension(shapes, f"{prefix}input_blocks.0.0.weight", 1),
         out_channels=int(shapes[out_key][0]) if out_key in shapes else 4,
         model_channels=model_channels,
         levels=tuple(levels),
-        middle_depth=_count(keys, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
+        middle_depth=count_indices(keys, r"middle_block\.1\.transformer_blocks\.(\d+)\."),
         context_width=int(shapes[context_keys[0]][1]),
-        vector_width=_dimension(shapes, f"{prefix}label_emb.0.0.weight", 1),
+        vector_width=dimension(shapes, f"{prefix}label_emb.0.0.weight", 1),
         head_width=head_width,
     )
 
@@ -103,9 +86,9 @@ def detect_video_unet(shapes: Shapes, prefix: str = UNET_PREFIX, head_width: int
 def detect_pixel_channels(shapes: Shapes, prefix: str = CAM_PREFIX + "controlnet_cond_embedding.") -> tuple[int, ...]:
     """Channels of the pixel encoder between its strides; the official encoder has 32, 96, 256, 512."""
     keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
-    strided = range(1, _count(keys, r"blocks\.(\d+)\."), 2)
-    first = _dimension(shapes, f"{prefix}conv_in.weight", 0)
-    return (first, *(_dimension(shapes, f"{prefix}blocks.{index}.weight", 0) for index in strided))
+    strided = range(1, count_indices(keys, r"blocks\.(\d+)\."), 2)
+    first = dimension(shapes, f"{prefix}conv_in.weight", 0)
+    return (first, *(dimension(shapes, f"{prefix}blocks.{index}.weight", 0) for index in strided))
 
 
 def detect_cam(
@@ -116,42 +99,6 @@ def detect_cam(
         unet=detect_video_unet(shapes, prefix, head_width),
         pixel_channels=detect_pixel_channels(shapes, prefix + "controlnet_cond_embedding."),
         merger_head_width=merger_head_width,
-    )
-
-
-def detect_vae(shapes: Shapes, prefix: str) -> VaeConfig:
-    """Configuration of a KL autoencoder from its decoder's keys; 8x compression has four levels."""
-    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
-    level_count = _count(keys, r"decoder\.up\.(\d+)\.")
-    base = _dimension(shapes, f"{prefix}decoder.norm_out.weight", 0)
-    widths = [_dimension(shapes, f"{prefix}decoder.up.{level}.block.0.norm2.weight", 0) for level in range(level_count)]
-    # The first level's width is base * multiplier; multipliers start at 1 in every Stable Diffusion autoencoder.
-    return VaeConfig(
-        base_channels=base,
-        channel_multipliers=tuple(width // base for width in widths),
-        num_res_blocks=_count(keys, r"decoder\.up\.0\.block\.(\d+)\.") - 1,
-        latent_channels=_dimension(shapes, f"{prefix}decoder.conv_in.weight", 1),
-        temporal=f"{prefix}decoder.mid.block_1.mix_factor" in shapes,
-    )
-
-
-_HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
-"""Head widths of the OpenCLIP towers whose heads are not 64 wide: ViT-H, ViT-g, ViT-bigG."""
-
-
-def detect_clip_vision(shapes: Shapes, prefix: str = CLIP_VISION_PREFIX) -> ClipVisionConfig:
-    """Configuration of an OpenCLIP image tower; ViT-H-14 is 1280 wide, 32 layers, 16 heads."""
-    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
-    width, patch = (_dimension(shapes, f"{prefix}conv1.weight", axis) for axis in (0, 2))
-    tokens = _dimension(shapes, f"{prefix}positional_embedding", 0)
-    return ClipVisionConfig(
-        width=width,
-        layers=_count(keys, r"transformer\.resblocks\.(\d+)\."),
-        heads=max(1, width // _HEAD_WIDTHS.get(width, 64)),
-        mlp_width=_dimension(shapes, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight", 0),
-        patch_px=patch,
-        image_px=patch * round((tokens - 1) ** 0.5),
-        projection_width=_dimension(shapes, f"{prefix}proj", 1),
     )
 
 
@@ -167,5 +114,5 @@ def detect_streamingsvd(
         cam=detect_cam(shapes, head_width=head_width, merger_head_width=merger_head_width),
         image_encoder=detect_vae(shapes, IMAGE_ENCODER_PREFIX),
         first_stage=detect_vae(shapes, FIRST_STAGE_PREFIX),
-        clip_vision=detect_clip_vision(shapes),
+        clip_vision=detect_clip_vision(shapes, CLIP_VISION_PREFIX),
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from streaming_core.frames import TensorFrames
-from streaming_core.interpolation import InterpolationModel, official_interpolation
+from streaming_core.interpolation.stream import InterpolationModel, official_interpolation
 from streaming_core.models.ema_vfi.config import standard_config
 from streaming_core.models.ema_vfi.detect import detect, official_tensors
 from streaming_core.models.ema_vfi.interpolator import EmaVfiInterpolator, EmaVfiSettings, padding

@@ -10,8 +10,29 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
-from streaming_core.blending import RecordedCuts, blend, official_cuts, plan_official_windows
-from streaming_core.enhancer import (
+from streaming_core.errors import StreamingError
+from streaming_core.models.i2vgenxl.detect import detect
+from streaming_core.models.i2vgenxl.network import build
+from streaming_core.models.registry import load_strict, shapes_of
+from streaming_core.schedules.ddim import (
+    add_noise,
+    cosine_betas,
+    ddim_step,
+    enhancer_alphas_cumprod,
+    kept_timesteps,
+    leading_timesteps,
+    zero_terminal_snr,
+)
+from streaming_core.schedules.vid2vid import (
+    dpmpp_2m_sde_step,
+    level_of,
+    refiner_noise,
+    refiner_sigmas,
+    rescaled_guidance,
+    signal_of,
+)
+from streaming_core.windows.blending import RecordedCuts, blend, official_cuts, plan_official_windows
+from streaming_core.windows.enhancement import (
     EnhanceSettings,
     Size,
     clip_pixel_values,
@@ -21,27 +42,6 @@ from streaming_core.enhancer import (
     key_frame_windows,
     plan_enhancement,
     to_pixels,
-)
-from streaming_core.errors import StreamingError
-from streaming_core.models.i2vgenxl.detect import detect
-from streaming_core.models.i2vgenxl.network import build
-from streaming_core.models.registry import load_strict, shapes_of
-from streaming_core.schedules_ddim import (
-    add_noise,
-    cosine_betas,
-    ddim_step,
-    enhancer_alphas_cumprod,
-    kept_timesteps,
-    leading_timesteps,
-    zero_terminal_snr,
-)
-from streaming_core.schedules_vid2vid import (
-    dpmpp_2m_sde_step,
-    level_of,
-    refiner_noise,
-    refiner_sigmas,
-    rescaled_guidance,
-    signal_of,
 )
 
 from ...host.enhancer_replay import closed_form, enhance_on_host, host_model

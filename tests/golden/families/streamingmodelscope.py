@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streaming_core.chunks import Chunk, ChunkPlan
-from streaming_core.conditioning import clip_pixels
-from streaming_core.loop import film_chunks, pick_anchor, start_film
+from streaming_core.loop.chunk import Chunk, ChunkPlan
+from streaming_core.loop.state import film_chunks, pick_anchor, start_film
+from streaming_core.models.attention import Compute
+from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
 from streaming_core.models.modelscope.cam import CamEncoder, ModelscopeCam
 from streaming_core.models.modelscope.config import MixerConfig, ModelscopeCamConfig
@@ -35,9 +36,9 @@ from streaming_core.models.modelscope.vae_names import rename_vae
 from streaming_core.models.modelscope.vid2vid import rename
 from streaming_core.models.modelscope.weights import READ_PREFIXES, cam_part, unet_part
 from streaming_core.models.registry import load_strict, shapes_of, take
-from streaming_core.models.streamingsvd.blocks import Compute, MultiHeadAttention
-from streaming_core.models.streamingsvd.network import CamFeatures, CamMerger
-from streaming_core.schedules_modelscope import modelscope_sigmas
+from streaming_core.models.streamingsvd.blocks import MultiHeadAttention
+from streaming_core.models.streamingsvd.conditioning import clip_pixels
+from streaming_core.schedules.modelscope import modelscope_sigmas
 
 from ...host.inprocess import import_host, import_pack
 from ..cases import Case
@@ -164,7 +165,7 @@ def unet_through_host(case: Case, cam: ModelscopeCam) -> Iterator[Comparison]:
     """The same call through the host's MODEL: its conditions, its noise scaling, its epsilon prediction."""
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import modelscope_model as host
+    from comfyui_streamingt2v.nodes.host.modelscope import model as host
 
     weights, tokens = case.weights(), case.config["apm_text_tokens"]
     config = detect_unet(shapes_of(weights), "base_model.", case.config["attention_head_dim"])
@@ -233,15 +234,14 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
     """The film through the chunk loop and the host's MODEL, CLIP, CLIP_VISION and sampler; only the VAE is not its."""
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import (
-        build,
+    from comfyui_streamingt2v.nodes.host.modelscope import (
+        apm,
         ddim,
-        modelscope,
-        modelscope_cam,
-        modelscope_file,
-        modelscope_model,
     )
-    from comfyui_streamingt2v.nodes.host import modelscope_apm as apm
+    from comfyui_streamingt2v.nodes.host.modelscope import cam as modelscope_cam
+    from comfyui_streamingt2v.nodes.host.modelscope import model as modelscope_model
+    from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
+    from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file
 
     config, weights = case.config, case.weights()
     shapes, widths = shapes_of(weights), heads(config["unet"])
@@ -251,7 +251,9 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
     projector = apm.build_apm(take(weights, APM_PREFIX), detect_image_projector(shapes))
     vision_config = detect_clip_vision(shapes, CLIP_VISION_PREFIX)
     vision_config = replace(vision_config, heads=config["image_encoder"]["heads"])
-    vision = build.build_clip_vision(take(weights, CLIP_VISION_PREFIX), vision_config)
+    from comfyui_streamingt2v.nodes.host import encoders
+
+    vision = encoders.build_clip_vision(take(weights, CLIP_VISION_PREFIX), vision_config)
     positive, negative = recorded_text(case, modelscope_file)
     vae = recorded_decoder(case)
 
@@ -329,7 +331,7 @@ def v2v_unet(case: Case) -> Iterator[Comparison]:
 
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import vid2vid as host
+    from comfyui_streamingt2v.nodes.host.modelscope import vid2vid as host
 
     model = host.build_vid2vid(case.weights(), head_width=case.config["hd"])
     x, sigma = noisy_for_host(model, latents, case.input("timestep").reshape(-1)[0])
@@ -350,18 +352,20 @@ def host_networks(official: dict[str, tuple[int, ...]], config: Any) -> Iterator
     import_host()
     import_pack()
     from comfy.ldm.models.autoencoder import AutoencoderKL
-    from comfyui_streamingt2v.nodes.host import build, modelscope_file
+    from comfyui_streamingt2v.nodes.host import encoders
+    from comfyui_streamingt2v.nodes.host import vae as host_vae
+    from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file
 
     tensors = {key: torch.empty(shape, device="meta") for key, shape in official.items()}
     text = modelscope_file.text_tower_class(config.text_encoder)(device="meta", dtype=torch.float16)
     own = {k: s for k, s in _shapes(text.clip_h.transformer).items() if not k.startswith("text_projection.")}
     yield KeyList("text encoder", own, take(official, TEXT_PREFIX))
     with torch.device("meta"):
-        vae = AutoencoderKL(ddconfig=build.autoencoder_params(config.vae), embed_dim=config.vae.latent_channels)
+        vae = AutoencoderKL(ddconfig=host_vae.autoencoder_params(config.vae), embed_dim=config.vae.latent_channels)
     renamed = rename_vae(take(tensors, VAE_PREFIX), len(config.vae.channel_multipliers))
     yield KeyList("VAE", _shapes(vae), shapes_of(renamed))
-    tower = build.clip_vision_shapes(build.empty_clip_vision(config.clip_vision))
-    yield KeyList("CLIP image tower", tower, shapes_of(build.convert_clip_vision(take(tensors, CLIP_VISION_PREFIX))))
+    tower = encoders.clip_vision_shapes(encoders.empty_clip_vision(config.clip_vision))
+    yield KeyList("CLIP image tower", tower, shapes_of(encoders.convert_clip_vision(take(tensors, CLIP_VISION_PREFIX))))
     used = (unet_part(official), cam_part(official), *(take(official, p) for p in READ_PREFIXES[2:]))
     unused = sum(ARCHITECTURE.unused_reason(key) is not None for key in official)
     yield KeyList("every key is used or known", {"keys": (sum(map(len, used)) + unused,)}, {"keys": (len(official),)})

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import torch
 
-from streaming_core.chunks import ChunkPlan
-from streaming_core.conditioning import clip_pixels, guide, linear_guidance
-from streaming_core.loop import continue_film, pick_anchor, start_film
+from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.state import continue_film, pick_anchor, start_film
+from streaming_core.models.attention import Compute
+from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.registry import load_strict, shapes_of, take
-from streaming_core.models.streamingsvd.blocks import Compute
+from streaming_core.models.streamingsvd.conditioning import clip_pixels, guide, linear_guidance
 from streaming_core.models.streamingsvd.config import CamConfig
 from streaming_core.models.streamingsvd.detect import (
     ARCHITECTURE,
@@ -22,12 +23,12 @@ from streaming_core.models.streamingsvd.detect import (
     detect_cam,
     detect_pixel_channels,
     detect_streamingsvd,
-    detect_vae,
     detect_video_unet,
 )
 from streaming_core.models.streamingsvd.file import cam_weights, split_file, split_vae_weights, unet_weights
-from streaming_core.models.streamingsvd.network import CamEncoder, CamFeatures, CamMerger, CamNetwork, PixelEncoder
-from streaming_core.schedules import (
+from streaming_core.models.streamingsvd.network import CamEncoder, CamNetwork, PixelEncoder
+from streaming_core.models.towers import detect_vae
+from streaming_core.schedules.svd import (
     align_your_steps_sigmas,
     initial_noise_scale,
     karras_sigmas,
@@ -142,7 +143,7 @@ def host_rooms():
     """The pack's host rooms (build, cam), on a host in this process."""
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host import build, cam
+    from comfyui_streamingt2v.nodes.host.svd import build, cam
 
     return build, cam
 
@@ -156,15 +157,19 @@ def host_model(weights, head_width):
 
 def host_cam(weights, case: Case):
     """STREAMING_CAM from weights with official prefixes."""
-    build, cam = host_rooms()
+    build, _ = host_rooms()
+    from comfyui_streamingt2v.nodes.host.cam import StreamingCam
+
     head_width, merger_head_width = case.config["unet"]["num_head_channels"], case.config["cam_head_dim"]
     config = detect_cam(shapes_of(weights), CAM_PREFIX, head_width, merger_head_width)
-    return cam.StreamingCam(build.build_cam(cam_weights(weights), config))
+    return StreamingCam(build.build_cam(cam_weights(weights), config))
 
 
 @replay(FAMILY, "video_unet", atol=5e-5)
 def video_unet(case: Case) -> Iterator[Comparison]:
     _, cam = host_rooms()
+    from comfyui_streamingt2v.nodes.host.cam import StreamingCam
+
     weights = {UNET_PREFIX + key: tensor for key, tensor in case.weights().items()}
     model, config = host_model(weights, case.config["unet"]["num_head_channels"])
     pixel_channels = tuple(case.config["cond_embedding_channels"])
@@ -180,7 +185,7 @@ def video_unet(case: Case) -> Iterator[Comparison]:
 
     recorded = case.group("in.hs_control_input.")
     features = CamFeatures([recorded[str(index)] for index in range(len(recorded))], case.input("hs_control_mid"))
-    guide = cam.CamGuide(cam.StreamingCam(_Patched(network)), features.middle)
+    guide = cam.CamGuide(StreamingCam(_Patched(network)), features.middle)
     options = {"patches": {"output_block_patch": [guide.merge]}, cam.KEY: cam.CamCall(features, frames, Compute())}
     merged = unet(*inputs, transformer_options=options, num_video_frames=frames)
     yield Comparison("sample", merged, case.output("sample"))
@@ -239,7 +244,7 @@ def autoregressive(case: Case) -> Iterator[Comparison]:
     """
     build, cam = host_rooms()
     import comfy.samplers
-    from comfyui_streamingt2v.nodes.host import svd
+    from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
     config, weights = case.config, case.weights()
     others = case.companion("autoregressive_vae").weights()
@@ -328,10 +333,11 @@ def key_list(content) -> Iterator[KeyList]:
     with torch.device("meta"):
         vae = build.SplitAutoencoder(config.image_encoder, config.first_stage)
     yield KeyList("VAE", shapes_of(vae.state_dict()), shapes_of(weights.vae))
-    tower = build.convert_clip_vision(weights.clip_vision)
-    yield KeyList(
-        "CLIP image tower", build.clip_vision_shapes(build.empty_clip_vision(config.clip_vision)), shapes_of(tower)
-    )
+    from comfyui_streamingt2v.nodes.host import encoders
+
+    tower = encoders.convert_clip_vision(weights.clip_vision)
+    expected = encoders.clip_vision_shapes(encoders.empty_clip_vision(config.clip_vision))
+    yield KeyList("CLIP image tower", expected, shapes_of(tower))
     rest = {key: shape for key, shape in official.items() if ARCHITECTURE.unused_reason(key)}
     yield KeyList("known unused", {key: official[key] for key in weights.unused}, rest)
 

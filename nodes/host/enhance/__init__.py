@@ -1,0 +1,1 @@
+"""Enhancement and refinement of whole videos on the host."""

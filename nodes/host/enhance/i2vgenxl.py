@@ -1,0 +1,193 @@
+"""I2VGen-XL as a host MODEL: v-prediction on a cosine schedule with zero terminal signal, frames in the batch.
+
+Latents are `[frames, 4, h, w]`, so the host's VAE nodes and samplers fit, and any window handler cuts them on the
+batch. One row of conditions per guidance branch holds for all frames; the position ramp behind the encoded image is
+made for the frames at hand, so a window is conditioned like a clip of its own (reference: enhancer, sections 2 and 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, partial
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.model_sampling
+import comfy.supported_models_base
+import comfy.utils
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
+from einops import rearrange
+from torch import Tensor, nn
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
+from ....streaming_core.models.i2vgenxl.network import build, network_class, position_ramp
+from ....streaming_core.models.registry import compare_keys, shapes_of
+from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, kept_timesteps, noise_per_signal, sigmas_of
+from ....streaming_core.windows.enhancement import EnhanceSettings
+from ..patchers import assign_option, managed, stored_dtype
+
+IMAGE_EMBEDDING = "streamingt2v_image_embedding"
+"""Key of a CONDITIONING's options: CLIP embedding of the condition image, `[1, 1, width]`; zeros when absent."""
+FPS_CONDITION = "streamingt2v_fps_condition"
+FRUGAL = "streamingt2v_frugal"
+"""Entry of `transformer_options`: guidance rows one after the other, skips in system memory."""
+
+
+class PerRow(comfy.conds.CONDRegular):
+    """A condition with one row per guidance branch, never repeated over frames."""
+
+    def process_cond(self, batch_size, **kwargs):
+        return self._copy_with(self.cond)
+
+
+class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
+    """The host's sampling object on the enhancer's 1000 levels."""
+
+    def __init__(self, model_config=None):
+        super().__init__(model_config)
+        self.set_sigmas(noise_per_signal(enhancer_alphas_cumprod()))
+
+
+def enhancer_sigmas(settings: EnhanceSettings) -> Tensor:
+    """SIGMAS of the official timesteps: "leading" spacing, offset 1, the first ones left out by the strength."""
+    return sigmas_of(kept_timesteps(settings.steps, settings.strength), enhancer_alphas_cumprod())
+
+
+@cache
+def host_network_class() -> type[nn.Module]:
+    """The network with the signature and the wrappers that the host expects of a diffusion model."""
+
+    class HostI2VGenXL(network_class()):
+        def forward(self, x, timesteps, context=None, control=None, transformer_options=None, **conds):
+            transformer_options = transformer_options or {}
+            wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+            executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
+            return executor.execute(x, timesteps, context, control, transformer_options, **conds)
+
+        def _run(
+            self, x, timesteps, context, control, transformer_options, image_latents, image_embeddings, fps, **_unused
+        ):
+            if control is not None:
+                raise SettingsError("I2VGen-XL cannot take a ControlNet; remove it from the conditioning")
+            rows = context.shape[0]
+            frames = x.shape[0] // rows
+            velocity = self.denoise(
+                rearrange(x, "(rows frames) c h w -> rows c frames h w", rows=rows),
+                timesteps[::frames],
+                context,
+                position_ramp(image_latents, frames),
+                image_embeddings,
+                fps,
+                attention=partial(optimized_attention, transformer_options=transformer_options),
+                frugal=bool(transformer_options.get(FRUGAL)),
+            )
+            return rearrange(velocity, "rows c frames h w -> (rows frames) c h w")
+
+    return HostI2VGenXL
+
+
+def _build(config: I2VGenXLConfig, dtype=None, device=None, operations=None) -> nn.Module:
+    return build(config, operations=operations, dtype=dtype, device=device, kind=host_network_class())
+
+
+class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
+    """What the host wants to know of the family."""
+
+    unet_extra_config = {}
+    latent_format = comfy.latent_formats.SD15
+    memory_usage_factor = 2.0
+
+
+class I2VGenXLModel(comfy.model_base.BaseModel):
+    """The host's model object. `network` makes the diffusion model from `unet_config`."""
+
+    def __init__(self, model_config, device=None, network=_build):
+        super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=network)
+        self.model_sampling = I2VGenXLSampling(model_config)
+        self.diffusion_model.compute_dtype = self.manual_cast_dtype or self.get_dtype()
+
+    def get_dtype(self) -> torch.dtype:
+        # The network's own answer is the type it computes in.
+        return self.diffusion_model.weight_dtype
+
+    def extra_conds(self, **kwargs) -> dict:
+        text, image, noise = kwargs.get("cross_attn"), kwargs.get("concat_latent_image"), kwargs["noise"]
+        width = self.model_config.unet_config["config"].cross_attention_dim
+        if text is None or text.ndim != 3 or text.shape[-1] != width or text.shape[0] != 1:
+            got = "nothing" if text is None else f"shape {list(text.shape)}"
+            raise SettingsError(
+                f"I2VGen-XL takes one prompt of width {width}, got {got}; encode it with OpenCLIP ViT-H, "
+                "the text encoder of Stable Diffusion 2.1"
+            )
+        if image is None:
+            raise SettingsError(
+                "I2VGen-XL needs a picture that shows what the video looks like; make the conditioning with "
+                "Enhancer Conditioning"
+            )
+        if image.shape[-2:] != noise.shape[-2:]:
+            image = comfy.utils.common_upscale(image, noise.shape[-1], noise.shape[-2], "bilinear", "center")
+        embedding = kwargs.get(IMAGE_EMBEDDING)
+        if embedding is None:
+            embedding = torch.zeros(1, 1, width)
+        elif embedding.shape[-1] != width:
+            raise SettingsError(
+                f"I2VGen-XL takes image embeddings of width {width}, got {embedding.shape[-1]}; use CLIP vision ViT-H"
+            )
+        fps = torch.tensor([kwargs.get(FPS_CONDITION, EnhanceSettings.fps_condition)], dtype=torch.long)
+        device = kwargs["device"]
+        return {
+            "c_crossattn": PerRow(text.to(device)),
+            "image_latents": PerRow(self.process_latent_in(image[:1]).to(device)),
+            "image_embeddings": PerRow(embedding.to(device)),
+            "fps": PerRow(fps.to(device)),
+        }
+
+
+def empty_i2vgenxl(
+    config: I2VGenXLConfig,
+    stored: torch.dtype,
+    parameters: int,
+    keep_in: torch.dtype | None = None,
+    device=None,
+    network=_build,
+):
+    """The host's model object without weights, on the host's choice of types and devices for a file of this type.
+
+    `keep_in` is the type of the weights instead of the host's choice.
+    """
+    model_config = I2VGenXLHostConfig({"config": config})
+    supported = list(model_config.supported_inference_dtypes)
+    dtype = keep_in or mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=stored)
+    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
+    return I2VGenXLModel(model_config, device or mm.unet_inital_load_device(parameters, dtype), network)
+
+
+def build_i2vgenxl(
+    tensors: Mapping[str, Tensor], source: str, keep_in: torch.dtype | None = None, norm_groups: int = 32
+):
+    """MODEL from I2VGen-XL's UNet weights in the diffusers layout, loaded strictly.
+
+    `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
+    Raises `WrongCheckpointError`, which says what the file is instead, `IncompleteCheckpointError`, and
+    `MissingLibraryError` without diffusers.
+    """
+    config = detect(shapes_of(tensors), source, norm_groups)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    model = empty_i2vgenxl(config, stored_dtype(tensors), parameters, keep_in)
+    compare_keys(shapes_of(model.diffusion_model.state_dict()), shapes_of(tensors), "I2VGen-XL")
+    patcher = managed(model, mm.get_torch_device(), mm.unet_offload_device())
+    model.load_model_weights(dict(tensors), "", **assign_option(patcher))
+    return patcher
+
+
+def frugal(model):
+    """A clone of MODEL that runs guidance rows one after the other and keeps skips in system memory."""
+    model = model.clone()
+    options = model.model_options.setdefault("transformer_options", {})
+    model.model_options["transformer_options"] = {**options, FRUGAL: True}
+    return model

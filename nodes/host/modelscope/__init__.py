@@ -1,0 +1,1 @@
+"""StreamingModelscope on the host: networks, CAM, APM, chunk sampler."""

@@ -1,0 +1,83 @@
+"""APM on the host: an anchor picture becomes tokens that travel with the text (reference: streamingmodelscope, 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import comfy.model_management as mm
+import comfy.ops
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.models.modelscope.apm import ImageProjector
+from ....streaming_core.models.modelscope.config import ImageProjectorConfig
+from ....streaming_core.models.registry import load_strict
+from ....streaming_core.models.streamingsvd.conditioning import clip_pixels
+from ..patchers import managed
+from ..progress import check_cancel
+from .model import APM_TOKENS, APM_WEIGHT
+
+Conditioning = list
+
+
+@dataclass(frozen=True)
+class StreamingApm:
+    """A STREAMING_APM: the token network under the host's patcher."""
+
+    patcher: object
+
+    @property
+    def network(self) -> ImageProjector:
+        return self.patcher.model
+
+
+def build_apm(tensors: Mapping[str, Tensor], config: ImageProjectorConfig) -> StreamingApm:
+    """The token network, loaded strictly. It is small and runs once per film, so it always computes in float32."""
+    network = ImageProjector(config, operations=comfy.ops.manual_cast, dtype=torch.float32).eval()
+    load_strict(network, tensors, "the APM token network")
+    network.config = config
+    return StreamingApm(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
+
+
+@dataclass(frozen=True)
+class AnchorTokens:
+    """Image tokens of both guidance rows, `[1, tokens, width]`: of the anchor, and of a grey picture."""
+
+    positive: Tensor
+    negative: Tensor
+
+
+def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
+    """Tokens of one or several anchor frames `[n, 3, H, W]` in [0, 1]; several are averaged.
+
+    The negative row officially sees a picture of zeros in [-1, 1], which is mid-grey, and not zero tokens.
+    """
+    check_cancel()
+    width = apm.network.config.width
+    mm.load_models_gpu([clip_vision.patcher, apm.patcher])
+    with torch.inference_mode():
+        embeddings = [_embed(clip_vision, pixels) for pixels in (frames.float() * 2 - 1, torch.zeros_like(frames[:1]))]
+        if embeddings[0].shape[-1] != width:
+            raise SettingsError(
+                f"the image tower gives embeddings of width {embeddings[0].shape[-1]}, this APM takes {width}; "
+                "connect the CLIP_VISION of Load StreamingModelscope"
+            )
+        device = apm.patcher.load_device
+        rows = [apm.network(rearrange(e, "n c -> 1 n c").to(device)) for e in embeddings]
+    return AnchorTokens(*(row.float().to(mm.intermediate_device()) for row in rows))
+
+
+def _embed(clip_vision, pixels: Tensor) -> Tensor:
+    """Pooled and projected embeddings `[n, width]` of pictures in [-1, 1]; one picture at a time, as memory allows."""
+    prepared = clip_pixels(pixels, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
+    prepared = prepared.to(device=clip_vision.load_device, dtype=torch.float32)
+    rows = [clip_vision.model(pixel_values=picture, intermediate_output=-2)[2] for picture in prepared.split(1)]
+    return torch.cat(rows).float()
+
+
+def with_tokens(conditioning: Conditioning, tokens: Tensor, weight: float = 1.0) -> Conditioning:
+    """Every entry of `conditioning` with the anchor added; the given one stays as it is."""
+    return [[text, {**entry, APM_TOKENS: tokens, APM_WEIGHT: weight}] for text, entry in conditioning]

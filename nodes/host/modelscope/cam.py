@@ -1,0 +1,128 @@
+"""CAM on the host's ModelScope MODEL: a wrapper around the UNet computes the features, the UNet merges them.
+
+The branch sees the first frames of the noisy latent with the pixels of the last finished ones; the pixels are encoded
+once per chunk, the text is projected once per run (reference: streamingmodelscope, sections 4.3 and 12).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import comfy.model_management as mm
+import comfy.ops
+import torch
+from comfy.patcher_extension import WrappersMP
+from einops import rearrange
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.models.modelscope.cam import ModelscopeCam
+from ....streaming_core.models.modelscope.config import ModelscopeCamConfig
+from ....streaming_core.models.modelscope.unet import Merge
+from ....streaming_core.models.registry import load_strict
+from ..cam import ALREADY_ATTACHED, StreamingCam, check_call, check_control_frames, encode_control_frames, weaken
+from ..patchers import managed, stored_dtype
+from ..progress import check_cancel
+from .model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
+
+
+def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamConfig, source: str = "") -> StreamingCam:
+    """The CAM network under a patcher, loaded strictly; `tensors` are keyed as in `ModelscopeCam`.
+
+    `source`: a short text that tells its file from others.
+    """
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    dtype = mm.unet_dtype(model_params=parameters, weight_dtype=stored_dtype(tensors))
+    compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
+    operations = comfy.ops.pick_operations(dtype, compute_dtype)
+    device = mm.unet_inital_load_device(parameters, dtype)
+    network = ModelscopeCam(config, operations=operations, dtype=dtype, device=device).eval()
+    network.compute_dtype = compute_dtype or dtype
+    load_strict(network, tensors, "the CAM network")
+    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()), source)
+
+
+@dataclass(frozen=True, eq=False)
+class ModelscopeCamGuide:
+    """The control of one chunk. Holds nothing that changes, so model clones may share it."""
+
+    cam: StreamingCam
+    control_embedding: Tensor
+    strength: float = 1.0
+
+    def __deepcopy__(self, memo) -> ModelscopeCamGuide:
+        # Hosts before 0.33 deep-copy model options at every clone.
+        return self
+
+    @property
+    def network(self) -> ModelscopeCam:
+        return self.cam.network
+
+    def project_text(self, text: Tensor) -> Tensor:
+        """Keys and values of the branch for `text` `[1, tokens, width]`."""
+        return self.network.unet.project_context(text.to(self.network.compute_dtype))
+
+    def around_unet(self, executor, x, timesteps, context, control, transformer_options, cam_memory=None, **kwargs):
+        """DIFFUSION_MODEL wrapper: features for whatever rows this call holds, then the call itself."""
+        check_cancel()
+        if cam_memory is None:
+            raise SettingsError("CAM Conditioning of StreamingModelscope needs a ModelScope video model")
+        rows = cam_memory.shape[0]
+        frames, control_frames = x.shape[0] // rows, self.control_embedding.shape[0]
+        check_call(self.control_embedding, x, frames)
+        dtype = self.network.compute_dtype
+        settings = compute(transformer_options)
+        clips = rearrange(x, "(b f) c h w -> b f c h w", b=rows)
+        features = self.network.unet(
+            rearrange(clips[:, :control_frames], "b k c h w -> (b k) c h w").to(dtype),
+            timesteps[::frames],
+            cam_memory.to(dtype),
+            self.control_embedding.to(device=x.device, dtype=dtype),
+            settings,
+        )
+        merge = _weakened(_in_type(self.network.merging(features, frames, settings), dtype), self.strength)
+        options = {**transformer_options, MERGE_KEY: merge}
+        return executor(x, timesteps, context, control, options, cam_memory=cam_memory, **kwargs)
+
+
+def _in_type(merge: Merge, dtype: torch.dtype) -> Merge:
+    """`merge` computing in `dtype` whatever the UNet computes in: the two may come from different files."""
+    return Merge(
+        lambda index, h: merge.skip(index, h.to(dtype)).to(h.dtype), lambda h: merge.middle(h.to(dtype)).to(h.dtype)
+    )
+
+
+def _weakened(merge: Merge, strength: float) -> Merge:
+    """`merge` at a strength; the same at 1."""
+    if strength == 1:
+        return merge
+    return Merge(
+        lambda index, h: weaken(h, merge.skip(index, h), strength), lambda h: weaken(h, merge.middle(h), strength)
+    )
+
+
+def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
+    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
+    """
+    if not isinstance(cam.network, ModelscopeCam):
+        raise SettingsError(
+            "this CAM belongs to StreamingSVD, but StreamingModelscope is to be continued; "
+            "connect the STREAMING_CAM of Load StreamingModelscope"
+        )
+    if not isinstance(model.model, ModelscopeModel):
+        raise SettingsError(
+            f"this CAM belongs to StreamingModelscope, but the model is {type(model.model).__name__}; "
+            "connect the MODEL of Load StreamingModelscope"
+        )
+    if model.get_attachment(CAM_ATTACHMENT) is not None:
+        raise SettingsError(ALREADY_ATTACHED)
+    check_control_frames(control_frames, cam.config.unet.multiple_px)
+    guide = ModelscopeCamGuide(cam, encode_control_frames(cam, control_frames), strength)
+    clone = model.clone()
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAM_ATTACHMENT, guide.around_unet)
+    clone.set_attachments(CAM_ATTACHMENT, guide)
+    clone.set_additional_models(CAM_ATTACHMENT, [cam.patcher])
+    return clone

@@ -1,0 +1,70 @@
+"""From files of the ModelScope family to the host's objects."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import NamedTuple
+
+from ....streaming_core.models.modelscope.detect import (
+    APM_PREFIX,
+    BASE_ARCHITECTURE,
+    CLIP_VISION_PREFIX,
+    TEXT_PREFIX,
+    VAE_PREFIX,
+    detect_streamingmodelscope,
+    detect_unet,
+)
+from ....streaming_core.models.modelscope.weights import cam_part, refuse_unread, unet_part
+from ....streaming_core.models.registry import shapes_of, take
+from ..cam import StreamingCam
+from ..encoders import build_clip_vision
+from ..files import file_stamp, model_file, read_weights
+from .apm import StreamingApm, build_apm
+from .cam import build_modelscope_cam
+from .model import build_modelscope
+from .towers import build_kl_vae, build_text_encoder, write_safetensors_copy
+
+log = logging.getLogger(__name__)
+
+
+class StreamingModelscope(NamedTuple):
+    """MODEL, CLIP, CLIP_VISION, VAE, STREAMING_CAM and STREAMING_APM of one file."""
+
+    model: object
+    clip: object
+    clip_vision: object
+    vae: object
+    cam: StreamingCam
+    apm: StreamingApm
+
+
+def load_streamingmodelscope(name: str, safetensors_copy: bool = False) -> StreamingModelscope:
+    """Load `name` from the host's checkpoints folder, strictly.
+
+    `safetensors_copy` writes one beside the file, once: it loads faster and needs no memory for what is not in use.
+    Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
+    """
+    path = model_file("checkpoints", name)
+    tensors, source = read_weights(path), os.path.basename(path)
+    config = detect_streamingmodelscope(shapes_of(tensors), source)
+    refuse_unread(tensors, source)
+    loaded = StreamingModelscope(
+        model=build_modelscope(unet_part(tensors), config.unet, "the video UNet"),
+        clip=build_text_encoder(take(tensors, TEXT_PREFIX), config.text_encoder),
+        clip_vision=build_clip_vision(take(tensors, CLIP_VISION_PREFIX), config.clip_vision),
+        vae=build_kl_vae(take(tensors, VAE_PREFIX), config.vae),
+        cam=build_modelscope_cam(cam_part(tensors), config.cam, file_stamp(path)),
+        apm=build_apm(take(tensors, APM_PREFIX), config.image_projector),
+    )
+    if safetensors_copy and (written := write_safetensors_copy(path, tensors)):
+        log.info("wrote %s; choose it in the loader from now on", written)
+    return loaded
+
+
+def load_modelscope_unet(name: str):
+    """MODEL of the base text-to-video UNet in the diffusers layout, from the host's diffusion_models folder."""
+    path = model_file("diffusion_models", name)
+    tensors, source = read_weights(path), os.path.basename(path)
+    BASE_ARCHITECTURE.check(tensors, source)
+    return build_modelscope(tensors, detect_unet(shapes_of(tensors)), "the video UNet")

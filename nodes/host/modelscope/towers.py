@@ -1,0 +1,112 @@
+"""The host's CLIP and VAE of a StreamingModelscope checkpoint, and safetensors copies of such files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import comfy.sd
+import comfy.sd1_clip
+import comfy.supported_models_base
+import folder_paths
+import safetensors.torch
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.text_encoders.sd2_clip import SD2Tokenizer
+from torch import Tensor
+
+from ....streaming_core.errors import CheckpointError
+from ....streaming_core.models.modelscope.config import TextEncoderConfig
+from ....streaming_core.models.modelscope.vae_names import rename_vae
+from ....streaming_core.models.registry import compare_keys, shapes_of
+from ....streaming_core.models.towers import VaeConfig
+from ..vae import autoencoder_params
+
+
+def safetensors_twin(path: str) -> str:
+    """Where the safetensors copy of a checkpoint lies: beside it, with the other ending."""
+    return os.path.splitext(path)[0] + ".safetensors"
+
+
+def write_safetensors_copy(path: str, tensors: Mapping[str, Tensor]) -> str | None:
+    """Write `tensors` beside the checkpoint as safetensors unless a copy exists; returns the new file's path."""
+    target = safetensors_twin(path)
+    if os.path.exists(target):
+        return None
+    partial = f"{target}.{os.getpid()}.partial"
+    try:
+        # Tensors of a pickle may share memory, which the format refuses.
+        safetensors.torch.save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, partial)
+        os.replace(partial, target)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+    return target
+
+
+def build_kl_vae(tensors: Mapping[str, Tensor], config: VaeConfig):
+    """VAE from a KL autoencoder in the diffusers layout, loaded strictly."""
+    levels = len(config.channel_multipliers)
+    renamed = rename_vae(tensors, levels)
+    params = {"ddconfig": autoencoder_params(config), "embed_dim": config.latent_channels}
+    expected = AutoencoderKL(**params).state_dict()
+    compare_keys(shapes_of(expected), shapes_of(renamed), "the VAE")
+    vae = comfy.sd.VAE(sd=renamed, config={"params": params})
+    vae.latent_channels = config.latent_channels
+    vae.downscale_ratio = vae.upscale_ratio = 2 ** (levels - 1)
+    return vae
+
+
+def text_tower_class(config: TextEncoderConfig) -> type:
+    """The host's CLIP model class for `config`: last hidden state after the final norm, padded with token 0."""
+    described = {
+        "hidden_act": "gelu",
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_attention_heads": config.heads,
+        "num_hidden_layers": config.layers,
+        "max_position_embeddings": config.max_tokens,
+        "vocab_size": config.vocabulary,
+        "layer_norm_eps": 1e-05,
+        "eos_token_id": 49407,
+    }
+
+    class TextTower(comfy.sd1_clip.SDClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(
+                device=device,
+                dtype=dtype,
+                max_length=config.max_tokens,
+                layer="last",
+                textmodel_json_config=dict(described),
+                special_tokens={"start": 49406, "end": 49407, "pad": 0},
+                model_options=model_options or {},
+            )
+
+    class TextModel(comfy.sd1_clip.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            options = model_options or {}
+            super().__init__(device, dtype, options, clip_name="h", clip_model=TextTower)
+
+    return TextModel
+
+
+def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig):
+    """CLIP from a text tower in the transformers layout, loaded strictly.
+
+    Stable Diffusion 2's tower without its last layer, whose output officially goes through the final norm: what the
+    host does with all layers and "penultimate", this does with the layers that the file has.
+    """
+    target = comfy.supported_models_base.ClipTarget(SD2Tokenizer, text_tower_class(config))
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=parameters)
+    tower = clip.cond_stage_model.clip_h.transformer
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
+    own = {key: tensor for key, tensor in tower.state_dict().items() if not key.startswith("text_projection.")}
+    compare_keys(shapes_of(own), shapes_of(tensors), "the text encoder")
+    # The projection of the pooled output is the host's addition; nothing here reads it, but it must not be garbage.
+    identity = {"text_projection.weight": torch.eye(config.width)}
+    missing, _ = clip.load_sd({**tensors, **identity})
+    if missing:
+        raise CheckpointError(f"the text encoder misses {len(missing)} keys (first {', '.join(missing[:3])})")
+    return clip

@@ -1,0 +1,1 @@
+"""Any of the host's own video models in the chunk loop."""

@@ -1,0 +1,388 @@
+"""Any of the host's video models as the chunk loop sees it: the latent tail is held by a denoise mask.
+
+Nothing is decoded and encoded again at joins. The held latents of a chunk are those of the chunk before, bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import comfy.model_management as mm
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.loop.chunk import Chunk, ChunkPlan
+from ....streaming_core.loop.decoding import decode_all
+from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
+from ....streaming_core.loop.state import Anchor, Clip
+from ..fingerprint import model_fingerprint, sampler_fingerprint
+from ..pixels import core_to_images, images_to_core
+from ..progress import StepProgress, check_cancel
+from ..vae import decode_clip as decode_frame_batch
+from .conditions import (
+    ClipRequest,
+    Conditioning,
+    Picture,
+    condition_kind,
+    conditioning_values,
+    every_frame,
+    first_frames,
+    guide_coordinates,
+    set_values,
+    without_guides,
+)
+
+log = logging.getLogger(__name__)
+
+
+def latent_layout(model, vae) -> LatentLayout:
+    """How the latents of MODEL and VAE stand for frames.
+
+    Raises `SettingsError` when the two do not belong together, or make no video this loop can continue.
+    """
+    latent_format = model.model.latent_format
+    channels = vae.latent_channels
+    if latent_format.latent_channels != channels:
+        raise SettingsError(
+            f"the model's latents have {latent_format.latent_channels} channels, the VAE's {channels}; "
+            "connect the VAE that belongs to the model"
+        )
+    if latent_format.latent_dimensions == 2:
+        return LatentLayout(1, axis=0)
+    if latent_format.latent_dimensions != 3:
+        raise SettingsError(f"latents with {latent_format.latent_dimensions} dimensions are no video")
+    ratio = vae.upscale_ratio
+    count = ratio[0] if isinstance(ratio, (tuple, list)) else (lambda latents: latents)
+    layout = LatentLayout(count(3) - count(2), axis=2)
+    if [count(latents) for latents in (1, 2, 9)] != [layout.frames(latents) for latents in (1, 2, 9)]:
+        raise SettingsError(
+            f"this VAE makes {count(1)}, {count(2)} and {count(9)} frames of 1, 2 and 9 latents; "
+            "only clips of 1 frame and then the same number per latent can be continued"
+        )
+    return layout
+
+
+def pixels_per_latent(vae) -> int:
+    return vae.spacial_compression_encode()
+
+
+def patch_px(model) -> int:
+    """Latent pixels per side of what a transformer sees as one."""
+    size = getattr(model.model.diffusion_model, "patch_size", 1)
+    return size[-1] if isinstance(size, Sequence) else int(size)
+
+
+class ChunkGuider(comfy.samplers.CFGGuider):
+    """The host's own guider with one more conditioning, which only guidance against the previous chunk asks for."""
+
+    def set_all(self, positive: Conditioning, negative: Conditioning, blind: Conditioning | None, cfg: float) -> None:
+        conds = {"positive": positive, "negative": negative}
+        self.inner_set_conds(conds if blind is None else {**conds, "blind": blind})
+        self.set_cfg(cfg)
+
+    def blind_conds(self, axis: int, held: int) -> list:
+        """The prepared conditioning in which no latent counts as held."""
+        conds = []
+        for cond in self.conds["blind"]:
+            prepared = dict(cond["model_conds"])
+            if "denoise_mask" in prepared:
+                mask = prepared["denoise_mask"].cond.clone()
+                mask.narrow(axis, 0, held).fill_(1)
+                prepared["denoise_mask"] = prepared["denoise_mask"]._copy_with(mask)
+            conds.append({**cond, "model_conds": prepared})
+        return conds
+
+
+def against_previous(guider: ChunkGuider, noise: Tensor, weight: float, axis: int):
+    """Guidance `e + w (e_c - e_u)` where e_u knows nothing of the chunk before (reference: lvdm, section 6.4).
+
+    `noise`: what is in place of the held latents then, `[.., held, ..]`. One more model call per step.
+    """
+    held = noise.shape[axis]
+
+    def guide(args):
+        x, sigma, model = args["input"].clone(), args["sigma"], args["model"]
+        level = sigma.reshape(-1, *[1] * (x.ndim - 1))
+        # Frames in the batch have a level each; those of the held ones are the first.
+        level = level[:held] if axis == 0 and level.shape[0] > 1 else level
+        unit = noise.to(x)
+        unknown = model.model_sampling.noise_scaling(level, unit, torch.zeros_like(unit))
+        x.narrow(axis, 0, held).copy_(unknown)
+        conds = guider.blind_conds(axis, held)
+        blind = comfy.samplers.calc_cond_batch(model, [conds], x, sigma, args["model_options"])[0]
+        return args["denoised"] + weight * (args["cond_denoised"] - blind)
+
+    return guide
+
+
+@dataclass(frozen=True)
+class NativeNoise:
+    """All random numbers of one chunk: unit noise of its latents, of the held ones twice, a seed for the sampler."""
+
+    latent: Tensor
+    sampler_seed: int
+    perturbation: Tensor
+    unknown: Tensor
+
+
+def draw_noise(chunk: Chunk, shape: tuple[int, ...], layout: LatentLayout, held: int) -> NativeNoise:
+    """Draw a chunk's noise on the CPU; options that are off change nothing of the rest."""
+    generator = chunk.generator()
+    latent = torch.randn(shape, generator=generator)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    part = list(shape)
+    part[layout.axis] = held
+    perturbation, unknown = (torch.randn(part, generator=generator) for _ in range(2))
+    return NativeNoise(latent, seed, perturbation, unknown)
+
+
+@dataclass(frozen=True)
+class AnyModelChunkSampler:
+    """A MODEL of the host as the chunk loop sees it (`streaming_core.loop.ChunkSampler`). Its tail is latents.
+
+    `clip` encodes the prompts of a plan, `clip_vision` shows the anchor to models that were trained with it.
+    `held_noise`: noise on the held latents that the model sees, as a share of their size (LVDM's conditional
+    perturbation); the film keeps the clean ones. `image_condition`: what models with a picture per latent are shown
+    first, "anchor" or "tail". `previous_guidance`: weight of the guidance against the previous chunk.
+    """
+
+    model: object
+    vae: object
+    positive: Conditioning
+    negative: Conditioning
+    sampler: object
+    sigmas: Tensor
+    cfg: float
+    clip: object | None = None
+    clip_vision: object | None = None
+    held_noise: float = 0.0
+    image_condition: str = "anchor"
+    previous_guidance: float = 0.0
+    progress: StepProgress | None = None
+    _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)
+
+    kind = "any_model"
+    follows = ("prompt", "anchor_strength")
+    starts_from_prompt = True
+    starts_from_image = True
+
+    @property
+    def layout(self) -> LatentLayout:
+        return latent_layout(self.model, self.vae)
+
+    @property
+    def multiple_px(self) -> int:
+        """Heights and widths must be multiples of this."""
+        return pixels_per_latent(self.vae) * patch_px(self.model)
+
+    def fit_lengths(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
+        """The nearest lengths that the model has; what changed is said in the log."""
+        fitted = self.layout.fit(chunk_frames, overlap_frames)
+        if fitted != (chunk_frames, overlap_frames):
+            log.info(
+                "this model makes clips of %s: chunks of %d frames with %d overlapping instead of %d and %d",
+                *(self.layout.words, *fitted, chunk_frames, overlap_frames),
+            )
+        return fitted
+
+    def settings(self) -> dict:
+        """All that decides what this sampler makes, for the settings hash; `models` tells whose weights."""
+        vision = self.clip_vision
+        return {
+            "models": {
+                "model": model_fingerprint(self.model),
+                "vae": model_fingerprint(self.vae.patcher),
+                "clip_vision": None if vision is None else model_fingerprint(vision.patcher),
+            },
+            "positive": conditioning_values(self.positive),
+            "negative": conditioning_values(self.negative),
+            "sampler": sampler_fingerprint(self.sampler),
+            "sigmas": [float(sigma) for sigma in self.sigmas],
+            "cfg": self.cfg,
+            "held_noise": self.held_noise,
+            "image_condition": self.image_condition,
+            "previous_guidance": self.previous_guidance,
+        }
+
+    def chunk_settings(self, chunk: Chunk) -> dict:
+        """What else decides a chunk, where a plan changes it."""
+        own = {} if chunk.prompt is None else {"prompt": conditioning_values(self._prompt(chunk))}
+        return {**own, **chunk.changed("anchor_strength")} if chunk.index else own
+
+    def with_progress(self, progress: StepProgress) -> AnyModelChunkSampler:
+        return replace(self, progress=progress)
+
+    def with_held_noise(self, level: float) -> AnyModelChunkSampler:
+        """The same with that much noise on the held latents."""
+        return replace(self, held_noise=level)
+
+    def steps(self, chunk: Chunk) -> int:
+        """Sampling steps of a chunk."""
+        return len(self.sigmas) - 1
+
+    def embed_anchor(self, frame: Tensor) -> Picture:
+        check_cancel()
+        image = core_to_images(frame)
+        kind = condition_kind(self.model)
+        latent = None if kind == "none" else self.encode(image)
+        vision = None if self.clip_vision is None else self.clip_vision.encode_image(image, crop=False)
+        return Picture(image, latent, vision)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents of IMAGE frames, in the model's layout."""
+        return self.vae.encode(images).float()
+
+    # The loop
+
+    def sample_first_clip(self, chunk: Chunk, image_or_height: Tensor | int, width: int | None = None) -> Clip:
+        """The first clip, from a start image `[1, 3, H, W]` or in a size in pixels from the prompt alone."""
+        layout = self.layout
+        count = layout.latents(chunk.num_frames)
+        if width is None:
+            image = image_or_height
+            picture = self.embed_anchor(image)
+            in_place = condition_kind(self.model) in ("none", "guide")
+            held = self.encode(core_to_images(image)) if in_place and layout.axis == 2 else None
+            shape = self._shape(count, *image.shape[-2:])
+            # A model that holds the picture as its first latent needs no guide besides.
+            latents = self._sample(chunk, shape, held, None if in_place else picture)
+        else:
+            latents = self._sample(chunk, self._shape(count, image_or_height, width), None, None)
+        return Clip(self.decode(latents, 0), latents)
+
+    def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
+        layout = self.layout
+        held = layout.last(tail, layout.latents(chunk.overlap_frames))
+        shape = list(held.shape)
+        shape[layout.axis] = layout.latents(chunk.num_frames)
+        sampled = self._sample(chunk, tuple(shape), held, anchor.embedding)
+        return torch.cat([held, layout.after(sampled, held.shape[layout.axis])], dim=layout.axis)
+
+    def decode(self, latents: Tensor, first: int) -> Tensor:
+        """Frames `first..` of a clip; `first` is a number of frames that latents can begin at."""
+        return self._decode(latents, self.layout.latents(first) if first else 0)
+
+    def decode_after(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+        layout = self.layout
+        new = layout.after(latents, layout.latents(chunk.overlap_frames))
+        return self._decode(torch.cat([tail, new], dim=layout.axis), tail.shape[layout.axis])
+
+    def _decode(self, latents: Tensor, known: int) -> Tensor:
+        layout = self.layout
+        if layout.axis == 0:
+            return decode_all(latents, known, "overlapping", lambda group: decode_frame_batch(self.vae, group))
+
+        def decode(group: Tensor) -> Tensor:
+            check_cancel()
+            images = self.vae.decode(group)
+            return images.reshape(-1, *images.shape[-3:])[..., :3].float()
+
+        return images_to_core(torch.cat(list(decode_clip(layout, latents, known, decode))))
+
+    def hand_off(self, plan: ChunkPlan, tail: Tensor | None, clip: Clip) -> Tensor:
+        """The last latents of the film: those that the next chunk holds, and before them some for the decoder."""
+        layout = self.layout
+        held = layout.latents(plan.overlap_frames)
+        keep = max(held, layout.context)
+        if clip.latents is None:
+            count = layout.valid_below(min(clip.frames.shape[0], layout.frames(keep)))
+            log.info("the last %d of %d frames are encoded; all further ones stay latents", count, len(clip.frames))
+            return layout.last(self.encode(core_to_images(clip.frames[-count:])), keep)
+        if tail is None:
+            return layout.last(clip.latents, keep)
+        return layout.last(torch.cat([tail, layout.after(clip.latents, held)], dim=layout.axis), keep)
+
+    # Sampling
+
+    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+        """Shape of a chunk's latents for frames of that size."""
+        return self._shape(self.layout.latents(chunk.num_frames), height, width)
+
+    def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
+        size = height // pixels_per_latent(self.vae), width // pixels_per_latent(self.vae)
+        channels = self.vae.latent_channels
+        return (count, channels, *size) if self.layout.axis == 0 else (1, channels, count, *size)
+
+    def _prompt(self, chunk: Chunk) -> Conditioning:
+        """The positive conditioning of a chunk: the plan's prompt with what stands beside the connected one."""
+        if chunk.prompt is None:
+            return self.positive
+        if self.clip is None:
+            raise SettingsError("the plan has prompts; connect clip to Any Model Chunk Sampler, which encodes them")
+        if chunk.prompt not in self._encoded:
+            encoded = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(chunk.prompt))
+            beside = self.positive[0][1] if self.positive else {}
+            self._encoded[chunk.prompt] = [[text, {**beside, **own}] for text, own in encoded]
+        return self._encoded[chunk.prompt]
+
+    def _conditions(self, kind: str, chunk: Chunk, request: ClipRequest) -> tuple[Conditioning, Conditioning]:
+        positive, negative = without_guides(self._prompt(chunk)), without_guides(self.negative)
+        if kind == "every_frame":
+            return every_frame(positive, negative, request)
+        if kind == "first_frames":
+            grey = self.encode if "WAN21" in {each.__name__ for each in type(self.model.model).__mro__} else None
+            return first_frames(positive, negative, request, self.image_condition, grey)
+        if kind == "guide" and request.has_picture:
+            values = {"keyframe_idxs": guide_coordinates(self.model, request.picture)}
+            return set_values(positive, **values), set_values(negative, **values)
+        return positive, negative
+
+    def _sample(self, chunk: Chunk, shape: tuple[int, ...], held: Tensor | None, picture: Picture | None) -> Tensor:
+        """Latents of one model call that holds `held` at its beginning."""
+        layout, kind = self.layout, condition_kind(self.model)
+        count = 0 if held is None else held.shape[layout.axis]
+        noise = draw_noise(chunk, shape, layout, count)
+        seen = held if held is None or not self.held_noise else self._perturbed(held, noise.perturbation)
+        request = ClipRequest(shape, chunk.num_frames, seen, picture, min(1.0, chunk.anchor_strength))
+        positive, negative = self._conditions(kind, chunk, request)
+        latent, mask, unit = self._start(shape, seen, noise.latent)
+        if kind == "guide" and request.has_picture:
+            latent = torch.cat([latent, picture.latent], dim=2)
+            mask = torch.cat([mask, torch.full((1, 1, 1, 1, 1), 1 - request.strength)], dim=2)
+            unit = torch.cat([unit, torch.zeros_like(picture.latent)], dim=2)
+        model, blind = self.model, None
+        guided = bool(self.previous_guidance) and count > 0
+        if guided:
+            model = self.model.clone()
+            blind = self._conditions(kind, chunk, replace(request, held=None))[0]
+            if kind == "none":  # Cosmos is told by a mask which latents are known
+                blind = set_values(blind, concat_mask=torch.ones(1, 1, *shape[2:]))
+        guider = ChunkGuider(model)
+        if guided:
+            model.set_model_sampler_post_cfg_function(
+                against_previous(guider, noise.unknown, self.previous_guidance, layout.axis)
+            )
+            guider.model_options = model.model_options
+        guider.set_all(positive, negative, blind, self.cfg)
+        latents = guider.sample(
+            unit,
+            latent,
+            self.sampler,
+            self.sigmas,
+            denoise_mask=mask if count or kind == "guide" and request.has_picture else None,
+            callback=self.progress.sampler_callback(model) if self.progress else None,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=noise.sampler_seed,
+        )
+        return latents.to(device=mm.intermediate_device(), dtype=torch.float32).narrow(
+            layout.axis, 0, shape[layout.axis]
+        )
+
+    def _start(self, shape: tuple[int, ...], seen: Tensor | None, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents that sampling begins with, the denoise mask, and the noise."""
+        layout = self.layout
+        latent = torch.zeros(shape)
+        if seen is not None:
+            # The host scales all latents as soon as one is not zero; these are zero when it has.
+            latent = self.model.model.process_latent_out(latent)
+            latent.narrow(layout.axis, 0, seen.shape[layout.axis]).copy_(seen)
+        return latent, held_mask(layout, shape[layout.axis], 0 if seen is None else seen.shape[layout.axis]), unit
+
+    def _perturbed(self, held: Tensor, noise: Tensor) -> Tensor:
+        base = self.model.model
+        return base.process_latent_out(perturb(base.process_latent_in(held), self.held_noise, noise))

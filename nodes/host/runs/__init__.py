@@ -1,0 +1,1 @@
+"""Videos in run folders: the loop on disk, reroll, inspection, preflight."""

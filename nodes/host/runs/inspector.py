@@ -1,0 +1,215 @@
+"""What Run Inspector says and shows of run folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ....streaming_core.errors import RunDamagedError, SettingsError, StreamingError
+from ....streaming_core.frames import FrameStream
+from ....streaming_core.runs.care import (
+    LOCK,
+    delete_older,
+    delete_run,
+    is_sound,
+    recover,
+    run_bytes,
+    set_aside_damaged,
+    use_revision,
+)
+from ....streaming_core.runs.folder import RunFolder, list_runs
+from ....streaming_core.runs.lock import holder
+from ....streaming_core.runs.manifest import MANIFEST, ChunkRecord, RunManifest
+from ..progress import check_cancel
+from .films import runs_root
+
+ACTIONS = ("look", "choose revision", "set damaged aside", "recover manifest", "delete older", "delete run")
+TILE_PX = 160
+COLUMNS = 6
+LINE_PX = 14
+MAX_TILES = 120
+
+
+def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> str:
+    """Do what was asked for, and say in one line what was done; "" for a mere look.
+
+    Raises:
+        SettingsError: no run is named, or a deletion was not confirmed by the run's name.
+        RunFolderError: as the actions.
+    """
+    name = run_name.strip()
+    if action == "look":
+        return ""
+    if not name:
+        raise SettingsError(f"{action!r} needs run_name; look lists all runs")
+    if action.startswith("delete") and confirm.strip() != name:
+        raise SettingsError(f"nothing was deleted: write the run's name, {name}, into confirm as well")
+    root = runs_root()
+    if action == "delete run":
+        freed, left = delete_run(root, name)
+        kept = f"; {len(left)} strange files were left in its folder: {', '.join(left[:5])}" if left else ""
+        return f"deleted run {name}, {_size(freed)}{kept}"
+    if action == "recover manifest":
+        with recover(root, name, owner="Run Inspector") as run:
+            return f"recovered the manifest from {len(run.chunks)} chunk files; run Stream Sampler to go on"
+    with RunFolder.open(root, name, write=True, owner="Run Inspector") as run:
+        if action == "choose revision":
+            record = use_revision(run, chunk, revision)
+            return f"chunk {chunk} is revision {record.revision} now, seed {record.seed}"
+        if action == "set damaged aside":
+            names = set_aside_damaged(run)
+            return (
+                f"set aside {', '.join(names)}; run Stream Sampler to make them again"
+                if names
+                else "nothing is damaged"
+            )
+        return f"deleted older revisions, {_size(delete_older(run))}"
+
+
+def runs_stamp() -> tuple:
+    """Changes when any run below the root changes."""
+    found = sorted(runs_root().glob(f"*/{MANIFEST}"))
+    return tuple((path.parent.name, path.stat().st_mtime_ns, path.stat().st_size) for path in found)
+
+
+def describe(run_name: str) -> tuple[str, Tensor]:
+    """A text and a sheet of thumbnails `[1, H, W, 3]`: of one run's chunks, or of all runs when no name is given."""
+    if run_name.strip():
+        return describe_run(run_name.strip())
+    return describe_all()
+
+
+def describe_all() -> tuple[str, Tensor]:
+    """All runs, one line and one picture each."""
+    root = runs_root()
+    found = list_runs(root) if root.is_dir() else []
+    lines, tiles = [f"{len(found)} runs in {root}", "run | frames | chunks | size | fps | made by | on disk"], []
+    for run in found:
+        if isinstance(run, StreamingError):
+            lines.append(f"damaged: {run}")
+            continue
+        folder = RunFolder.open(root, run.name)
+        lines.append(
+            f"{run.name} | {_film_length(run)} | {len(run.chunks)} | {run.width}x{run.height} | {float(run.fps):g} | "
+            f"{run.kind} | {_size(run_bytes(folder.path))}"
+        )
+        if len(tiles) < MAX_TILES:
+            tiles.append((_first_picture(folder), [run.name[:26], f"{len(run.chunks)} chunks"]))
+    return "\n".join(lines), sheet(tiles)
+
+
+def describe_run(name: str) -> tuple[str, Tensor]:
+    """The chunks of one run, one line and one picture each.
+
+    Raises `RunFolderError` when there is no such run or its manifest is not readable.
+    """
+    run = RunFolder.open(runs_root(), name)
+    manifest = run.manifest
+    lines = [
+        f"{name}: {_film_length(manifest)} frames, {manifest.width}x{manifest.height} at {float(manifest.fps):g} fps, "
+        f"made by {manifest.kind}, {_size(run_bytes(run.path))}, {_writer(run.path)}",
+        "chunk | frames | seed | status | seconds | on disk | revision (kept)",
+    ]
+    try:
+        stream: FrameStream | None = run.frames_stream(sum(record.num_frames for record in _whole(manifest)))
+    except StreamingError:
+        stream = None
+    tiles, start = [], 0
+    for record in manifest.chunks:
+        check_cancel()
+        status = _status(run, record)
+        lines.append(_chunk_line(manifest, record, start, status))
+        if len(tiles) < MAX_TILES:
+            words = [f"chunk {record.index}  {status}", f"seed {record.seed}"]
+            tiles.append((_picture(stream, start + record.num_frames // 2), words))
+        start += record.num_frames
+    return "\n".join(lines), sheet(tiles)
+
+
+def _chunk_line(manifest: RunManifest, record: ChunkRecord, start: int, status: str) -> str:
+    kept = ", ".join(str(each.revision) for each in manifest.drawings(record.index))
+    return (
+        f"{record.index} | {start}-{start + record.num_frames - 1} | {record.seed} | {status} | {record.seconds:.1f} | "
+        f"{_size(record.num_bytes)} | {record.revision} ({kept})"
+    )
+
+
+def _status(run: RunFolder, record: ChunkRecord) -> str:
+    if not is_sound(run, record):
+        return "damaged"
+    return "drawn anew" if record.stands_for not in ("", record.settings_hash) else record.status
+
+
+def _whole(manifest: RunManifest) -> list[ChunkRecord]:
+    """The chunks from 0 on without a gap."""
+    return [record for index, record in enumerate(manifest.chunks) if record.index == index]
+
+
+def _film_length(manifest: RunManifest) -> str:
+    made = sum(record.num_frames for record in _whole(manifest))
+    wanted = manifest.num_frames or made
+    return f"{wanted}" if made >= wanted else f"{made} of {wanted}"
+
+
+def _writer(folder: Path) -> str:
+    """Who writes the run now, from its lock."""
+    who = holder(folder / LOCK)
+    return f"in use by {who}" if who else "not in use"
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.1f} MiB"
+
+
+def _first_picture(folder: RunFolder) -> Tensor | None:
+    try:
+        return _picture(folder.frames_stream(), 0)
+    except StreamingError:
+        return None
+
+
+def _picture(stream: FrameStream | None, index: int) -> Tensor | None:
+    """One frame, or None where it cannot be read."""
+    if stream is None or index >= len(stream):
+        return None
+    try:
+        return stream.read(index, index + 1)[0]
+    except RunDamagedError:
+        return None
+
+
+def sheet(tiles: Sequence[tuple[Tensor | None, Sequence[str]]]) -> Tensor:
+    """Pictures `[H, W, 3]` in 0..1 in rows, each with its lines of words below: `[1, height, width, 3]`.
+
+    A tile without a picture is grey; no tiles at all are one of them.
+    """
+    tiles = list(tiles) or [(None, ["no runs"])]
+    pictures = [None if picture is None else _thumbnail(picture) for picture, _ in tiles]
+    high = max([picture.height for picture in pictures if picture is not None], default=TILE_PX * 9 // 16)
+    columns, step = min(COLUMNS, len(tiles)), high + 2 * LINE_PX + 6
+    page = Image.new("RGB", (columns * (TILE_PX + 4) + 4, -(-len(tiles) // columns) * step + 4), (24, 24, 24))
+    draw = ImageDraw.Draw(page)
+    for number, (picture, (_, words)) in enumerate(zip(pictures, tiles, strict=True)):
+        x, y = 4 + number % columns * (TILE_PX + 4), 4 + number // columns * step
+        if picture is None:
+            draw.rectangle((x, y, x + TILE_PX - 1, y + high - 1), fill=(96, 96, 96))
+        else:
+            page.paste(picture, (x, y))
+        for line, text in enumerate(words):
+            draw.text((x, y + high + 1 + line * LINE_PX), _printable(text), fill=(230, 230, 230))
+    return torch.from_numpy(np.asarray(page, dtype=np.float32) / 255).unsqueeze(0)
+
+
+def _thumbnail(picture: Tensor) -> Image.Image:
+    image = Image.fromarray((picture * 255).round().to(torch.uint8).numpy())
+    return image.resize((TILE_PX, max(1, min(2 * TILE_PX, round(TILE_PX * image.height / image.width)))))
+
+
+def _printable(text: str) -> str:
+    """What the built-in letters can draw."""
+    return text.encode("latin-1", "replace").decode("latin-1")

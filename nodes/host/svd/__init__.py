@@ -1,0 +1,1 @@
+"""StreamingSVD on the host: networks, CAM, chunk sampler."""

@@ -1,0 +1,126 @@
+"""CAM on the host's SVD model: a wrapper around the UNet and a patch in front of its decoder blocks.
+
+The encoder half of the UNet runs unmodified; each skip is replaced by its merged version just before a decoder block
+joins it, and the running activation is merged before the first one (reference: streamingsvd, sections 6 and 14).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
+import comfy.model_management as mm
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import WrappersMP
+from einops import rearrange
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.models.attention import Compute
+from ....streaming_core.models.cam import CamFeatures
+from ....streaming_core.models.streamingsvd.network import CamNetwork
+from ..cam import ALREADY_ATTACHED, StreamingCam, check_call, check_control_frames, encode_control_frames, weaken
+
+KEY = "streamingt2v_cam"
+
+
+@dataclass(frozen=True)
+class CamCall:
+    """What one UNet call hands from the wrapper to the patches."""
+
+    features: CamFeatures
+    frames: int
+    compute: Compute
+
+
+class CamGuide:
+    """The control of one chunk. Holds nothing that changes, so model clones may share it."""
+
+    def __init__(self, cam: StreamingCam, control_embedding: Tensor, strength: float = 1.0):
+        self.cam = cam
+        self.control_embedding = control_embedding
+        self.strength = strength
+
+    def __deepcopy__(self, memo) -> CamGuide:
+        # Hosts before 0.33 deep-copy model options at every clone.
+        return self
+
+    @property
+    def control_frames(self) -> int:
+        return self.control_embedding.shape[0]
+
+    def around_unet(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        """DIFFUSION_MODEL wrapper: features for whatever part of the batch this call holds, then the call itself."""
+        mm.throw_exception_if_processing_interrupted()
+        frames = kwargs.get("num_video_frames")
+        if frames is None or y is None:
+            raise SettingsError("CAM Conditioning needs an SVD video model, and this model gives no number of frames")
+        check_call(self.control_embedding, x, frames)
+        compute = Compute(
+            attention=partial(
+                optimized_attention, attn_precision=torch.float32, transformer_options=transformer_options
+            ),
+            feed_forward_slices=self._feed_forward_slices(x, frames),
+        )
+
+        def head(tensor: Tensor) -> Tensor:
+            """The control frames of every clip in the batch."""
+            clips = rearrange(tensor, "(b t) ... -> b t ...", t=frames)
+            return rearrange(clips[:, : self.control_frames], "b k ... -> (b k) ...")
+
+        features = self.cam.network.controlnet(
+            head(x),
+            head(timesteps),
+            head(context),
+            head(y),
+            self.control_embedding.to(device=x.device, dtype=x.dtype),
+            self.control_frames,
+            compute,
+        )
+        # The frame count of the decoder calls is the clip's own again.
+        call = CamCall(features, frames, replace(compute, feed_forward_slices=1))
+        return executor(x, timesteps, context, y, control, {**transformer_options, KEY: call}, **kwargs)
+
+    def merge(self, h: Tensor, skip: Tensor, transformer_options: dict) -> tuple[Tensor, Tensor]:
+        """Output-block patch: merge the skip that the decoder is about to join."""
+        call: CamCall = transformer_options[KEY]
+        network, block = self.cam.network, transformer_options["block"][1]
+        if block == 0:
+            h = weaken(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
+        index = len(call.features.skips) - 1 - block
+        merged = network.merge_skip(index, skip, call.features, call.frames, call.compute)
+        return h, weaken(skip, merged, self.strength)
+
+    def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
+        """As many slices as keep the largest feed-forward within half of the free memory."""
+        rows = x.shape[0] // frames * self.control_frames * x.shape[-1] * x.shape[-2]
+        wanted = rows * 8 * self.cam.config.unet.model_channels * x.element_size()
+        return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
+
+
+def with_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
+    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
+
+    Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
+    VAE, times the UNet's halvings).
+    """
+    if not isinstance(cam.network, CamNetwork):
+        raise SettingsError(
+            "this CAM belongs to StreamingModelscope, but StreamingSVD is to be continued; "
+            "connect the STREAMING_CAM of Load StreamingSVD"
+        )
+    check_control_frames(control_frames, cam.config.unet.multiple_px)
+    guide = CamGuide(cam, encode_control_frames(cam, control_frames), strength)
+    clone = model.clone()
+    clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
+    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, guide.around_unet)
+    patches = clone.model_options["transformer_options"].get("patches", {})
+    if any(isinstance(getattr(patch, "__self__", None), CamGuide) for patch in patches.get("output_block_patch", [])):
+        raise SettingsError(ALREADY_ATTACHED)
+    clone.set_model_output_block_patch(guide.merge)
+    clone.set_additional_models(KEY, [cam.patcher])
+    return clone

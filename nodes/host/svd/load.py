@@ -1,0 +1,45 @@
+"""From a StreamingSVD file to the host's objects."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ....streaming_core.models.registry import shapes_of
+from ....streaming_core.models.streamingsvd.detect import detect_streamingsvd
+from ....streaming_core.models.streamingsvd.file import split_file
+from ..cam import StreamingCam
+from ..encoders import build_clip_vision
+from ..files import file_stamp, model_file, read_weights
+from .build import build_cam, build_vae, build_video_unet
+
+
+class StreamingSVD(NamedTuple):
+    """MODEL, CLIP_VISION, VAE and STREAMING_CAM of one file."""
+
+    model: object
+    clip_vision: object
+    vae: object
+    cam: StreamingCam
+
+
+def load_streamingsvd(name: str) -> StreamingSVD:
+    """Load `name` from the host's checkpoints folder; see `open_streamingsvd`."""
+    return open_streamingsvd(model_file("checkpoints", name))
+
+
+def open_streamingsvd(path: str) -> StreamingSVD:
+    """Load a file, strictly.
+
+    Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
+    """
+    tensors = read_weights(path)
+    source = os.path.basename(path)
+    config = detect_streamingsvd(shapes_of(tensors), source)
+    weights = split_file(tensors, source)
+    return StreamingSVD(
+        model=build_video_unet(weights.unet, config.cam.unet),
+        clip_vision=build_clip_vision(weights.clip_vision, config.clip_vision),
+        vae=build_vae(weights.vae, config.image_encoder, config.first_stage),
+        cam=StreamingCam(build_cam(weights.cam, config.cam), file_stamp(path)),
+    )

@@ -1,0 +1,261 @@
+"""SVD on the host: anchor conditioning, sampling, decoding, and the chunk sampler of StreamingSVD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+
+import comfy.model_management as mm
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.loop.chunk import Chunk
+from ....streaming_core.loop.decoding import Grouping, decode_all
+from ....streaming_core.loop.state import Anchor
+from ....streaming_core.models.streamingsvd.conditioning import (
+    AugmentationNoise,
+    augment,
+    augmentation_noise,
+    clip_pixels,
+    guide,
+    linear_guidance,
+)
+from ....streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
+from ..cam import StreamingCam
+from ..fingerprint import model_fingerprint, sampler_fingerprint
+from ..pixels import core_to_images
+from ..progress import StepProgress, check_cancel
+from ..vae import decode_clip
+from .cam import with_cam
+
+Conditioning = list
+PREPROCESSINGS = ("official", "comfyui")
+
+
+def embed_image(clip_vision, frame: Tensor, preprocessing: str = "official") -> Tensor:
+    """CLIP embedding `[1, 1, width]` of one frame `[1, 3, H, W]` in [0, 1].
+
+    "official" resizes as StreamingSVD does (whole picture, blurred before shrinking); "comfyui" as the host's own nodes
+    do, but without their crop.
+    """
+    check_cancel()
+    if preprocessing == "comfyui":
+        embedding = clip_vision.encode_image(core_to_images(frame), crop=False).image_embeds
+    elif preprocessing == "official":
+        mm.load_models_gpu([clip_vision.patcher])
+        pixels = clip_pixels(
+            frame.float() * 2 - 1, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
+        )
+        with torch.inference_mode():
+            embedding = clip_vision.model(pixel_values=pixels.to(clip_vision.load_device), intermediate_output=-2)[2]
+    else:
+        raise SettingsError(f"preprocessing is one of {', '.join(PREPROCESSINGS)}, got {preprocessing!r}")
+    return embedding.to(mm.intermediate_device()).float().unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class MotionSettings:
+    """What SVD is told in its vector: playback rate in frames per second, motion bucket, noise on the anchor."""
+
+    fps: int = 7
+    motion_bucket_id: int = 127
+    augmentation_level: float = 0.02
+    augmentation_noise: AugmentationNoise = "gaussian"
+
+
+def image_conditioning(
+    vae, frame: Tensor, embedding: Tensor, noise: Tensor, motion: MotionSettings
+) -> tuple[Conditioning, Conditioning]:
+    """Positive and negative CONDITIONING of SVD for `frame` `[1, 3, H, W]` in [0, 1].
+
+    `noise` `[1, 3, H, W]` is added at `motion.augmentation_level` on the scale of [-1, 1]. The image latent is not
+    scaled; the negative half has zeros for embedding and image and the same vector (reference: streamingsvd, 7).
+    """
+    # The host maps [0, 1] to [-1, 1] when it encodes, so the level is halved here.
+    pixels = augment(frame, motion.augmentation_level / 2, noise.to(frame))
+    latent = vae.encode(core_to_images(pixels))
+    vector = {
+        "fps": motion.fps,
+        "motion_bucket_id": motion.motion_bucket_id,
+        "augmentation_level": motion.augmentation_level,
+    }
+    positive = [[embedding, {**vector, "concat_latent_image": latent}]]
+    negative = [[torch.zeros_like(embedding), {**vector, "concat_latent_image": torch.zeros_like(latent)}]]
+    return positive, negative
+
+
+def with_linear_guidance(model, min_cfg: float):
+    """A clone of `model` whose guidance rises over the frames from `min_cfg` to the sampler's cfg."""
+
+    def per_frame(args):
+        scale = linear_guidance(min_cfg, args["cond_scale"], args["cond_denoised"].shape[0])
+        return guide(args["uncond_denoised"], args["cond_denoised"], scale)
+
+    clone = model.clone()
+    # Behind the host's own guidance, not in place of it: that one works on x - denoised, which at sigma 700 costs
+    # four digits. At cfg 1 the host would skip the negative half, which frames below cfg still need.
+    clone.set_model_sampler_post_cfg_function(per_frame, disable_cfg1_optimization=True)
+    return clone
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How one clip is sampled: SAMPLER, SIGMAS and guidance from `min_cfg` at the first frame to `cfg` at the last."""
+
+    sampler: object
+    sigmas: Tensor
+    cfg: float
+    min_cfg: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.sigmas) - 1
+
+    def describe(self) -> dict:
+        return {
+            "sampler": sampler_fingerprint(self.sampler),
+            "sigmas": [float(sigma) for sigma in self.sigmas],
+            "cfg": self.cfg,
+            "min_cfg": self.min_cfg,
+        }
+
+
+def default_sampling() -> SamplingSettings:
+    """The official continuation: 30 Euler steps on Align-Your-Steps sigmas, guidance 1.5 to 3."""
+    return SamplingSettings(comfy.samplers.sampler_object("euler"), align_your_steps_sigmas(30).float(), 3.0, 1.5)
+
+
+def default_first_sampling() -> SamplingSettings:
+    """The official first clip: 25 Euler steps on Karras sigmas, guidance 1 to 3."""
+    return SamplingSettings(comfy.samplers.sampler_object("euler"), karras_sigmas(25), 3.0, 1.0)
+
+
+def sample_clip(model, settings: SamplingSettings, conds, noise: Tensor, seed: int, progress: StepProgress | None):
+    """Sample one clip from unit `noise` `[F, 4, h, w]`; latents as the host's VAE takes them."""
+    positive, negative = conds
+    if not settings.cfg == settings.min_cfg == 1:  # else no frame needs the negative half, and the host leaves it out
+        model = with_linear_guidance(model, settings.min_cfg)
+    return comfy.sample.sample_custom(
+        model,
+        noise,
+        settings.cfg,
+        settings.sampler,
+        settings.sigmas,
+        positive,
+        negative,
+        torch.zeros_like(noise),
+        callback=progress.sampler_callback(model) if progress else None,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True)
+class ChunkNoise:
+    """All random numbers of one chunk: for the anchor's augmentation, for the latents, and a seed for the sampler."""
+
+    augmentation: Tensor
+    latent: Tensor
+    sampler_seed: int
+
+
+def draw_noise(chunk: Chunk, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], kind: AugmentationNoise):
+    """Draw a chunk's noise on the CPU, in the official order: augmentation first, then latents."""
+    generator = chunk.generator()
+    augmentation = augmentation_noise(image_shape, kind, generator)
+    latent = torch.randn(latent_shape, generator=generator)
+    return ChunkNoise(augmentation, latent, int(torch.randint(2**62, (), generator=generator)))
+
+
+@dataclass(frozen=True)
+class SvdChunkSampler:
+    """StreamingSVD as the chunk loop sees it (`streaming_core.loop.ChunkSampler`).
+
+    `model` continues with CAM; `first_model` makes the first clip. `embed` and `noise` stand for CLIP vision and the
+    seeded generator where recorded values are replayed.
+    """
+
+    model: object
+    cam: StreamingCam
+    vae: object
+    embed: Callable[[Tensor], Tensor]
+    first_model: object
+    motion: MotionSettings = MotionSettings()
+    sampling: SamplingSettings = field(default_factory=default_sampling)
+    first_sampling: SamplingSettings = field(default_factory=default_first_sampling)
+    grouping: Grouping = "overlapping"
+    preprocessing: str = "official"
+    noise: Callable[..., ChunkNoise] = draw_noise
+    progress: StepProgress | None = None
+
+    kind = "streamingsvd"
+    follows = ("cam_strength",)
+    """What of a plan this family follows, besides seeds."""
+    decoded_together = 8
+    """Frames of one call of the temporal decoder."""
+
+    @property
+    def multiple_px(self) -> int:
+        """Heights and widths must be multiples of this."""
+        return self.cam.config.unet.multiple_px
+
+    def settings(self) -> dict:
+        """All that decides what this sampler makes, for the settings hash; `models` tells whose weights."""
+        return {
+            "models": {
+                "model": model_fingerprint(self.model),
+                "first_model": model_fingerprint(self.first_model),
+                "cam": self.cam.source or model_fingerprint(self.cam.patcher),
+                "vae": model_fingerprint(self.vae.patcher),
+            },
+            "motion": asdict(self.motion),
+            "sampling": self.sampling.describe(),
+            "first_sampling": self.first_sampling.describe(),
+            "grouping": self.grouping,
+            "preprocessing": self.preprocessing,
+        }
+
+    def chunk_settings(self, chunk: Chunk) -> dict:
+        """What else decides a chunk, where a plan changes it; the first clip has no CAM."""
+        return chunk.changed("cam_strength") if chunk.index else {}
+
+    def with_progress(self, progress: StepProgress) -> SvdChunkSampler:
+        return replace(self, progress=progress)
+
+    def steps(self, chunk: Chunk) -> int:
+        """Sampling steps of a chunk."""
+        return (self.sampling if chunk.index else self.first_sampling).steps
+
+    def embed_anchor(self, frame: Tensor) -> Tensor:
+        return self.embed(frame)
+
+    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+        """Shape of a chunk's latents `[F, C, h, w]` for frames of that size."""
+        return chunk.num_frames, self.vae.latent_channels, height // 8, width // 8
+
+    def _condition(self, chunk: Chunk, anchor: Anchor):
+        """Conditioning and latent noise of a chunk."""
+        latent_shape = self.latent_shape(chunk, *anchor.frame.shape[-2:])
+        noise = self.noise(chunk, tuple(anchor.frame.shape), latent_shape, self.motion.augmentation_noise)
+        conds = image_conditioning(self.vae, anchor.frame, anchor.embedding, noise.augmentation, self.motion)
+        return conds, noise
+
+    def sample_first_clip(self, chunk: Chunk, image: Tensor) -> Tensor:
+        """The first clip from a start image `[1, 3, H, W]`: `[chunk.num_frames, 3, H, W]`."""
+        conds, noise = self._condition(chunk, Anchor(image, self.embed(image)))
+        latents = sample_clip(
+            self.first_model, self.first_sampling, conds, noise.latent, noise.sampler_seed, self.progress
+        )
+        return self.decode(latents, 0)
+
+    def sample_chunk(self, chunk: Chunk, control_frames: Tensor, anchor: Anchor) -> Tensor:
+        conds, noise = self._condition(chunk, anchor)
+        model = with_cam(self.model, self.cam, core_to_images(control_frames), chunk.cam_strength)
+        return sample_clip(model, self.sampling, conds, noise.latent, noise.sampler_seed, self.progress)
+
+    def decode(self, latents: Tensor, first: int) -> Tensor:
+        return decode_all(latents, first, self.grouping, lambda group: decode_clip(self.vae, group))

@@ -1,0 +1,1 @@
+"""The host's VIDEO, AUDIO and files as streams."""

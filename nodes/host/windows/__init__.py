@@ -1,0 +1,1 @@
+"""Randomized blending as a context handler of the host."""

@@ -1,0 +1,227 @@
+"""Randomized blending as a context handler of the host: any native video model, any sampler.
+
+The host asks the handler at every model call. The handler shows the model one window at a time and builds the film's
+prediction from the windows, each frame from the window that owns it at this step. All windows see the same latent, and
+samplers keep one history and one noise for the whole film.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.context_windows as host_windows
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.windows.blending import (
+    Cuts,
+    SeededCuts,
+    Window,
+    Windows,
+    check_window,
+    key_frames,
+    plan_windows,
+)
+from ..compat import supported
+from .conditions import WindowCutter, conditions_for_window
+
+KEY = "streamingt2v_blending"
+
+# Frames per latent frame, for hosts whose latent formats do not say it (docs/hosts.md).
+TEMPORAL_COMPRESSION = {"Mochi": 6, "LTXV": 8, "HunyuanVideo": 4, "HunyuanVideo15": 4, "Cosmos1CV8x8x8": 8, "Wan21": 4}
+
+
+def frames_per_latent(latent_format) -> int:
+    """How many frames of the film one latent frame of this model stands for (the first stands for one alone)."""
+    said = getattr(latent_format, "temporal_downscale_ratio", None)
+    if said is not None:
+        return said
+    names = [kind.__name__ for kind in type(latent_format).__mro__]
+    return next((TEMPORAL_COMPRESSION[name] for name in names if name in TEMPORAL_COMPRESSION), 1)
+
+
+def latent_lengths(window: int, overlap: int, compression: int) -> tuple[int, int]:
+    """Window and overlap in latent frames, rounded up; an overlap below the window stays below it.
+
+    The first latent frame of a clip stands for one frame, every other for `compression`.
+    """
+    check_window(window, overlap)
+    return math.ceil((window - 1) / compression) + 1, math.ceil(overlap / compression)
+
+
+def frame_axis(shape: tuple[int, ...] | torch.Size) -> int:
+    """The axis of a latent that counts frames. Raises `SettingsError` for latents that are not video."""
+    axes = {4: 0, 5: 2}
+    if len(shape) not in axes:
+        raise SettingsError(
+            "Randomized Blending needs a video latent, [frames, C, h, w] or [batch, C, frames, h, w], "
+            f"but this model's latent has rank {len(shape)}: {list(shape)}"
+        )
+    return axes[len(shape)]
+
+
+@dataclass(frozen=True)
+class RandomizedBlending(host_windows.ContextHandlerABC):
+    """The handler on a MODEL: settings only, in latent frames. Hosts share it between clones, or copy it."""
+
+    window_frames: int
+    overlap_frames: int
+    cuts: Cuts
+
+    # Names by which the host's own wrappers ask any handler.
+    freenoise = False
+
+    @property
+    def context_length(self) -> int:
+        return self.window_frames
+
+    def _run(self, conds, x: Tensor) -> _Run:
+        return _Run(self, frame_axis(_video_shape(conds, x)))
+
+    def should_use_context(self, model, conds, x_in: Tensor, timestep: Tensor, model_options: dict) -> bool:
+        return self._run(conds, x_in).should_use_context(model, conds, x_in, timestep, model_options)
+
+    def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None) -> list:
+        run = _Run(self, window.dim)
+        run.windows = self.windows(x_in.size(window.dim))
+        return run.get_resized_cond(cond_in, x_in, window, device)
+
+    def windows(self, num_frames: int) -> Windows:
+        return plan_windows(num_frames, self.window_frames, self.overlap_frames)
+
+    def execute(self, calc_cond_batch, model, conds, x_in: Tensor, timestep: Tensor, model_options: dict):
+        return self._run(conds, x_in).execute(calc_cond_batch, model, conds, x_in, timestep, model_options)
+
+
+def _video_shape(conds, x: Tensor) -> torch.Size:
+    """Shape of the video latent: `x`, or the first of several latents that the host packed into it."""
+    get_shapes = getattr(host_windows.IndexListContextHandler, "_get_latent_shapes", lambda _conds: None)
+    packed = get_shapes(conds)
+    return packed[0] if packed is not None and len(packed) > 1 else x.shape
+
+
+class _Window(host_windows.IndexListContextWindow):
+    """A window of neighbouring frames that knows its place in the film on every host."""
+
+    def __init__(self, window: Window, dim: int, total_frames: int, overlap: int):
+        options = supported(
+            host_windows.IndexListContextWindow.__init__, total_frames=total_frames, context_overlap=overlap
+        )
+        super().__init__(list(range(window.start, window.stop)), dim=dim, **options)
+        self.total_frames = total_frames
+        self.center_ratio = (window.start + window.stop - 1) / (2 * total_frames)
+
+    def get_tensor(self, full: Tensor, device=None, dim=None, **others) -> Tensor:
+        dim = self.dim if dim is None else dim
+        if any(others.values()):
+            return super().get_tensor(full, device, dim=dim, **others)
+        # A timestep counts frames only where frames are the batch; elsewhere it counts videos, and is for all windows.
+        if dim == 0 and (self.dim != 0 or full.shape[0] == 1):
+            return full.to(device)
+        return full.narrow(dim, self.index_list[0], len(self.index_list)).to(device)
+
+
+class _Run(host_windows.IndexListContextHandler):
+    """One model call: the host's own loop over windows, with our windows, our conditions and our way to join."""
+
+    def __init__(self, settings: RandomizedBlending, dim: int):
+        never = host_windows.ContextFuseMethod("randomized", None)
+        schedule = host_windows.get_matching_context_schedule(host_windows.ContextSchedules.STATIC_STANDARD)
+        # The fix puts one more frame in front of each window, which models with frames in the batch cannot take.
+        options = supported(host_windows.IndexListContextHandler.__init__, causal_window_fix=False)
+        super().__init__(
+            schedule,
+            never,
+            context_length=settings.window_frames,
+            context_overlap=settings.overlap_frames,
+            dim=dim,
+            **options,
+        )
+        self.settings = settings
+        self.windows: Windows = ()
+        self.offsets: tuple[int, ...] = ()
+        self.model = None
+
+    def set_step(self, timestep: Tensor, model_options: dict) -> None:
+        # The nearest, not an equal one: several samplers also evaluate between the scheduled levels.
+        sigmas = model_options["transformer_options"]["sample_sigmas"]
+        self._step = int((sigmas - timestep.flatten()[0].to(sigmas)).abs().argmin())
+
+    def get_context_windows(self, model, x_in: Tensor, model_options: dict) -> list[_Window]:
+        self.model = model
+        num_frames = x_in.size(self.dim)
+        self.windows = self.settings.windows(num_frames)
+        self.offsets = (0, *self.settings.cuts.offsets(self.windows, self._step))
+        return [_Window(window, self.dim, num_frames, self.context_overlap) for window in self.windows]
+
+    def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None):
+        cutter = WindowCutter(window, x_in.size(self.dim), self.dim, x_in.ndim)
+        number = key_frames(self.windows).index(window.index_list[0])
+        return conditions_for_window(cond_in, cutter, number, len(self.windows), self.model, x_in)
+
+    def combine_context_window_results(
+        self,
+        x_in: Tensor,
+        sub_conds_out: list[Tensor],
+        sub_conds: Any,
+        window,
+        window_idx: int,
+        total_windows: int,
+        timestep: Tensor,
+        conds_final: list[Tensor],
+        counts_final: list[Tensor],
+        biases_final: list,
+    ) -> None:
+        """Write the window from its cut on over what is there: in order of windows, each frame ends with its owner."""
+        offset = self._offset(window, window_idx, counts_final[0])
+        frames = torch.tensor(window.index_list[offset:], device=x_in.device)
+        for film, counts, part in zip(conds_final, counts_final, sub_conds_out, strict=True):
+            film.index_copy_(self.dim, frames, part.narrow(self.dim, offset, len(frames)).to(film))
+            counts.index_fill_(self.dim, frames, 1)
+
+    def _offset(self, window, number: int, counts: Tensor) -> int:
+        offset, length = self.offsets[number], len(window.index_list)
+        if length == self.settings.window_frames:
+            return offset
+        # Sound beside a video has windows of another length: the cut is at the same share, inside what is there.
+        there = int(counts.index_select(self.dim, torch.tensor(window.index_list, device=counts.device)).sum())
+        return min(round(offset * length / self.settings.window_frames), there)
+
+
+def _plan_memory_for_one_window(executor, model, noise_shape, *args, **kwargs):
+    """The host reserves memory by the latent it is told of: a window's, not the film's."""
+    handler = kwargs.get("model_options", {}).get("context_handler")
+    if isinstance(handler, RandomizedBlending) and len(noise_shape) in (4, 5):
+        noise_shape = list(noise_shape)
+        axis = frame_axis(noise_shape)
+        noise_shape[axis] = min(noise_shape[axis], handler.window_frames)
+    return executor(model, noise_shape, *args, **kwargs)
+
+
+def with_blending(model, window_frames: int, overlap_frames: int, cuts: Cuts):
+    """A clone of MODEL `model` that works in windows; lengths in latent frames.
+
+    Raises `SettingsError` when the overlap does not fit the window.
+    """
+    check_window(window_frames, overlap_frames)
+    model = model.clone()
+    # The host's own window nodes leave wrappers that expect the host's own handler.
+    for kind, key in (
+        (WrappersMP.PREPARE_SAMPLING, "ContextWindows_prepare_sampling"),
+        (WrappersMP.SAMPLER_SAMPLE, "ContextWindows_sampler_sample"),
+        (WrappersMP.PREPARE_SAMPLING, KEY),
+    ):
+        model.remove_wrappers_with_key(kind, key)
+    model.model_options["context_handler"] = RandomizedBlending(window_frames, overlap_frames, cuts)
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _plan_memory_for_one_window)
+    return model
+
+
+def with_randomized_blending(model, window: int, overlap: int, seed: int):
+    """`with_blending` with lengths in frames of the film, converted by the model's temporal compression."""
+    lengths = latent_lengths(window, overlap, frames_per_latent(model.model.latent_format))
+    return with_blending(model, *lengths, SeededCuts(seed))

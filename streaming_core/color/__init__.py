@@ -1,0 +1,1 @@
+"""Color: Lab, drift against the first chunk, correction."""

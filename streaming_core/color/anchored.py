@@ -1,0 +1,95 @@
+"""A finished film whose chunks keep the colours of its first one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import torch
+
+from ..frames.stream import DerivedFrames, FrameStream
+from ..loop.layout import Layout
+from .drift import (
+    LEAST_LAB,
+    Colours,
+    Correction,
+    Reference,
+    find_correction,
+    has_cut,
+    lab_planes,
+    measure,
+    small_frames,
+)
+
+log = logging.getLogger(__name__)
+SLICE = 16
+
+
+@dataclass(frozen=True)
+class AnchoredFrames(DerivedFrames):
+    """`source` with the colours of each chunk brought back to those of the first (see `drift`), up to a scene cut.
+
+    A chunk is measured when it is read first, all chunks before it with it, since a cut among them ends the correction.
+
+    Args:
+        layout: chunks of the film; the first is the anchor and stays as it is.
+        strength: 0 (nothing) to 1.
+        cut_threshold: change that counts as a cut, see `scene_cuts`; 0: cuts are not looked for.
+    """
+
+    source: FrameStream
+    layout: Layout
+    strength: float = 1.0
+    cut_threshold: float = 0.6
+    _found: list[Correction | None] = field(default_factory=list, init=False, repr=False, compare=False)
+    _kept: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def fps(self) -> Fraction:
+        return self.source.fps
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _read(self, start: int, stop: int) -> torch.Tensor:
+        frames = self.source.read(start, stop)
+        for number, chunk in enumerate(self.layout.chunks):
+            first, last = max(start, chunk.start), min(stop, chunk.stop)
+            if first >= last:
+                continue
+            correction = self.correction(number)
+            if correction is not None:
+                part = frames[first - start : last - start].movedim(-1, 1)
+                fixed = correction.apply_to_frames(part, first - chunk.start, len(chunk))
+                frames[first - start : last - start] = fixed.movedim(1, -1)
+        return frames
+
+    def correction(self, number: int) -> Correction | None:
+        """What is done to a chunk; None for the first and for all from a cut on."""
+        while len(self._found) <= number:
+            self._found.append(self._find(len(self._found)))
+        return self._found[number]
+
+    def _find(self, number: int) -> Correction | None:
+        if self._kept.get("cut"):
+            return None
+        chunk = self.layout.chunks[number]
+        grids, spreads, last = [], [], self._kept.get("last")
+        for images in self.source.slices(SLICE, chunk.start, chunk.stop):
+            small = small_frames(images.movedim(-1, 1))
+            beside = small if last is None else torch.cat([last, small])
+            if has_cut(beside, self.cut_threshold):
+                log.info("scene cut in chunk %d: colours are left as they are from here on", number)
+                self._kept["cut"] = True
+                return None
+            last = small[-1:]
+            colours = measure(lab_planes(small))
+            grids.append(colours.grids)
+            spreads.append(colours.spreads)
+        self._kept["last"] = last
+        colours = Colours(torch.cat(grids), torch.cat(spreads))
+        if number == 0:
+            self._kept["reference"] = Reference.of(colours, LEAST_LAB)
+            return None
+        return find_correction(colours, self._kept["reference"], number, self.strength)

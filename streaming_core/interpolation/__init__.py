@@ -1,0 +1,1 @@
+"""Frame interpolation to an exact length and rate."""

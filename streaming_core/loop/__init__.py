@@ -1,0 +1,1 @@
+"""The chunk loop: plan, cues, chunk samplers, state."""

@@ -1,0 +1,182 @@
+"""What changes from chunk to chunk of one film: seeds, prompts, strengths; and the one way to write that down as text.
+
+    0: a dog runs        from chunk 0 on (0 is the first clip)
+    4: it jumps          from chunk 4 on
+    00:05: it sleeps     from the chunk on that shows second 5
+
+Lines without a number belong to one chunk after the other; an empty one repeats the line above.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from ..errors import SettingsError
+
+_KEY = re.compile(r"(?:(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d\d(?:\.\d+)?)|(?P<chunk>\d+)):(?:\s+|$)")
+MAX_SEED = 2**64 - 1
+_MAX_CHUNKS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A value that holds from chunk `chunk`, or from the chunk that shows second `seconds`, until the next cue."""
+
+    value: Any
+    chunk: int | None = None
+    seconds: Fraction | None = None
+
+    def has_begun(self, index: int, stop: int, fps: Fraction | None) -> bool:
+        """Whether it holds for chunk `index`, whose last frame in the film is `stop - 1`."""
+        if self.seconds is None:
+            return self.chunk <= index
+        if fps is None:
+            raise SettingsError("times need a frame rate; use chunk numbers here, or Chunk Plan")
+        return int(self.seconds * fps) < stop
+
+    def to_dict(self) -> dict[str, Any]:
+        at = {"chunk": self.chunk} if self.seconds is None else {"seconds": str(self.seconds)}
+        return {"value": self.value, **at}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Cue:
+        seconds = data.get("seconds")
+        return cls(data["value"], data.get("chunk"), None if seconds is None else Fraction(seconds))
+
+
+def parse_cues(text: str) -> tuple[Cue, ...]:
+    """The cues of a text, in the order of the film; none for a text without words.
+
+    Raises:
+        SettingsError: chunk numbers and times together, a chunk or time twice, a number without a value.
+    """
+    cues: list[Cue] = []
+    following = 0
+    for line in text.strip().splitlines():
+        line = line.strip()
+        key = _KEY.match(line)
+        value = line[key.end() :].strip() if key else line
+        if key and not value:
+            raise SettingsError(f"line {line!r} has nothing behind its number; write for example '{line} a dog runs'")
+        if key and key["chunk"] is None:
+            hours, minutes = int(key["hours"] or 0), int(key["minutes"])
+            cues.append(Cue(value, seconds=3600 * hours + 60 * minutes + Fraction(key["seconds"])))
+            continue
+        index = int(key["chunk"]) if key else following
+        following = index + 1
+        if value:
+            cues.append(Cue(value, chunk=index))
+    return _in_order(cues)
+
+
+def _in_order(cues: list[Cue]) -> tuple[Cue, ...]:
+    if any(cue.seconds is not None for cue in cues):
+        if cues[0].chunk == 0:
+            cues[0] = Cue(cues[0].value, seconds=Fraction(0))
+        if numbered := [cue for cue in cues if cue.seconds is None]:
+            raise SettingsError(
+                f"chunk {numbered[0].chunk} and times such as 00:05 cannot be mixed; number all lines in one way"
+            )
+    places = [cue.chunk if cue.seconds is None else cue.seconds for cue in cues]
+    if twice := {place for place in places if places.count(place) > 1}:
+        unit = "chunk" if cues[0].seconds is None else "second"
+        raise SettingsError(f"{unit} {min(twice)} is named twice; keep one of its lines")
+    return tuple(cue for _, cue in sorted(zip(places, cues, strict=True), key=lambda pair: pair[0]))
+
+
+def chunk_prompts(text: str) -> tuple[str, ...]:
+    """The prompts of a text for chunk 0, 1, ... up to its last cue.
+
+    Raises:
+        SettingsError: none for chunk 0, times, or more than a film can have.
+    """
+    cues = parse_cues(text)
+    if not cues:
+        raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole film")
+    if cues[0].seconds is not None:
+        raise SettingsError("times need a frame rate; number the prompts by chunk here, or use Chunk Plan")
+    if cues[0].chunk != 0 or cues[-1].chunk > _MAX_CHUNKS:
+        raise SettingsError(f"prompts begin with chunk 0 and end before {_MAX_CHUNKS}, got chunk {cues[0].chunk} first")
+    bounds = [cue.chunk for cue in cues[1:]] + [cues[-1].chunk + 1]
+    return tuple(cue.value for cue, stop in zip(cues, bounds, strict=True) for _ in range(cue.chunk, stop))
+
+
+def parse_numbers(text: str, name: str, low: float, high: float, kind: type = float) -> tuple[Cue, ...]:
+    """As `parse_cues` for numbers from `low` to `high`, with commas or line breaks between them: `1, 4: 0.5`.
+
+    Raises:
+        SettingsError: something that is no such number; `name` says of what.
+    """
+    cues = []
+    for cue in parse_cues(text.replace(",", "\n")):
+        try:
+            number = kind(cue.value)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            raise SettingsError(f"{name} is a number from {low} to {high} per chunk, got {cue.value!r}")
+        cues.append(Cue(number, cue.chunk, cue.seconds))
+    return tuple(cues)
+
+
+def parse_chunk_list(text: str) -> tuple[int, ...]:
+    """Chunk numbers such as `3, 5-7`, ascending, each once.
+
+    Raises:
+        SettingsError: no number, or something else than numbers and ranges.
+    """
+    found: set[int] = set()
+    for part in filter(None, re.split(r"[\s,;]+", re.sub(r"\s*-\s*", "-", text.strip()))):
+        range_ = re.fullmatch(r"(\d{1,7})(?:-(\d{1,7}))?", part)
+        first, last = (int(range_[1]), int(range_[2] or range_[1])) if range_ else (1, 0)
+        if last < first:
+            raise SettingsError(f"{part!r} is no chunk number or range; write for example 3, 5-7")
+        found.update(range(first, last + 1))
+    if not found:
+        raise SettingsError("no chunk is named; write for example 3, 5-7 (0 is the first clip)")
+    return tuple(sorted(found))
+
+
+@dataclass(frozen=True)
+class Script:
+    """What differs from chunk to chunk; the empty one changes nothing.
+
+    Attributes:
+        seeds: a chunk's own seed instead of the film's.
+        increment: add the chunk's number to its seed.
+        prompts: texts; before the first cue the family's own prompt holds.
+        cam_strength, anchor_strength: factors on short-term and long-term memory, 1 where no cue holds.
+        fps: frames per second that times are counted in.
+    """
+
+    seeds: tuple[Cue, ...] = ()
+    increment: bool = False
+    prompts: tuple[Cue, ...] = ()
+    cam_strength: tuple[Cue, ...] = ()
+    anchor_strength: tuple[Cue, ...] = ()
+    fps: Fraction | None = None
+
+    def value(self, name: str, default: Any, index: int, stop: int) -> Any:
+        """What the cues `name` say for chunk `index`, whose last frame in the film is `stop - 1`."""
+        begun = [cue.value for cue in getattr(self, name) if cue.has_begun(index, stop, self.fps)]
+        return begun[-1] if begun else default
+
+    def seed(self, film_seed: int, index: int, stop: int) -> int:
+        """The seed of a chunk."""
+        seed = self.value("seeds", film_seed, index, stop)
+        return (seed + index) & MAX_SEED if self.increment else seed
+
+    def to_dict(self) -> dict[str, Any]:
+        names = ("seeds", "prompts", "cam_strength", "anchor_strength")
+        cues = {name: [cue.to_dict() for cue in getattr(self, name)] for name in names}
+        return {**cues, "increment": self.increment, "fps": None if self.fps is None else str(self.fps)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Script:
+        names = ("seeds", "prompts", "cam_strength", "anchor_strength")
+        cues = {name: tuple(Cue.from_dict(cue) for cue in data[name]) for name in names}
+        return cls(**cues, increment=data["increment"], fps=None if data["fps"] is None else Fraction(data["fps"]))

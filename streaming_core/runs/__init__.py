@@ -1,0 +1,1 @@
+"""Run folders: what a long run leaves on disk, and how it resumes."""

@@ -1,0 +1,1 @@
+"""Window plans and randomized blending."""
