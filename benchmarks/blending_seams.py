@@ -4,8 +4,8 @@
 
 Reference: hard cuts at a fixed place (seams show) and linear averaging (no seam, but blurred), on the same noise.
 
-The film is a Gaussian process: fine detail that changes slowly, frames correlated over time. Each window's denoiser is
-the exact one for that process, except that it expects some detail of its own, so neighbouring windows disagree where
+The video is a Gaussian process: fine detail that changes slowly, frames correlated over time. Each window's denoiser is
+the exact one for that process, except that it expects some detail of its own, so neighboring windows disagree where
 they overlap. All three run the same Euler steps on the same latent.
 """
 
@@ -27,7 +27,7 @@ FRAMES, WINDOW, OVERLAP, SIDE, STEPS = 90, 38, 12, 24, 30
 @dataclass(frozen=True)
 class Score:
     """`jump`: change from frame to frame at the worst place of each overlap, averaged over steps, then over overlaps,
-    in units of the same inside windows. `sharpness`: energy of fine detail in overlaps of the finished film, in units
+    in units of the same inside windows. `sharpness`: energy of fine detail in overlaps of the finished video, in units
     of that inside windows.
     """
 
@@ -60,7 +60,7 @@ def linear(parts: Sequence[Tensor], windows: Windows, step: int) -> Tensor:
 
 
 def run(join: Join, seed: int, disagreement: float = 0.7, spread: float = 0.7, correlation: float = 0.9) -> Score:
-    """Sample one film; `spread` and `correlation` describe the process, `disagreement` the windows' own detail."""
+    """Sample one video; `spread` and `correlation` describe the process, `disagreement` the windows' own detail."""
     generator = torch.Generator("cpu").manual_seed(seed)
     windows = plan_windows(FRAMES, WINDOW, OVERLAP)
     detail = torch.randn(SIDE, SIDE, generator=generator)
@@ -91,7 +91,7 @@ def run(join: Join, seed: int, disagreement: float = 0.7, spread: float = 0.7, c
 
 
 def compare(seeds: Sequence[int] = range(8)) -> dict[str, Score]:
-    """Mean scores over several films."""
+    """Mean scores over several videos."""
     ways = {"hard cut": lambda seed: hard, "linear average": lambda seed: linear, "randomized blending": randomized}
     scores = {}
     for name, way in ways.items():
@@ -112,9 +112,9 @@ def main() -> None:
     head = ["windows joined by", "jump at window borders, averaged over steps", "sharpness in overlaps"]
     body = (
         "## Seams between windows that disagree\n\n"
-        f"{FRAMES} frames, windows of {WINDOW} with {OVERLAP} shared, {STEPS} Euler steps, mean of 8 films. Both "
+        f"{FRAMES} frames, windows of {WINDOW} with {OVERLAP} shared, {STEPS} Euler steps, mean of 8 videos. Both "
         "numbers are in units of the same inside windows: a jump of 1 is no seam, a sharpness of 1 no blur. The "
-        "denoiser of each window is exact for a Gaussian film but expects fine detail of its own.\n\n"
+        "denoiser of each window is exact for a Gaussian video but expects fine detail of its own.\n\n"
         + record.table(head, rows)
     )
     print(body)

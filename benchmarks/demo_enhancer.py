@@ -1,11 +1,11 @@
-"""The trained demo enhancer on films that it has not seen, against what it is given and against the VAE alone.
+"""The trained demo enhancer on videos that it has not seen, against what it is given and against the VAE alone.
 
-    python -m benchmarks.demo_enhancer [--record] [--films 16] [--model demo_models/.../demo_i2vgenxl.safetensors]
-    python -m benchmarks.demo_enhancer --example demo_models/input/demo_worn.mp4    # writes a worn film, and no more
+    python -m benchmarks.demo_enhancer [--record] [--videos 16] [--model demo_models/.../demo_i2vgenxl.safetensors]
+    python -m benchmarks.demo_enhancer --example demo_models/input/demo_worn.mp4    # writes a worn video, and no more
 
-Each film is shrunk, made noisy as a small film and enlarged again, then enhanced as the node Enhance Video does it:
-key frames first, then windows with randomized blending. "VAE alone" encodes and decodes without the enhancer, which
-is a good part of what can be won; "the true film through the VAE" is the most that can be.
+Each video is shrunk, made noisy as a small video and enlarged again, then enhanced as the node Enhance Video does it:
+keyframes first, then windows with randomized blending. "VAE alone" encodes and decodes without the enhancer, which
+is a good part of what can be won; "the true video through the VAE" is the most that can be.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from benchmarks.demo_models import told
 from benchmarks.record import record, table
 from streaming_core.frames import TensorFrames, write_video
 from streaming_core.windows.enhancement import EnhanceSettings
-from training.enhancer_wear import Wear, worn_picture
-from training.films import HELD_OUT, Footage, make_film
+from training.enhancer_wear import Wear, worn_image
 from training.layout import host
+from training.videos import HELD_OUT, Footage, make_video
 
 MODELS = dev.ROOT / "demo_models" / "models"
 ENCODERS = MODELS / "checkpoints" / "demo_streamingmodelscope.safetensors"
 MODEL = MODELS / "diffusion_models" / "demo_i2vgenxl.safetensors"
-SIZE, FRAMES, FILMS = 96, 18, "slow"
+SIZE, FRAMES, VIDEOS = 96, 18, "slow"
 FIRST_SEED = HELD_OUT + 3000
 EXAMPLE_SEED, EXAMPLE_FRAMES = HELD_OUT + 3200, 33
 SETTINGS = EnhanceSettings(strength=0.2, steps=16, guidance=1.0, window_frames=8, overlap_frames=3)
@@ -49,8 +49,8 @@ WEARS = {
 
 @dataclass(frozen=True)
 class Quality:
-    """How close a film comes to the true one. `psnr` in dB where something moves, `whole` in dB everywhere. `edges`:
-    how steep it is where the true film is steep, 1 is as steep. `flicker`: mean change from frame to frame where
+    """How close a video comes to the true one. `psnr` in dB where something moves, `whole` in dB everywhere. `edges`:
+    how steep it is where the true video is steep, 1 is as steep. `flicker`: mean change from frame to frame where
     nothing moves, in 1/255.
     """
 
@@ -61,13 +61,13 @@ class Quality:
 
 
 def slope(frames: Tensor) -> Tensor:
-    """Size of the gradient of the mean colour, `[F, H - 1, W - 1]`."""
-    grey = frames.mean(dim=1)
-    return torch.hypot(grey[:, :-1, 1:] - grey[:, :-1, :-1], grey[:, 1:, :-1] - grey[:, :-1, :-1])
+    """Size of the gradient of the mean color, `[F, H - 1, W - 1]`."""
+    gray = frames.mean(dim=1)
+    return torch.hypot(gray[:, :-1, 1:] - gray[:, :-1, :-1], gray[:, 1:, :-1] - gray[:, :-1, :-1])
 
 
 def quality(made: Tensor, truth: Footage) -> Quality:
-    """Of a film `[F, 3, H, W]` in 0..1."""
+    """Of a video `[F, 3, H, W]` in 0..1."""
     error = (truth.moving * (made - truth.frames) ** 2).sum() / (3 * truth.moving.sum())
     steep = slope(truth.frames) * truth.moving[:, 0, :-1, :-1].ceil()
     still = 1 - F.max_pool2d(torch.maximum(truth.moving[1:], truth.moving[:-1]), 17, 1, 8)
@@ -95,43 +95,43 @@ def opened(model: Path):
     return enhancer.Enhancer(load_enhancer.load_enhancer(model.name), encoders.clip, encoders.clip_vision, encoders.vae)
 
 
-def enhanced(model: Path, film: Tensor, settings: EnhanceSettings = SETTINGS) -> Tensor:
+def enhanced(model: Path, video: Tensor, settings: EnhanceSettings = SETTINGS) -> Tensor:
     """`[F, 3, H, W]` in 0..1, as Enhance Video makes it."""
     enhancer = opened(model)
     from comfyui_streamingt2v.nodes.host.enhance import enhancer as room
 
-    stream = TensorFrames(film.movedim(1, -1), 6)
-    request = room.EnhanceRequest(stream, film.shape[-1], film.shape[-2], "inside", settings)
+    stream = TensorFrames(video.movedim(1, -1), 6)
+    request = room.EnhanceRequest(stream, video.shape[-1], video.shape[-2], "inside", settings)
     with torch.inference_mode():
         return room.enhance_images(enhancer, request).movedim(-1, 1)
 
 
 @torch.inference_mode()
-def through_vae(model: Path, film: Tensor) -> Tensor:
+def through_vae(model: Path, video: Tensor) -> Tensor:
     vae = opened(model).vae
-    return vae.decode(vae.encode(film.movedim(1, -1)))[..., :3].movedim(-1, 1).clamp(0, 1)
+    return vae.decode(vae.encode(video.movedim(1, -1)))[..., :3].movedim(-1, 1).clamp(0, 1)
 
 
-def worn_film(seed: int, wear: Wear, frames: int = FRAMES) -> tuple[Tensor, Footage]:
-    """A film `[F, 3, H, W]` as it is given to the enhancer, and the true one."""
-    truth = make_film(seed, SIZE, FILMS).render(0, frames)
-    return worn_picture(truth.frames, wear, torch.Generator().manual_seed(seed % 2**32)), truth
+def worn_video(seed: int, wear: Wear, frames: int = FRAMES) -> tuple[Tensor, Footage]:
+    """A video `[F, 3, H, W]` as it is given to the enhancer, and the true one."""
+    truth = make_video(seed, SIZE, VIDEOS).render(0, frames)
+    return worn_image(truth.frames, wear, torch.Generator().manual_seed(seed % 2**32)), truth
 
 
 def judged(model: Path, seed: int) -> dict[str, dict[str, Quality]]:
-    """Every number of one film, by wear and by what was done to it."""
+    """Every number of one video, by wear and by what was done to it."""
     torch.set_num_threads(1)
     found = {}
-    most = through_vae(model, make_film(seed, SIZE, FILMS).render(0, FRAMES).frames)
+    most = through_vae(model, make_video(seed, SIZE, VIDEOS).render(0, FRAMES).frames)
     for name, wear in WEARS.items():
-        given, truth = worn_film(seed, wear)
-        films = {
+        given, truth = worn_video(seed, wear)
+        videos = {
             "given": given,
             "vae": through_vae(model, given),
             "enhanced": enhanced(model, given, replace(SETTINGS, seed=seed % 2**32)),
             "most": most,
         }
-        found[name] = {column: quality(film, truth) for column, film in films.items()}
+        found[name] = {column: quality(video, truth) for column, video in videos.items()}
     return found
 
 
@@ -150,7 +150,7 @@ def rows(found: list[dict[str, dict[str, Quality]]]) -> Iterator[list[str]]:
             yield [f"{wear}: {label}", *(told(values, form) for values in columns.values())]
 
 
-def better_films(found: list[dict[str, dict[str, Quality]]], wear: str, than: str) -> str:
+def better_videos(found: list[dict[str, dict[str, Quality]]], wear: str, than: str) -> str:
     won = [numbers[wear]["enhanced"].psnr - numbers[wear][than].psnr for numbers in found]
     return f"{sum(gain > 0 for gain in won)} of {len(won)} ({mean(won):+.1f} dB)"
 
@@ -158,35 +158,35 @@ def better_films(found: list[dict[str, dict[str, Quality]]], wear: str, than: st
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
-    parser.add_argument("--films", type=int, default=16, help="held-out films (default 16)")
-    parser.add_argument("--workers", type=int, default=1, help="films that are judged side by side (default 1)")
+    parser.add_argument("--videos", type=int, default=16, help="held-out videos (default 16)")
+    parser.add_argument("--workers", type=int, default=1, help="videos that are judged side by side (default 1)")
     parser.add_argument("--model", type=Path, default=MODEL, help="a file that was trained here")
-    parser.add_argument("--example", type=Path, help="write a worn film to this video file instead")
+    parser.add_argument("--example", type=Path, help="write a worn video to this video file instead")
     args = parser.parse_args(argv)
     if args.example:
-        film, _ = worn_film(EXAMPLE_SEED, next(iter(WEARS.values())), EXAMPLE_FRAMES)
-        write_video(TensorFrames(film.movedim(1, -1), 6), args.example)
+        video, _ = worn_video(EXAMPLE_SEED, next(iter(WEARS.values())), EXAMPLE_FRAMES)
+        write_video(TensorFrames(video.movedim(1, -1), 6), args.example)
         return
-    seeds = range(FIRST_SEED, FIRST_SEED + args.films)
+    seeds = range(FIRST_SEED, FIRST_SEED + args.videos)
     with ProcessPoolExecutor(args.workers, multiprocessing.get_context("spawn")) as workers:
         found = []
         for numbers in workers.map(partial(judged, args.model), seeds):
             found.append(numbers)
             print(len(found), {wear: {c: round(q.psnr, 1) for c, q in by.items()} for wear, by in numbers.items()})
     enlarged = f"{FRAMES} frames of {SIZE} x {SIZE}, enlarged from"
-    header = [enlarged, "as given", "VAE alone", "enhanced", "the true film through the VAE"]
+    header = [enlarged, "as given", "VAE alone", "enhanced", "the true video through the VAE"]
     wins = "; ".join(
-        f"{wear}: {better_films(found, wear, 'given')} against the film as given, "
-        f"{better_films(found, wear, 'vae')} against the VAE alone"
+        f"{wear}: {better_videos(found, wear, 'given')} against the video as given, "
+        f"{better_videos(found, wear, 'vae')} against the VAE alone"
         for wear in WEARS
     )
-    body = f"{table(header, list(rows(found)))}\n\nFilms with a higher PSNR when enhanced: {wins}."
+    body = f"{table(header, list(rows(found)))}\n\nVideos with a higher PSNR when enhanced: {wins}."
     print(body)
     if args.record:
         record(
             "demo-enhancer",
             "python -m benchmarks.demo_enhancer --record",
-            f"## Demo enhancer\n\n{args.films} films that were not trained on, mean ± standard deviation; strength "
+            f"## Demo enhancer\n\n{args.videos} videos that were not trained on, mean ± standard deviation; strength "
             f"{SETTINGS.strength:g}, {SETTINGS.steps} steps, guidance {SETTINGS.guidance:g}, windows of "
             f"{SETTINGS.window_frames} frames with {SETTINGS.overlap_frames} shared. What limits it is in "
             f"docs/training_enhancer.md.\n\n{body}",

@@ -1,4 +1,4 @@
-"""The trained demo models on films that they have not seen, against doing without each technique.
+"""The trained demo models on videos that they have not seen, against doing without each technique.
 
     python -m benchmarks.demo_models [--record] [--seeds 16] [--model demo_models/demo_streamingsvd.safetensors]
 
@@ -31,22 +31,22 @@ from streaming_core.metrics.measure import measure
 from streaming_core.schedules.svd import karras_sigmas
 from streaming_core.windows.blending import Offsets, SeededCuts, Windows, overlaps, plan_windows
 from training import showcase
-from training.films import HELD_OUT, PACES, Film, make_film
 from training.showcase import CHUNK_FRAMES, OVERLAP_FRAMES, Parts
+from training.videos import HELD_OUT, PACES, Video, make_video
 
 MODEL = dev.ROOT / "demo_models" / "models" / "checkpoints" / "demo_streamingsvd.safetensors"
 SIZE = 96
-FILMS = "slow"
-MEAN_BUCKET = round(127 * mean(PACES[FILMS]))
-"""The best that image-to-video can be told where the speed of a film is not known."""
+VIDEOS = "slow"
+MEAN_BUCKET = round(127 * mean(PACES[VIDEOS]))
+"""The best that image-to-video can be told where the speed of a video is not known."""
 FIRST_SEED = HELD_OUT + 1000
-"""Training measures itself on the first few held-out films; these are others."""
+"""Training measures itself on the first few held-out videos; these are others."""
 NEW_FRAMES = CHUNK_FRAMES - OVERLAP_FRAMES
 CHUNKS = 5
 LOST_DEGREES = 90.0
-"""What a frame without any coloured sprite counts: as far off as a hue drawn by chance is in the mean."""
+"""What a frame without any colored sprite counts: as far off as a hue drawn by chance is in the mean."""
 ENHANCED_FRAMES, ENHANCE_SIGMA, ENHANCE_STEPS = 23, 4.0, 8
-"""Of the windowed pass: a film is noised to this level and denoised in windows."""
+"""Of the windowed pass: a video is noised to this level and denoised in windows."""
 
 
 def moving_error(made: Tensor, truth: Tensor, moving: Tensor) -> float:
@@ -57,9 +57,9 @@ def moving_error(made: Tensor, truth: Tensor, moving: Tensor) -> float:
 def hues(frames: Tensor) -> list[float | None]:
     """Hue of the saturated, bright pixels of each frame in degrees; None where fewer than 0.4 % are so."""
     top, low = frames.amax(dim=1), frames.amin(dim=1)
-    coloured = (top > 0.55) & (top - low > 0.4 * top)
+    colored = (top > 0.55) & (top - low > 0.4 * top)
     found: list[float | None] = []
-    for frame, mask in zip(frames, coloured, strict=True):
+    for frame, mask in zip(frames, colored, strict=True):
         if mask.float().mean() < 0.004:
             found.append(None)
             continue
@@ -69,7 +69,7 @@ def hues(frames: Tensor) -> list[float | None]:
 
 
 def mean_hue(frames: Tensor) -> float | None:
-    """Of the frames with a coloured sprite, in degrees; None where there are none."""
+    """Of the frames with a colored sprite, in degrees; None where there are none."""
     angles = torch.tensor([math.radians(hue) for hue in hues(frames) if hue is not None])
     return (
         math.degrees(math.atan2(float(angles.sin().mean()), float(angles.cos().mean()))) % 360 if len(angles) else None
@@ -77,7 +77,7 @@ def mean_hue(frames: Tensor) -> float | None:
 
 
 def background(frames: Tensor) -> Tensor:
-    """`[3]`: the median colour of `[F, 3, H, W]`, which no sprite is large enough to change."""
+    """`[3]`: the median color of `[F, 3, H, W]`, which no sprite is large enough to change."""
     return frames.movedim(1, 0).flatten(1).median(dim=1).values
 
 
@@ -86,9 +86,9 @@ def hue_distance(hue: float | None, reference: float) -> float:
     return LOST_DEGREES if hue is None else abs((hue - reference + 180) % 360 - 180)
 
 
-def hue_errors(film: Tensor, reference: float) -> tuple[float, float]:
-    """Mean distance of a film's hues to a reference in degrees, and the share of frames without a coloured sprite."""
-    found = hues(film)
+def hue_errors(video: Tensor, reference: float) -> tuple[float, float]:
+    """Mean distance of a video's hues to a reference in degrees, and the share of frames without a colored sprite."""
+    found = hues(video)
     return mean(hue_distance(hue, reference) for hue in found), mean(hue is None for hue in found)
 
 
@@ -100,15 +100,15 @@ class MiddleCuts:
         return tuple(frames // 2 for frames in overlaps(windows))
 
 
-def enhanced(parts: Parts, film: Film, cuts, seed: int) -> Tensor:
-    """A film, noised and denoised again in windows by the video UNet; every window starts from its own first frame."""
+def enhanced(parts: Parts, video: Video, cuts, seed: int) -> Tensor:
+    """A video, noised and denoised again in windows by the video UNet; every window starts from its own first frame."""
     import comfy.sample
     from comfyui_streamingt2v.nodes.host import pixels
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
     from comfyui_streamingt2v.nodes.host.windows import blending
     from comfyui_streamingt2v.nodes.host.windows.conditions import with_window_conditions
 
-    frames = film.render(0, ENHANCED_FRAMES).frames
+    frames = video.render(0, ENHANCED_FRAMES).frames
     windows = plan_windows(ENHANCED_FRAMES, CHUNK_FRAMES, OVERLAP_FRAMES)
     motion = parts.sampler.motion
     conds = []
@@ -138,11 +138,11 @@ def seam_score(frames: Tensor) -> float:
 
 
 def judged(model: Path, seed: int) -> dict[str, float]:
-    """Every number of one film."""
-    torch.set_num_threads(1)  # films are judged side by side
+    """Every number of one video."""
+    torch.set_num_threads(1)  # videos are judged side by side
     parts = opened(model)
-    film = make_film(seed, SIZE, FILMS)
-    truth = film.render(0, CHUNK_FRAMES + NEW_FRAMES)
+    video = make_video(seed, SIZE, VIDEOS)
+    truth = video.render(0, CHUNK_FRAMES + NEW_FRAMES)
     begun, new = truth.frames[:CHUNK_FRAMES], slice(CHUNK_FRAMES, None)
 
     def chained(motion_bucket_id: int) -> Tensor:
@@ -155,7 +155,7 @@ def judged(model: Path, seed: int) -> dict[str, float]:
         "off": showcase.with_cam(parts, begun, len(truth.frames), seed % 2**32, strength=0.0),
         "alike": chained(bucket),
         "chained": chained(MEAN_BUCKET),
-        "told": chained(film.motion_bucket_id),
+        "told": chained(video.motion_bucket_id),
         "frozen": begun[-1:].expand(len(truth.frames), -1, -1, -1),
     }
     errors = {
@@ -163,23 +163,23 @@ def judged(model: Path, seed: int) -> dict[str, float]:
         for name, frames in continued.items()
     }
     length = CHUNK_FRAMES + CHUNKS * NEW_FRAMES
-    clip = showcase.first_clip(parts, film.render(0, 1).frames, seed % 2**32)
+    clip = showcase.first_clip(parts, video.render(0, 1).frames, seed % 2**32)
     reference = mean_hue(clip)
     if reference is None:
-        raise ValueError(f"the first clip of film {seed} has lost its sprite; train the video UNet further")
-    colours = {}
+        raise ValueError(f"the first clip of video {seed} has lost its sprite; train the video UNet further")
+    colors = {}
     for name, make in (("anchor", showcase.with_cam), ("no_anchor", showcase.without_anchor)):
         frames = make(parts, clip, length, seed % 2**32)
-        colours[f"hue_{name}"], colours[f"lost_{name}"] = hue_errors(frames[CHUNK_FRAMES:], reference)
-        colours[f"background_{name}"] = float((background(frames[-NEW_FRAMES:]) - background(clip)).norm())
+        colors[f"hue_{name}"], colors[f"lost_{name}"] = hue_errors(frames[CHUNK_FRAMES:], reference)
+        colors[f"background_{name}"] = float((background(frames[-NEW_FRAMES:]) - background(clip)).norm())
         if name == "anchor":
             layout = lay_out(length, (CHUNK_FRAMES, NEW_FRAMES))
             kept = measure(TensorFrames(frames.movedim(1, -1), fps=6), layout).stagnation.kept
     seams = {
-        "seam_randomized": seam_score(enhanced(parts, film, SeededCuts(seed % 2**32), seed % 2**32)),
-        "seam_fixed": seam_score(enhanced(parts, film, MiddleCuts(), seed % 2**32)),
+        "seam_randomized": seam_score(enhanced(parts, video, SeededCuts(seed % 2**32), seed % 2**32)),
+        "seam_fixed": seam_score(enhanced(parts, video, MiddleCuts(), seed % 2**32)),
     }
-    return {**errors, **colours, "flow_kept": kept or 0.0, **seams}
+    return {**errors, **colors, "flow_kept": kept or 0.0, **seams}
 
 
 @cache
@@ -199,13 +199,13 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
     names = ("cam", "off", "alike", "chained", "told", "frozen")
     cam, off, alike, chained, known, frozen = (mean(column(f"error_{name}")) for name in names)
     yield [
-        "squared error where the sprite is, first continuation against the true film",
+        "squared error where the sprite is, first continuation against the true video",
         told(column("error_cam"), thousandths),
         f"strength 0 {told(column('error_off'), thousandths)} ({cam / off - 1:+.0%} with CAM); "
         f"last-frame chaining {told(column('error_alike'), thousandths)} ({cam / alike - 1:+.0%}), "
-        f"told the films' mean speed {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
-        f"told the film's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
-        f"frozen picture {told(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
+        f"told the videos' mean speed {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
+        f"told the video's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
+        f"frozen image {told(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
     ]
     yield [
         f"hue of the sprite over {CHUNKS} chunks, distance to the first clip's",
@@ -213,16 +213,16 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
         f"without the anchor {told(column('hue_no_anchor'), degrees)}",
     ]
     yield [
-        f"colour of the background in chunk {CHUNKS}, distance to the first clip's (of 1)",
+        f"color of the background in chunk {CHUNKS}, distance to the first clip's (of 1)",
         told(column("background_anchor"), thousandths),
         f"without the anchor {told(column('background_no_anchor'), thousandths)}",
     ]
     yield [
-        "frames without a coloured sprite",
+        "frames without a colored sprite",
         told(column("lost_anchor"), percent),
         f"without the anchor {told(column('lost_no_anchor'), percent)}",
     ]
-    yield [f"mean flow of chunk {CHUNKS} / of the first clip", told(column("flow_kept"), ratio), "1 in the true film"]
+    yield [f"mean flow of chunk {CHUNKS} / of the first clip", told(column("flow_kept"), ratio), "1 in the true video"]
     yield [
         f"seam score of a windowed pass ({CHUNK_FRAMES} frames, overlap {OVERLAP_FRAMES})",
         told(column("seam_randomized"), ratio),
@@ -233,7 +233,7 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
-    parser.add_argument("--seeds", type=int, default=16, help="held-out films (default 16)")
+    parser.add_argument("--seeds", type=int, default=16, help="held-out videos (default 16)")
     parser.add_argument("--model", type=Path, default=MODEL, help="a file that was trained here")
     args = parser.parse_args(argv)
     seeds = range(FIRST_SEED, FIRST_SEED + args.seeds)
@@ -248,7 +248,7 @@ def main(argv: list[str] | None = None) -> None:
         record(
             "demo-models",
             "python -m benchmarks.demo_models --record",
-            f"## Demo models\n\n{args.seeds} films that were not trained on, mean ± standard deviation. "
+            f"## Demo models\n\n{args.seeds} videos that were not trained on, mean ± standard deviation. "
             f"What limits them now is in docs/training.md.\n\n{body}",
         )
 

@@ -1,8 +1,8 @@
-"""The trained demo StreamingModelscope: films from words, as the template demo_text_to_video makes them.
+"""The trained demo StreamingModelscope: videos from words, as the template demo_text_to_video makes them.
 
     python -m benchmarks.demo_text [--record] [--sheet FILE.jpg] [--model FILE --base-model FILE]
 
-Twelve prompts, two for each colour, on a real host. Reference: the same film without CAM, whose chunks only share the
+Twelve prompts, two for each color, on a real host. Reference: the same video without CAM, whose chunks only share the
 prompt and the anchor.
 """
 
@@ -26,10 +26,10 @@ from benchmarks.record import record, table
 from streaming_core.frames import TensorFrames, VideoFrames
 from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.measure import measure
-from tests.demo import furnish, to_picture
+from tests.demo import furnish, to_image
 from tests.host.harness import HostServer
 from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from training.films import COLOURS, HEADINGS
+from training.videos import COLORS, HEADINGS
 
 MODELS = Path("models")
 WHOLE = MODELS / "checkpoints" / "demo_streamingmodelscope.safetensors"
@@ -43,14 +43,14 @@ NEAR_DEGREES = 30.0
 
 @dataclass(frozen=True)
 class Words:
-    """What a film shall show; `number` seeds it."""
+    """What a video shall show; `number` seeds it."""
 
-    colour: str
+    color: str
     heading: str
     number: int
 
     def __str__(self) -> str:
-        return f"a {self.colour} ball moving {self.heading}"
+        return f"a {self.color} ball moving {self.heading}"
 
     @property
     def angle(self) -> float:
@@ -59,13 +59,13 @@ class Words:
 
 
 def all_words() -> list[Words]:
-    """Two films per colour, in opposite directions."""
-    films = []
-    for index, colour in enumerate(COLOURS):
+    """Two videos per color, in opposite directions."""
+    videos = []
+    for index, color in enumerate(COLORS):
         for turn in range(2):
             heading = HEADINGS[(index + 4 * turn) % len(HEADINGS)]
-            films.append(Words(colour, heading, 2 * index + turn))
-    return films
+            videos.append(Words(color, heading, 2 * index + turn))
+    return videos
 
 
 def balls(frames: Tensor) -> list[tuple[float, tuple[float, float] | None]]:
@@ -96,12 +96,12 @@ def off_course(places: list[tuple[float, float] | None], angle: float) -> float:
 
 
 def judged(frames: Tensor, words: Words) -> dict[str, float]:
-    """Every number of one film `[F, 3, H, W]` in 0..1."""
-    found, hue = balls(frames), 360 * COLOURS[words.colour]
+    """Every number of one video `[F, 3, H, W]` in 0..1."""
+    found, hue = balls(frames), 360 * COLORS[words.color]
     layout = lay_out(len(frames), (CHUNK_FRAMES, CHUNK_FRAMES - OVERLAP_FRAMES))
     report = measure(TensorFrames(frames.movedim(1, -1), fps=6), layout)
     return {
-        "colour": mean(hue_distance(each, hue) <= NEAR_DEGREES for each in hues(frames)),
+        "color": mean(hue_distance(each, hue) <= NEAR_DEGREES for each in hues(frames)),
         "stray": mean(stray for stray, _ in found),
         "stray_end": mean(stray for stray, _ in found[-CHUNK_FRAMES:]),
         "off_course": off_course([place for _, place in found[:CHUNK_FRAMES]], words.angle),
@@ -110,28 +110,30 @@ def judged(frames: Tensor, words: Words) -> dict[str, float]:
     }
 
 
-def make_film(server: HostServer, words: Words, cam_strength: float) -> Tensor:
+def make_video(server: HostServer, words: Words, cam_strength: float) -> Tensor:
     """`[F, 3, H, W]` in 0..1."""
     prompt = to_prompt(load_workflow(dev.ROOT / "workflows" / "demo_text_to_video.json"), server.object_info())
     [text] = [node for node in prompt.values() if node["inputs"].get("text") == WORDS]
     text["inputs"]["text"] = str(words)
     set_inputs(prompt, "SamplerCustom", noise_seed=words.number)
     set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=FRAMES)
-    [film] = [node for node in prompt.values() if node["class_type"] == "StreamingT2VStreamSampler"]
+    [video] = [node for node in prompt.values() if node["class_type"] == "StreamingT2VStreamSampler"]
     lengths = {"chunk_frames": CHUNK_FRAMES, "overlap_frames": OVERLAP_FRAMES, "num_frames": FRAMES, "fps": 6.0}
     values = {"prompts": "", "seed_mode": "fixed", "seed": 100 + words.number, "seeds": "", "seconds": 0.0}
     strengths = {"cam_strength": str(cam_strength), "anchor_strength": ""}
     prompt["plan"] = {"class_type": "StreamingT2VChunkPlan", "inputs": lengths | values | strengths}
-    film["inputs"]["plan"] = ["plan", 0]
-    films = [output.path for output in server.run(prompt, timeout=1800).check().outputs if output.path.suffix == ".mp4"]
-    made = VideoFrames.open(films[0])
+    video["inputs"]["plan"] = ["plan", 0]
+    videos = [
+        output.path for output in server.run(prompt, timeout=1800).check().outputs if output.path.suffix == ".mp4"
+    ]
+    made = VideoFrames.open(videos[0])
     return made.read(0, len(made)).movedim(-1, 1)
 
 
 def rows(found: dict[float, list[dict[str, float]]]) -> list[list[str]]:
     percent, ratio, degrees = "{:.0%}".format, "{:.2f}".format, "{:.0f}°".format
     kinds = {
-        "frames whose ball has the colour that is named": ("colour", percent),
+        "frames whose ball has the color that is named": ("color", percent),
         "bright pixels that are not the ball": ("stray", percent),
         f"the same in the last {CHUNK_FRAMES} frames": ("stray_end", percent),
         "first clip: way of the ball against the heading that is named (90° by chance)": ("off_course", degrees),
@@ -144,9 +146,9 @@ def rows(found: dict[float, list[dict[str, float]]]) -> list[list[str]]:
     ]
 
 
-def sheet(films: list[Tensor], path: Path) -> None:
-    """One row per film, every frame of it."""
-    strips = [to_picture(torch.cat(list(frames), dim=-1)) for frames in films]
+def sheet(videos: list[Tensor], path: Path) -> None:
+    """One row per video, every frame of it."""
+    strips = [to_image(torch.cat(list(frames), dim=-1)) for frames in videos]
     whole = Image.new("RGB", (strips[0].width, sum(strip.height for strip in strips)))
     for index, strip in enumerate(strips):
         whole.paste(strip, (0, index * strip.height))
@@ -156,7 +158,7 @@ def sheet(films: list[Tensor], path: Path) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
-    parser.add_argument("--sheet", type=Path, help="picture of all films with CAM")
+    parser.add_argument("--sheet", type=Path, help="image of all videos with CAM")
     parser.add_argument("--model", type=Path, help="another StreamingModelscope file")
     parser.add_argument("--base-model", type=Path, help="another file for the first clip")
     args = parser.parse_args(argv)
@@ -168,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
                 shutil.copy(file, server.base / place)
         for words in all_words():
             for strength, column in found.items():
-                frames = make_film(server, words, strength)
+                frames = make_video(server, words, strength)
                 column.append(judged(frames, words))
                 if strength:
                     shown.append(frames)
@@ -183,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
         record(
             "demo-text",
             "python -m benchmarks.demo_text --record",
-            "## Demo StreamingModelscope\n\nFilms of the template demo_text_to_video, mean ± standard deviation. What "
+            "## Demo StreamingModelscope\n\nVideos of the template demo_text_to_video, mean ± standard deviation. What "
             f"limits them now is in docs/training_modelscope.md.\n\n{body}",
         )
 

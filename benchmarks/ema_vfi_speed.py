@@ -52,8 +52,8 @@ def random_network(config: EmaVfiConfig, seed: int = 0) -> EmaVfi:
     return network
 
 
-def film(num_frames: int, height: int, width: int, seed: int = 0) -> Tensor:
-    """A textured picture that moves three pixels a frame, `[F, H, W, 3]`."""
+def video(num_frames: int, height: int, width: int, seed: int = 0) -> Tensor:
+    """A textured image that moves three pixels a frame, `[F, H, W, 3]`."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, height // 8, (width + 3 * num_frames) // 8, generator=generator)
     wide = nn.functional.interpolate(coarse, (height, width + 3 * num_frames), mode="bicubic")[0].clamp(0, 1)
@@ -79,11 +79,11 @@ def naive(network: EmaVfi, tta: bool) -> Callable[[Tensor, Tensor], Tensor]:
     """Frames `[1, H, W, 3]` -> the one in between, everything computed for this pair alone."""
 
     def run(first: Tensor, second: Tensor) -> Tensor:
-        pictures = [frame.movedim(-1, 1).flip(1).contiguous() for frame in (first, second)]
+        images = [frame.movedim(-1, 1).flip(1).contiguous() for frame in (first, second)]
         if tta:
-            pictures = [torch.cat((picture, picture.flip(2, 3))) for picture in pictures]
+            images = [torch.cat((image, image.flip(2, 3))) for image in images]
         with without_caches_and_layout(), torch.inference_mode():
-            made = network(*pictures, torch.full((len(pictures[0]),), 0.5))
+            made = network(*images, torch.full((len(images[0]),), 0.5))
             if tta:
                 made = (made[:1] + made[1:].flip(2, 3)) / 2
         return made.flip(1).movedim(1, -1)
@@ -106,7 +106,7 @@ class Shared:
 
 def parts(network: EmaVfi, first: Tensor, second: Tensor, plain: bool) -> dict[str, float]:
     """Seconds of each stage of one pair."""
-    pictures = [frame.movedim(-1, 1).flip(1).contiguous() for frame in (first, second)]
+    images = [frame.movedim(-1, 1).flip(1).contiguous() for frame in (first, second)]
     seconds: dict[str, float] = {}
 
     def timed(name: str, call: Callable):
@@ -116,12 +116,12 @@ def parts(network: EmaVfi, first: Tensor, second: Tensor, plain: bool) -> dict[s
         return result
 
     with without_caches_and_layout() if plain else contextlib.nullcontext(), torch.inference_mode():
-        both = [timed("features of a frame", lambda one=one: network.frame(one)) for one in pictures]
+        both = [timed("features of a frame", lambda one=one: network.frame(one)) for one in images]
         if not plain:
             seconds["features of a frame"] /= 2  # the other frame's came with the pair before
         pair = timed("features of the pair", lambda: network.pair(*both))
         estimate = timed("flow heads", lambda: network.flows(pair, torch.tensor([0.5]))[-1])
-        timed("refinement", lambda: network.picture(pair, estimate))
+        timed("refinement", lambda: network.image(pair, estimate))
     return seconds
 
 
@@ -151,7 +151,7 @@ class Measured:
 
 
 def measure(num_pairs: int, width: int, height: int, naive_only: bool) -> Measured:
-    frames = film(num_pairs + 2, height, width)
+    frames = video(num_pairs + 2, height, width)
     plain, laid_out = random_network(OURS), random_network(OURS).to(memory_format=torch.channels_last)
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "naive": naive(plain, tta=False),
@@ -203,7 +203,7 @@ def report(found: Measured) -> str:
     rows = [[name, f"{wall:.2f}", f"{used:.2f}", bar] for name, wall, used, bar in ratios]
     text += "\n\n" + table(["ratio, median over pairs", "by the clock", "by processor time", "bar"], rows)
     return text + (
-        f"\n\nLargest difference between pictures: {found.worst['shared']:.1e} plain, {found.worst['shared tta']:.1e} "
+        f"\n\nLargest difference between images: {found.worst['shared']:.1e} plain, {found.worst['shared tta']:.1e} "
         "with fast augmentation (bar 1e-4)."
     )
 

@@ -1,8 +1,8 @@
-"""Peak memory of Enhance Video by the length of the film, and of the full-size network by what it keeps at once.
+"""Peak memory of Enhance Video by the length of the video, and of the full-size network by what it keeps at once.
 
     python -m benchmarks.enhance_memory [--record]
 
-Reference: the 100-frame film, and the network run whole. Each length runs in a process of its own on tiny networks,
+Reference: the 100-frame video, and the network run whole. Each length runs in a process of its own on tiny networks,
 from frames on disk to frames on disk; peak resident memory is the kernel's own mark (VmHWM), set back before the stage
 begins. The full-size network runs on torch's meta device, where tensors have sizes and no contents.
 """
@@ -18,19 +18,19 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.film_memory import MALLOC
+from benchmarks.video_memory import MALLOC
 
 LENGTHS = (100, 400, 1600)
 SIDE = 96
 LATENT_BYTES = 4 * (SIDE // 8) ** 2 * 4
 WHOLE_CLIP_LATENTS = 9
-"""Latents of the whole film that exist at the same time: clip, its scaled copy, noise, state, two predictions, and what
+"""Latents of the whole video that exist at once: clip, its scaled copy, noise, state, two predictions, and what
 guidance and the sampler make of them."""
 FULL_SIZE_LATENT_BYTES = 4 * 90 * 160 * 4
 
 
-def one_film(num_frames: int) -> dict:
-    """Enhance one film; peak memory in bytes, seconds."""
+def one_video(num_frames: int) -> dict:
+    """Enhance one video; peak memory in bytes, seconds."""
     import torch
 
     from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
@@ -57,13 +57,13 @@ def one_film(num_frames: int) -> dict:
     settings = EnhanceSettings(strength=1.0, steps=1, window_frames=12, overlap_frames=4)
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        with RunFolder.create(folder, "film", kind="benchmark", height=SIDE, width=SIDE, fps=24) as run:
+        with RunFolder.create(folder, "video", kind="benchmark", height=SIDE, width=SIDE, fps=24) as run:
             for index, start in enumerate(range(0, num_frames, 10)):
                 frames = torch.rand(min(10, num_frames - start), SIDE, SIDE, 3, generator=generator)
                 run.write_chunk(index, settings_hash="", seed=0, frames=frames)
             stream = run.frames_stream()
         request = enhancer.EnhanceRequest(stream, SIDE, SIDE, "inside", settings)
-        # A first film of one window: what is loaded once is loaded before the mark is set back.
+        # A first video of one window: what is loaded once is loaded before the mark is set back.
         enhancer.enhance_stream(models, enhancer.EnhanceRequest(stream.trimmed(0, 13), SIDE, SIDE, "inside", settings))
         Path("/proc/self/clear_refs").write_text("5")
         began = time.monotonic()
@@ -151,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
 
     dev.ensure_environment("benchmarks.enhance_memory")
     if args.one:
-        print(json.dumps(one_film(args.one)))
+        print(json.dumps(one_video(args.one)))
         return 0
     from benchmarks.record import record, table
 
@@ -172,7 +172,7 @@ def main(argv: list[str] | None = None) -> int:
         [r["frames"], f"{r['bytes'] / 2**20:.0f}", f"{r['frames'] * stated / 2**20:.0f}", f"{other / 2**20:.0f}"]
         for r, other in zip(results, rest, strict=True)
     ]
-    head = ["frames", "peak MiB", f"of it {WHOLE_CLIP_LATENTS} latents of the whole film", "the rest"]
+    head = ["frames", "peak MiB", f"of it {WHOLE_CLIP_LATENTS} latents of the whole video", "the rest"]
     whole = next(iter(peaks.values()))
     body = (
         f"## Memory of Enhance Video\n\nTiny networks, {SIDE}x{SIDE}, windows of 12 with 4 shared, frames on disk "

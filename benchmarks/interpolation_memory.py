@@ -1,8 +1,8 @@
-"""Peak memory of a film by its length: stream -> interpolation -> H.264 at 1280x720, 100 against 3000 frames.
+"""Peak memory of a video by its length: stream -> interpolation -> H.264 at 1280x720, 100 against 3000 frames.
 
     python -m benchmarks.interpolation_memory [--frames 100 3000] [--size 1280x720] [--record]
 
-Reference: the short film. The network is a cheap stand-in that mixes two frames, behind the same contract as the real
+Reference: the short video. The network is a cheap stand-in that mixes two frames, behind the same contract as the real
 ones; frames come from a stream that draws them when read. Each length runs in a process of its own; peak resident
 memory is the kernel's own mark (VmHWM).
 """
@@ -20,8 +20,8 @@ from pathlib import Path
 PROMISE_MIB = 150
 
 
-def one_film(num_frames: int, width: int, height: int) -> dict:
-    """Interpolate and encode a film of `num_frames`; peak memory in MiB and seconds."""
+def one_video(num_frames: int, width: int, height: int) -> dict:
+    """Interpolate and encode a video of `num_frames`; peak memory in MiB and seconds."""
     from dataclasses import dataclass
     from fractions import Fraction
 
@@ -65,11 +65,11 @@ def one_film(num_frames: int, width: int, height: int) -> dict:
 
     source = Drawn(num_frames // 2 + 1, height, width)
     line = timeline.with_count(len(source), source.fps, num_frames, output_fps=24)
-    film = InterpolatedFrames(source, line, InterpolationModel(Mixer()))
+    video = InterpolatedFrames(source, line, InterpolationModel(Mixer()))
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "film.mp4")
-        write_video(film, path, codec="h264", preset="ultrafast")
+        path = Path(folder, "video.mp4")
+        write_video(video, path, codec="h264", preset="ultrafast")
         size = path.stat().st_size
         with av.open(str(path)) as container:
             written = sum(1 for _ in container.demux(video=0)) - 1
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     dev.ensure_environment("benchmarks.interpolation_memory")
     if args.one:
         width, height = (int(side) for side in args.size.split("x"))
-        print(json.dumps(one_film(args.one, width, height)))
+        print(json.dumps(one_video(args.one, width, height)))
         return 0
     from benchmarks.record import record, table
 
@@ -107,9 +107,9 @@ def main(argv: list[str] | None = None) -> int:
         rows = [[r["frames"], f"{r['mib']:.0f}", f"{r['seconds']:.0f}", f"{r['file_mb']:.1f}"] for r in results]
         raw = args.frames[1] * 12 * pixels_of(args.size) / 2**30
         body = (
-            "## Memory of an interpolated film by its length\n\nStream, interpolation (a stand-in that mixes two "
+            "## Memory of an interpolated video by its length\n\nStream, interpolation (a stand-in that mixes two "
             f"frames) and H.264, {args.size}, one process per length. **Peak memory differs by {growth:.0f} MiB** "
-            f"(promise: less than {PROMISE_MIB}); the longer film as one IMAGE would be {raw:.0f} GiB.\n\n"
+            f"(promise: less than {PROMISE_MIB}); the longer video as one IMAGE would be {raw:.0f} GiB.\n\n"
             + table(["frames", "peak MiB", "seconds", "file MB"], rows)
             + "\n\nWhat limits it: a few source frames read ahead, the encoder's queue and its look-ahead."
         )

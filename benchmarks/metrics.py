@@ -23,17 +23,17 @@ MAWE_PAIRS = (1, 4)
 
 
 def moving_frames(num_frames: int) -> Iterator:
-    """A camera that wanders over a texture, with a new picture every 300 frames; slices of `[F, H, W, 3]`."""
+    """A camera that wanders over a texture, with a new image every 300 frames; slices of `[F, H, W, 3]`."""
     import torch
 
-    from tests.unit.metrics_films import texture
+    from tests.unit.metrics_videos import texture
 
-    picture = None
+    image = None
     for frame in range(num_frames):
         if frame % 300 == 0:
-            picture = texture(HEIGHT + 160, WIDTH + 620, frame).movedim(0, -1)
+            image = texture(HEIGHT + 160, WIDTH + 620, frame).movedim(0, -1)
         x, y = 2 * (frame % 300), abs(frame % 160 - 80)
-        yield torch.as_tensor(picture[None, y : y + HEIGHT, x : x + WIDTH])
+        yield torch.as_tensor(image[None, y : y + HEIGHT, x : x + WIDTH])
 
 
 def peak_mib() -> float:
@@ -55,8 +55,8 @@ def read_only(path: str) -> dict:
 def report(path: str) -> dict:
     from streaming_core.frames import VideoFrames
     from streaming_core.loop.layout import lay_out
+    from streaming_core.metrics.chart import draw_report
     from streaming_core.metrics.measure import measure
-    from streaming_core.metrics.picture import draw_report
 
     stream = VideoFrames.open(path)
     began = time.monotonic()
@@ -91,23 +91,23 @@ def mawe(path: str) -> dict:
 
 
 def cut_rows() -> list[list[object]]:
-    """One row per generated film: cuts that were put in, and what each detector finds."""
+    """One row per generated video: cuts that were put in, and what each detector finds."""
     from streaming_core.metrics.cuts import AdaptiveCuts, PySceneDetectCuts
-    from tests.unit.cut_films import generated_films
+    from tests.unit.cut_videos import generated_videos
 
     rows = []
-    for film in generated_films():
+    for video in generated_videos():
         found = []
         for detector in (AdaptiveCuts(), PySceneDetectCuts()):
-            detector.add(film.frames)
+            detector.add(video.frames)
             found.append(detector.cuts().frames)
-        rows.append([film.name, *(", ".join(map(str, frames)) or "none" for frames in (film.cuts, *found))])
+        rows.append([video.name, *(", ".join(map(str, frames)) or "none" for frames in (video.cuts, *found))])
     return rows
 
 
 def apart(task: str, path: Path) -> dict:
     """Run a task in a process of its own."""
-    from benchmarks.film_memory import MALLOC
+    from benchmarks.video_memory import MALLOC
 
     command = [sys.executable, "-m", "benchmarks.metrics", "--task", task, "--video", str(path)]
     run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
@@ -142,7 +142,7 @@ def speed(lengths: list[int], keep: bool) -> bool:
     header = ["frames", "frames per second", "time / reading alone", "peak MiB, reading", "peak MiB", "ratio to first"]
     if keep:
         body = (
-            f"## Measuring {WIDTH}x{HEIGHT} video\n\nVideo Report without models on H.264 files: cuts, colour drift, "
+            f"## Measuring {WIDTH}x{HEIGHT} video\n\nVideo Report without models on H.264 files: cuts, color drift, "
             f"seams and stagnation by the weight-free flow. **Peaks differ by {spread:.1%}** (promise at most 5 %). "
             "As for the other memory tables the allocator gives freed memory back at once, so that peaks can be "
             "compared; left to itself they scatter by about a tenth.\n\n"
@@ -161,13 +161,13 @@ def agreement(keep: bool) -> bool:
 
     rows = cut_rows()
     agree = sum(own == theirs for _, _, own, theirs in rows)
-    print(f"{agree} of {len(rows)} films agree")
+    print(f"{agree} of {len(rows)} videos agree")
     if keep:
         body = (
-            "## Scene cuts: our detector and PySceneDetect\n\nFrames at which a new scene begins in generated films. "
+            "## Scene cuts: our detector and PySceneDetect\n\nFrames at which a new scene begins in generated videos. "
             f"**{agree} of {len(rows)} agree** with PySceneDetect's AdaptiveDetector and its defaults, which SCuts is "
             "defined by. Both keep scenes at least 15 frames long and take no dissolve or fade for a cut; a flash of "
-            "three frames is one for both.\n\n" + table(["film", "put in", "our detector", "PySceneDetect"], rows)
+            "three frames is one for both.\n\n" + table(["video", "put in", "our detector", "PySceneDetect"], rows)
         )
         record("scene_cuts", "python -m benchmarks.metrics --record", body)
     return agree == len(rows)
@@ -176,7 +176,7 @@ def agreement(keep: bool) -> bool:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--record", action="store_true", help="write the results to docs/benchmarks.md")
-    parser.add_argument("--frames", type=int, nargs="+", default=[200, 2000], help="lengths of the films")
+    parser.add_argument("--frames", type=int, nargs="+", default=[200, 2000], help="lengths of the videos")
     parser.add_argument("--task", choices=["read_only", "report", "mawe"], help=argparse.SUPPRESS)
     parser.add_argument("--video", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

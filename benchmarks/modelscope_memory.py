@@ -1,8 +1,8 @@
-"""Peak memory of a StreamingModelscope film by its length: 40 to 160 frames through the very loop of Stream Sampler.
+"""Peak memory of a StreamingModelscope video by its length: 40 to 160 frames through the very loop of Stream Sampler.
 
     python -m benchmarks.modelscope_memory [--record]
 
-Reference: the 40-frame film. Each length runs in a process of its own on the tiny checkpoint; peak resident memory is
+Reference: the 40-frame video. Each length runs in a process of its own on the tiny checkpoint; peak resident memory is
 the kernel's own mark (VmHWM). Kept frames alone would add 0.2 MB each at this size.
 """
 
@@ -20,8 +20,8 @@ LENGTHS = (40, 80, 160)
 SIDE = 128
 
 
-def one_film(num_frames: int) -> dict:
-    """Make one film; peak memory in MiB, seconds, and how often the expensive parts ran."""
+def one_video(num_frames: int) -> dict:
+    """Make one video; peak memory in MiB, seconds, and how often the expensive parts ran."""
     import torch
 
     from tests.host.inprocess import import_host, import_pack
@@ -33,7 +33,7 @@ def one_film(num_frames: int) -> dict:
     from comfyui_streamingt2v.nodes.host.modelscope import apm as modelscope_apm
     from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
     from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
-    from comfyui_streamingt2v.nodes.host.runs import films
+    from comfyui_streamingt2v.nodes.host.runs import videos
 
     name = "memory.safetensors"
     write_tiny_modelscope(Path(folder_paths.get_folder_paths("checkpoints")[0]) / name)
@@ -60,10 +60,10 @@ def one_film(num_frames: int) -> dict:
         sampling=modelscope.official_sampling(1),
         first_sampling=modelscope.first_clip_sampling(1),
     )
-    request = films.FilmRequest(num_frames, 16, 8, SIDE, SIDE, "crop", 0, 0)
+    request = videos.VideoRequest(num_frames, 16, 8, SIDE, SIDE, "crop", 0, 0)
     began = time.monotonic()
     with torch.inference_mode():
-        stream = films.make_film(sampler, request, "", 8)
+        stream = videos.make_video(sampler, request, "", 8)
     seconds = time.monotonic() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     chunks = request.plan().num_chunks
@@ -80,10 +80,10 @@ def main(argv: list[str] | None = None) -> int:
 
     dev.ensure_environment("benchmarks.modelscope_memory")
     if args.one:
-        print(json.dumps(one_film(args.one)))
+        print(json.dumps(one_video(args.one)))
         return 0
-    from benchmarks.film_memory import MALLOC
     from benchmarks.record import record, table
+    from benchmarks.video_memory import MALLOC
 
     results = []
     for length in LENGTHS:
@@ -109,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
             for r in results
         ]
         body = (
-            f"## Memory of a StreamingModelscope film by its length\n\nTiny network, {SIDE}x{SIDE}, chunks of 16 with "
+            f"## Memory of a StreamingModelscope video by its length\n\nTiny network, {SIDE}x{SIDE}, chunks of 16 with "
             f"8 overlapping, one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most "
-            "5 %). The anchor is encoded once per film, control frames once per chunk.\n\n"
+            "5 %). The anchor is encoded once per video, control frames once per chunk.\n\n"
             + table(header, rows)
             + "\n\nWhat limits it: weights and one chunk; finished frames are on disk."
         )

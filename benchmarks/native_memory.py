@@ -1,8 +1,8 @@
-"""Peak memory of a film by any of the host's models by its length: 5 to 40 chunks through the loop of Stream Sampler.
+"""Peak memory of a video by any of the host's models by its length: 5 to 40 chunks through the loop of Stream Sampler.
 
     python -m benchmarks.native_memory [--record]
 
-Reference: the film of 5 chunks. A tiny Wan with a VAE of plain arithmetic in its place; each length in a process of its
+Reference: a video of 5 chunks. A tiny Wan with a VAE of plain arithmetic in its place; each length in a process of its
 own; peak resident memory is the kernel's own mark (VmHWM). Kept frames alone would add 6 MB per chunk at this size: 210
 MB from 5 to 40 chunks.
 """
@@ -21,8 +21,8 @@ CHUNKS = (5, 20, 40)
 SIDE, CHUNK_FRAMES, OVERLAP_FRAMES = 256, 17, 9
 
 
-def one_film(num_chunks: int) -> dict:
-    """Make one film; peak memory in MiB, seconds, and how often pictures were encoded."""
+def one_video(num_chunks: int) -> dict:
+    """Make one video; peak memory in MiB, seconds, and how often images were encoded."""
     import torch
 
     from tests.host.inprocess import import_host, import_pack
@@ -31,7 +31,7 @@ def one_film(num_chunks: int) -> dict:
     import_pack()
     import comfy.samplers
     from comfyui_streamingt2v.nodes.host.native import sampler as native
-    from comfyui_streamingt2v.nodes.host.runs import films
+    from comfyui_streamingt2v.nodes.host.runs import videos
 
     from tests.host import tiny_models, tiny_vae
 
@@ -42,10 +42,10 @@ def one_film(num_chunks: int) -> dict:
     euler = comfy.samplers.sampler_object("euler")
     sampler = native.AnyModelChunkSampler(model, vae, kind.conditioning(1), kind.conditioning(2), euler, sigmas, 2.0)
     num_frames = CHUNK_FRAMES + (num_chunks - 1) * (CHUNK_FRAMES - OVERLAP_FRAMES)
-    request = films.FilmRequest(num_frames, CHUNK_FRAMES, OVERLAP_FRAMES, SIDE, SIDE, "crop", 0, 0)
+    request = videos.VideoRequest(num_frames, CHUNK_FRAMES, OVERLAP_FRAMES, SIDE, SIDE, "crop", 0, 0)
     began = time.monotonic()
     with torch.inference_mode():
-        stream = films.make_film(sampler, request, "", 16)
+        stream = videos.make_video(sampler, request, "", 16)
     seconds = time.monotonic() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     chunks = request.plan().num_chunks
@@ -63,10 +63,10 @@ def main(argv: list[str] | None = None) -> int:
 
     dev.ensure_environment("benchmarks.native_memory")
     if args.one:
-        print(json.dumps(one_film(args.one)))
+        print(json.dumps(one_video(args.one)))
         return 0
-    from benchmarks.film_memory import MALLOC
     from benchmarks.record import record, table
+    from benchmarks.video_memory import MALLOC
 
     results = []
     for chunks in CHUNKS:
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> int:
         first = results[0]["mib"]
         rows = [[r["chunks"], r["frames"], f"{r['mib']:.0f}", f"{r['mib'] / first:.3f}", r["encoded"]] for r in results]
         body = (
-            "## Memory of a film by any of the host's models by its length\n\nTiny Wan, a VAE of plain "
+            "## Memory of a video by any of the host's models by its length\n\nTiny Wan, a VAE of plain "
             f"arithmetic, {SIDE}x{SIDE}, chunks of {CHUNK_FRAMES} frames with {OVERLAP_FRAMES} overlapping, "
             f"one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most 5 %). No "
             "frame is ever encoded: the hand-off is latents.\n\n"

@@ -1,8 +1,8 @@
-"""Kill a real server at random moments of a film, and record in docs/reliability.md what was lost.
+"""Kill a real server at random moments of a video, and record in docs/reliability.md what was lost.
 
     python -m benchmarks.reliability [--kills 25] [--seed 0] [--record]
 
-Every film is resumed by a fresh server after each kill and compared, bit for bit, with one that was left alone; the
+Every video is resumed by a fresh server after each kill and compared, bit for bit, with one that was left alone; the
 first thing that differs or is lost ends the script with an error.
 """
 
@@ -19,7 +19,7 @@ from datetime import date
 from pathlib import Path
 
 from benchmarks.record import machine, table
-from tests.host.crashes import NUM_CHUNKS, crash_films
+from tests.host.crashes import NUM_CHUNKS, crash_videos
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 SECTION = re.compile(r"<!-- kills -->.*?<!-- /kills -->", re.DOTALL)
@@ -33,16 +33,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     base, began = Path(tempfile.mkdtemp(prefix="reliability-")), time.monotonic()
     try:
-        tally = crash_films(base, args.kills, random.Random(args.seed), lambda line: print(line, flush=True))
+        tally = crash_videos(base, args.kills, random.Random(args.seed), lambda line: print(line, flush=True))
     finally:
         shutil.rmtree(base, ignore_errors=True)
     rows = [
         ["servers killed (`kill -9`)", tally.kills],
-        [f"films of {NUM_CHUNKS} chunks finished in spite of it", tally.films],
+        [f"videos of {NUM_CHUNKS} chunks finished in spite of it", tally.videos],
         ["kills while a chunk was in work", tally.in_work],
         ["finished chunks at the kills", ", ".join(map(str, tally.kept))],
         ["finished chunks lost or made again", 0],
-        ["tensors of finished films that differ from an undisturbed film's", 0],
+        ["tensors of finished videos that differ from an undisturbed video's", 0],
         ["files touched outside the run root", 0],
     ]
     body = table(["what", "count"], rows)

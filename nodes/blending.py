@@ -1,4 +1,4 @@
-"""Nodes of randomized blending: any native video model on films of any length."""
+"""Nodes of randomized blending: any native video model on videos of any length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .types import CATEGORY
 
 
 class RandomizedBlending(io.ComfyNode):
-    """A model that samples long films in windows without seams."""
+    """A model that samples long videos in windows without seams."""
 
     @classmethod
     def define_schema(cls):
@@ -17,7 +17,7 @@ class RandomizedBlending(io.ComfyNode):
             node_id="StreamingT2VRandomizedBlending",
             display_name="Randomized Blending",
             category=CATEGORY,
-            description="Samples a long film in overlapping windows, with any video model and sampler. At every step "
+            description="Samples a long video in overlapping windows, with any video model and sampler. At every step "
             "each overlap is cut at a new random frame, so no seam stays and nothing is averaged.",
             search_aliases=["streamingt2v", "context windows", "long video", "seamless"],
             inputs=[
@@ -28,14 +28,14 @@ class RandomizedBlending(io.ComfyNode):
                     min=1,
                     max=10_000,
                     tooltip="Frames the model sees at once, best what it was trained on: 81 for Wan, 25 for SVD. "
-                    "Shorter films pass through unchanged. Time and memory of a model call go with it.",
+                    "Shorter videos pass through unchanged. Time and memory of a model call go with it.",
                 ),
                 io.Int.Input(
                     "overlap",
                     default=24,
                     min=0,
                     max=9_999,
-                    tooltip="Frames that neighbouring windows share, 0 to below window. More blends better and takes "
+                    tooltip="Frames that neighboring windows share, 0 to below window. More blends better and takes "
                     "longer; a third of the window is usual.",
                 ),
                 io.Int.Input(
@@ -57,7 +57,7 @@ class RandomizedBlending(io.ComfyNode):
 
 
 class WindowConditioning(io.ComfyNode):
-    """Prompts and images of their own for the windows of a film."""
+    """Prompts and images of their own for the windows of a video."""
 
     @classmethod
     def define_schema(cls):
@@ -66,12 +66,12 @@ class WindowConditioning(io.ComfyNode):
             display_name="Window Conditioning",
             category=CATEGORY,
             description="Gives each window of Randomized Blending a prompt or start image of its own. Connect a list, "
-            "for example the list of key frames through a node that makes conditioning.",
+            "for example the list of keyframes through a node that makes conditioning.",
             search_aliases=["prompt travel", "prompt schedule", "per window"],
             inputs=[
                 io.Conditioning.Input(
                     "conditioning",
-                    tooltip="Conditioning of the whole film: areas, masks, time ranges and controls come from here.",
+                    tooltip="Conditioning of the whole video: areas, masks, time ranges and controls come from here.",
                 ),
                 io.Conditioning.Input(
                     "windows",

@@ -1,11 +1,11 @@
-"""Nodes against drift: colours kept at the anchor chunk's, and a perturbed hand-off."""
+"""Nodes against drift: colors kept at the anchor chunk's, and a perturbed hand-off."""
 
 from __future__ import annotations
 
 from ..streaming_core.color.anchored import AnchoredFrames
 from ..streaming_core.loop.layout import lay_out, parse_chunks
 from .host.compat import io, schema
-from .host.runs.drift import COLOUR_SPACES, ColourAnchor, with_perturbed_hand_off
+from .host.runs.drift import COLOR_SPACES, ColorAnchor, with_perturbed_hand_off
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 from .types import ChunkSampler, FrameStream
@@ -29,29 +29,29 @@ def anchor_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="Change between two frames that counts as a scene cut, 0 to 1: from there on colours stay as they "
+            tooltip="Change between two frames that counts as a scene cut, 0 to 1: from there on colors stay as they "
             "are. Motion is below 0.5, cuts are about 1. 0: do not look for cuts.",
         ),
     ]
 
 
-class ColourAnchorNode(io.ComfyNode):
-    """Colour anchoring inside the loop, for any family."""
+class ColorAnchorNode(io.ComfyNode):
+    """Color anchoring inside the loop, for any family."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VColourAnchor",
-            display_name="Colour Anchor",
+            node_id="StreamingT2VColorAnchor",
+            display_name="Color Anchor",
             category=CATEGORY,
-            description="Keeps colours, brightness and contrast of every chunk at those of the film's first clip while "
-            "the film is made. Moving things and scene cuts are left alone.",
-            search_aliases=["color drift", "colour drift", "color match", "brightness drift", "saturation"],
+            description="Keeps colors, brightness and contrast of every chunk at those of the video's first clip while "
+            "the video is made. Moving things and scene cuts are left alone.",
+            search_aliases=["color drift", "color drift", "color match", "brightness drift", "saturation"],
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made, by any family."),
                 io.Combo.Input(
                     "space",
-                    options=list(COLOUR_SPACES),
+                    options=list(COLOR_SPACES),
                     default="lab",
                     tooltip="lab: the frames, which is exact; models that continue frames (StreamingSVD, "
                     "StreamingModelscope) go on from the corrected ones. latent: the latents, so that models that "
@@ -64,36 +64,36 @@ class ColourAnchorNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, chunk_sampler, **options):
-        return io.NodeOutput(ColourAnchor(chunk_sampler, **options))
+        return io.NodeOutput(ColorAnchor(chunk_sampler, **options))
 
 
-class ColourAnchorStream(io.ComfyNode):
-    """Colour anchoring of a film that exists."""
+class ColorAnchorStream(io.ComfyNode):
+    """Color anchoring of a video that exists."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VColourAnchorStream",
-            display_name="Colour Anchor (Stream)",
+            node_id="StreamingT2VColorAnchorStream",
+            display_name="Color Anchor (Stream)",
             category=CATEGORY,
-            description="Brings colours, brightness and contrast of a finished film back to those of its first chunk, "
+            description="Brings colors, brightness and contrast of a finished video back to those of its first chunk, "
             "chunk by chunk, while it is read.",
-            search_aliases=["color drift", "colour drift", "color match"],
+            search_aliases=["color drift", "color drift", "color match"],
             inputs=[
                 io.MultiType.Input(
                     "frames",
                     types=[FrameStream, io.Video, io.Image],
-                    tooltip="The film. Streams and video files are read in slices.",
+                    tooltip="The video. Streams and video files are read in slices.",
                 ),
                 io.String.Input(
                     "chunks",
                     default="25,18",
                     tooltip="Frames per chunk, the last number repeated: 25,18 is StreamingSVD's, 16,8 "
-                    "StreamingModelscope's. Use a second's worth where the film has no chunks.",
+                    "StreamingModelscope's. Use a second's worth where the video has no chunks.",
                 ),
                 *anchor_inputs(),
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The corrected film, of the same length.")],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The corrected video, of the same length.")],
         )
 
     @classmethod
@@ -122,7 +122,7 @@ class PerturbHandOff(io.ComfyNode):
             display_name="Perturb Hand-off",
             category=CATEGORY,
             description="Shows each chunk the end of the one before with noise on it, so that small faults are not "
-            "copied on and on (conditional perturbation, LVDM). The film keeps the clean frames.",
+            "copied on and on (conditional perturbation, LVDM). The video keeps the clean frames.",
             search_aliases=["drift", "noise augmentation", "lvdm", "error accumulation"],
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made, by any family."),
@@ -144,4 +144,4 @@ class PerturbHandOff(io.ComfyNode):
         return io.NodeOutput(with_perturbed_hand_off(chunk_sampler, level))
 
 
-NODES = (ColourAnchorNode, ColourAnchorStream, PerturbHandOff)
+NODES = (ColorAnchorNode, ColorAnchorStream, PerturbHandOff)

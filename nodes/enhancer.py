@@ -1,13 +1,13 @@
-"""Nodes of the enhancement stage: load, condition, key frames, and the whole stage in one node."""
+"""Nodes of the enhancement stage: load, condition, keyframes, and the whole stage in one node."""
 
 from __future__ import annotations
 
 import torch
 
 from ..streaming_core.frames import to_rgb
-from ..streaming_core.windows.blending import key_frames, plan_windows
+from ..streaming_core.windows.blending import keyframes, plan_windows
 from ..streaming_core.windows.enhancement import NEGATIVE_PROMPT, OFFICIAL_SEED, PROMPT, EnhanceSettings, Size, to_image
-from .forms import film_input, film_outputs, image_fps_input, images_result, seed_input, stream_result, window_inputs
+from .forms import image_fps_input, images_result, seed_input, stream_result, video_input, video_outputs, window_inputs
 from .host.compat import io, schema
 from .host.enhance import enhancer as host
 from .host.enhance.i2vgenxl import enhancer_sigmas
@@ -45,10 +45,10 @@ def model_inputs() -> list:
 
 
 def stage_inputs() -> list:
-    """Everything the enhancement depends on besides the key frames."""
+    """Everything the enhancement depends on besides the keyframes."""
     return [
         *model_inputs(),
-        film_input("The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
+        video_input("The video: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
         io.Int.Input(
             "width",
             default=1280,
@@ -79,7 +79,7 @@ def stage_inputs() -> list:
             min=0.01,
             max=1.0,
             step=0.01,
-            tooltip="Share of the steps that are run, above 0 to 1; 0.97 is official. Lower keeps more of the film.",
+            tooltip="Share of the steps that are run, above 0 to 1; 0.97 is official. Lower keeps more of the video.",
         ),
         io.Int.Input(
             "steps",
@@ -116,17 +116,17 @@ def stage_inputs() -> list:
             "official",
             default=False,
             tooltip="Behave like the official program: stretch, drop frames at the end that do not fill a window, cut "
-            "as it does, take all key frames as one clip. Off: no frame is lost.",
+            "as it does, take all keyframes as one clip. Off: no frame is lost.",
         ),
         io.Image.Input(
-            "picture",
+            "image",
             optional=True,
-            tooltip="What the film should look like, officially the image it was made from. Default: its first frame.",
+            tooltip="What the video should look like, officially the image it was made from. Default: its first frame.",
         ),
     ]
 
 
-def stage(frames, fps: float = 24.0, key_frames=None, **values) -> tuple[host.Enhancer, host.EnhanceRequest]:
+def stage(frames, fps: float = 24.0, keyframes=None, **values) -> tuple[host.Enhancer, host.EnhanceRequest]:
     """Node values to what the host room takes."""
     enhancer = host.Enhancer(
         *(values[name] for name in ("model", "clip", "clip_vision", "vae")), low_memory=values["memory"] == "low"
@@ -145,7 +145,7 @@ def stage(frames, fps: float = 24.0, key_frames=None, **values) -> tuple[host.En
     )
     size_and_fit = (values["width"], values["height"], values["fit"])
     stream = as_stream(frames, fps)
-    return enhancer, host.EnhanceRequest(stream, *size_and_fit, settings, values.get("picture"), key_frames)
+    return enhancer, host.EnhanceRequest(stream, *size_and_fit, settings, values.get("image"), keyframes)
 
 
 class LoadEnhancer(io.ComfyNode):
@@ -187,7 +187,7 @@ class LoadEnhancer(io.ComfyNode):
 
 
 class EnhanceVideo(io.ComfyNode):
-    """The whole stage: key frames, then the film in windows."""
+    """The whole stage: keyframes, then the video in windows."""
 
     @classmethod
     def define_schema(cls):
@@ -195,19 +195,19 @@ class EnhanceVideo(io.ComfyNode):
             node_id="StreamingT2VEnhanceVideo",
             display_name="Enhance Video",
             category=CATEGORY,
-            description="Sharpens and enlarges a film of any length with a short-clip model: key frames first, then "
+            description="Sharpens and enlarges a video of any length with a short-clip model: keyframes first, then "
             "all frames in overlapping windows with randomized blending. As many frames come out as went in.",
             search_aliases=["streamingt2v", "upscale video", "video enhancer", "i2vgenxl", "vid2vid"],
             inputs=[
                 *stage_inputs(),
                 image_fps_input(24.0),
                 io.Image.Input(
-                    "key_frames",
+                    "keyframes",
                     optional=True,
-                    tooltip="Enhanced first frames of all windows, from Key-frame Pass. Default: made here.",
+                    tooltip="Enhanced first frames of all windows, from Keyframe Pass. Default: made here.",
                 ),
             ],
-            outputs=film_outputs("enhanced"),
+            outputs=video_outputs("enhanced"),
         )
 
     @classmethod
@@ -218,42 +218,42 @@ class EnhanceVideo(io.ComfyNode):
         return images_result(host.enhance_images(enhancer, request), fps)
 
 
-class KeyFramePass(io.ComfyNode):
+class KeyframePass(io.ComfyNode):
     """The first pass by itself."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VKeyFramePass",
-            display_name="Key-frame Pass",
+            node_id="StreamingT2VKeyframePass",
+            display_name="Keyframe Pass",
             category=CATEGORY,
             description="Enhances the first frame of every window together as one short clip, so that all windows look "
-            "alike. Enhance Video does this by itself; use this node to see or change the key frames.",
-            search_aliases=["key frames", "anchor frames"],
+            "alike. Enhance Video does this by itself; use this node to see or change the keyframes.",
+            search_aliases=["keyframes", "anchor frames"],
             inputs=stage_inputs(),
-            outputs=[io.Image.Output(display_name="key_frames", tooltip="One enhanced frame per window, in order.")],
+            outputs=[io.Image.Output(display_name="keyframes", tooltip="One enhanced frame per window, in order.")],
         )
 
     @classmethod
     def execute(cls, frames, **values):
-        return io.NodeOutput(host.make_key_frames(*stage(frames, **values)))
+        return io.NodeOutput(host.make_keyframes(*stage(frames, **values)))
 
 
-class PickKeyFrames(io.ComfyNode):
+class PickKeyframes(io.ComfyNode):
     """Frames that stand for windows, for any model."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VPickKeyFrames",
+            node_id="StreamingT2VPickKeyframes",
             display_name="Pick Key Frames",
             category=CATEGORY,
-            description="The first frame of every window of a film: enhance them with any model as one short clip, "
+            description="The first frame of every window of a video: enhance them with any model as one short clip, "
             "then send them as a list through a conditioning node into Window Conditioning.",
-            search_aliases=["key frames", "windows"],
-            inputs=[film_input("The film, as IMAGE or FRAME_STREAM."), *window_inputs(*WINDOWS)],
+            search_aliases=["keyframes", "windows"],
+            inputs=[video_input("The video, as IMAGE or FRAME_STREAM."), *window_inputs(*WINDOWS)],
             outputs=[
-                io.Image.Output(display_name="key_frames", tooltip="One frame per window, as a batch."),
+                io.Image.Output(display_name="keyframes", tooltip="One frame per window, as a batch."),
                 io.Image.Output(display_name="list", is_output_list=True, tooltip="The same, one by one."),
                 io.Int.Output(display_name="count", tooltip="Number of windows."),
             ],
@@ -262,7 +262,7 @@ class PickKeyFrames(io.ComfyNode):
     @classmethod
     def execute(cls, frames, window, overlap):
         stream = as_stream(frames, 24.0)
-        picked = [stream.read(frame, frame + 1) for frame in key_frames(plan_windows(len(stream), window, overlap))]
+        picked = [stream.read(frame, frame + 1) for frame in keyframes(plan_windows(len(stream), window, overlap))]
         return io.NodeOutput(torch.cat(picked), picked, len(picked))
 
 
@@ -275,12 +275,12 @@ class EnhancerConditioning(io.ComfyNode):
             node_id="StreamingT2VEnhancerConditioning",
             display_name="Enhancer Conditioning",
             category=CATEGORY,
-            description="What I2VGen-XL is told: prompts, a picture and a frame rate. For sampling by hand; latents "
+            description="What I2VGen-XL is told: prompts, a image and a frame rate. For sampling by hand; latents "
             "are those of VAE Encode, one per frame.",
             search_aliases=["i2vgenxl"],
             inputs=[
                 *model_inputs(),
-                io.Image.Input("picture", tooltip="What the clip should look like; of a batch the first."),
+                io.Image.Input("image", tooltip="What the clip should look like; of a batch the first."),
                 io.Int.Input(
                     "width", default=1280, min=64, max=8192, step=8, tooltip="Width in pixels, a multiple of 8."
                 ),
@@ -303,10 +303,10 @@ class EnhancerConditioning(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, clip, clip_vision, vae, picture, width, height, prompt, negative_prompt, model_fps):
+    def execute(cls, model, clip, clip_vision, vae, image, width, height, prompt, negative_prompt, model_fps):
         enhancer = host.Enhancer(model, clip, clip_vision, vae)
         settings = EnhanceSettings(prompt=prompt, negative_prompt=negative_prompt, fps_condition=model_fps)
-        look = to_image(to_rgb(picture[:1])[0].movedim(-1, 0))
+        look = to_image(to_rgb(image[:1])[0].movedim(-1, 0))
         return io.NodeOutput(*host.conditioning_pair(enhancer, [look], settings, Size(height, width)))
 
 
@@ -342,4 +342,4 @@ class EnhancerSigmas(io.ComfyNode):
         return io.NodeOutput(enhancer_sigmas(EnhanceSettings(steps=steps, strength=strength)))
 
 
-NODES = (LoadEnhancer, EnhanceVideo, KeyFramePass, PickKeyFrames, EnhancerConditioning, EnhancerSigmas)
+NODES = (LoadEnhancer, EnhanceVideo, KeyframePass, PickKeyframes, EnhancerConditioning, EnhancerSigmas)

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class ExtendVideo(io.ComfyNode):
-    """The beginning of a film from any video: its last frames, an anchor, and itself at the film's size and rate."""
+    """The beginning of a video from any video: its last frames, an anchor, and itself at the video's size and rate."""
 
     @classmethod
     def define_schema(cls):
@@ -47,7 +47,7 @@ class ExtendVideo(io.ComfyNode):
                     default=0,
                     min=-1_000_000,
                     max=1_000_000,
-                    tooltip="Frame of your video, from 0, that the film keeps looking like; negative counts from the "
+                    tooltip="Frame of your video, from 0, that the video keeps looking like; negative counts from the "
                     "end, -1 is the last. Choose one that shows what matters.",
                 ),
                 io.Float.Input(
@@ -56,11 +56,12 @@ class ExtendVideo(io.ComfyNode):
                     min=0.0,
                     max=240.0,
                     step=0.1,
-                    tooltip="Frames per second of the film, the pace the model moves at; frames of your video are left "
+                    tooltip="Frames per second of the video, the pace the model moves at; frames of your video are "
+                    "left "
                     "out or repeated to suit. 0: as your video.",
                 ),
-                io.Int.Input("width", default=1024, min=16, max=8192, step=8, tooltip="Width of the film in pixels."),
-                io.Int.Input("height", default=576, min=16, max=8192, step=8, tooltip="Height of the film in pixels."),
+                io.Int.Input("width", default=1024, min=16, max=8192, step=8, tooltip="Width of the video in pixels."),
+                io.Int.Input("height", default=576, min=16, max=8192, step=8, tooltip="Height of the video in pixels."),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
@@ -73,7 +74,9 @@ class ExtendVideo(io.ComfyNode):
                 io.Image.Output(display_name="first_clip", tooltip="Its last frames, for Stream Sampler."),
                 io.Image.Output(display_name="anchor", tooltip="The anchor, for Stream Sampler."),
                 FrameStream.Output(display_name="frames", tooltip="All of your video, adapted, for Join Streams."),
-                io.Int.Output(display_name="num_frames", tooltip="Frames of Stream Sampler's film: tail and new ones."),
+                io.Int.Output(
+                    display_name="num_frames", tooltip="Frames of Stream Sampler's video: tail and new ones."
+                ),
                 io.Int.Output(
                     display_name="tail_frames", tooltip="Frames that both have: start of Trim Stream, before joining."
                 ),
@@ -89,8 +92,8 @@ class ExtendVideo(io.ComfyNode):
     @classmethod
     def execute(cls, frames, new_frames, tail_frames, anchor_frame, fps, width, height, fit):
         source = as_stream(frames, fps or 24.0)
-        film = AdaptedFrames(source, height, width, fps or source.fps, fit)
-        tail = min(tail_frames, len(film))
+        video = AdaptedFrames(source, height, width, fps or source.fps, fit)
+        tail = min(tail_frames, len(video))
         number = anchor_frame + len(source) if anchor_frame < 0 else anchor_frame
         if not 0 <= number < len(source):
             raise FrameRangeError(
@@ -99,13 +102,13 @@ class ExtendVideo(io.ComfyNode):
             )
         anchor = AdaptedFrames(source.trimmed(number, number + 1), height, width, source.fps, fit).read(0, 1)
         text = (
-            f"Your video: {film.words()} The last {tail} are continued, the anchor is frame {number} "
+            f"Your video: {video.words()} The last {tail} are continued, the anchor is frame {number} "
             f"({float(number / source.fps):.1f} s). With {new_frames} new frames it will have "
-            f"{len(film) + new_frames} frames, {float((len(film) + new_frames) / film.fps):.1f} s."
+            f"{len(video) + new_frames} frames, {float((len(video) + new_frames) / video.fps):.1f} s."
         )
         log.info("%s", text)
-        first_clip = film.read(len(film) - tail, len(film))
-        values = (first_clip, anchor, film, tail + new_frames, tail, width, height, float(film.fps), text)
+        first_clip = video.read(len(video) - tail, len(video))
+        values = (first_clip, anchor, video, tail + new_frames, tail, width, height, float(video.fps), text)
         return io.NodeOutput(*values, ui=shown_text(text, getattr(cls.hidden, "unique_id", None)))
 
 

@@ -6,7 +6,7 @@ from ..streaming_core.errors import FrameRangeError
 from ..streaming_core.frames import JoinedFrames, TensorFrames
 from .host.compat import io, schema
 from .host.progress import frames_bar
-from .host.video.streams import film_images, stream_and_sound
+from .host.video.streams import stream_and_audio, video_images
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 
@@ -26,7 +26,7 @@ class StreamFromImages(io.ComfyNode):
             search_aliases=["images to video", "frames"],
             inputs=[
                 io.Image.Input(
-                    "images", tooltip="Frames in order; one picture is a film of one frame. Alpha is dropped."
+                    "images", tooltip="Frames in order; one image is a video of one frame. Alpha is dropped."
                 ),
                 io.Float.Input(
                     "fps",
@@ -37,7 +37,7 @@ class StreamFromImages(io.ComfyNode):
                     tooltip="Frames per second, 0.001 to 1000. 23.976 and 29.97 become the exact NTSC rates.",
                 ),
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The film.")],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The video.")],
         )
 
     @classmethod
@@ -46,7 +46,7 @@ class StreamFromImages(io.ComfyNode):
 
 
 class StreamFromVideo(io.ComfyNode):
-    """A VIDEO as a stream, with its sound."""
+    """A VIDEO as a stream, with its audio."""
 
     @classmethod
     def define_schema(cls):
@@ -70,8 +70,8 @@ class StreamFromVideo(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FrameStream.Output(display_name="frames", tooltip="The film."),
-                io.Audio.Output(display_name="audio", tooltip="Its sound, for Save Stream; nothing if it has none."),
+                FrameStream.Output(display_name="frames", tooltip="The video."),
+                io.Audio.Output(display_name="audio", tooltip="Its audio, for Save Stream; nothing if it has none."),
                 io.Int.Output(display_name="num_frames", tooltip="Number of frames of the stream."),
                 io.Float.Output(display_name="fps", tooltip="Frames per second of the stream."),
             ],
@@ -79,7 +79,7 @@ class StreamFromVideo(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, fps):
-        frames, audio = stream_and_sound(video, fps)
+        frames, audio = stream_and_audio(video, fps)
         return io.NodeOutput(frames, audio, len(frames), float(frames.fps))
 
 
@@ -93,11 +93,11 @@ class StreamToImages(io.ComfyNode):
             display_name="Stream to Images",
             category=CATEGORY,
             description="Puts all frames of a stream into memory as an image batch, for nodes that want images. "
-            "Refuses films that do not fit.",
+            "Refuses videos that do not fit.",
             search_aliases=["video to images", "frames", "collect"],
             inputs=[
                 FrameStream.Input(
-                    "frames", tooltip="The film; every frame needs 12 bytes per pixel: 11 MB at 1280x720."
+                    "frames", tooltip="The video; every frame needs 12 bytes per pixel: 11 MB at 1280x720."
                 )
             ],
             outputs=[
@@ -108,12 +108,12 @@ class StreamToImages(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames):
-        way_out = "take a part of the film with Trim Stream, or use Save Stream, which needs no memory"
-        return io.NodeOutput(film_images(frames, way_out, frames_bar(frames)), float(frames.fps))
+        way_out = "take a part of the video with Trim Stream, or use Save Stream, which needs no memory"
+        return io.NodeOutput(video_images(frames, way_out, frames_bar(frames)), float(frames.fps))
 
 
 class TrimStream(io.ComfyNode):
-    """A part of a film."""
+    """A part of a video."""
 
     @classmethod
     def define_schema(cls):
@@ -121,10 +121,10 @@ class TrimStream(io.ComfyNode):
             node_id="StreamingT2VTrimStream",
             display_name="Trim Stream",
             category=CATEGORY,
-            description="Takes a part of a film. Nothing is read or made for the rest.",
+            description="Takes a part of a video. Nothing is read or made for the rest.",
             search_aliases=["cut video", "video slice", "split"],
             inputs=[
-                FrameStream.Input("frames", tooltip="The film."),
+                FrameStream.Input("frames", tooltip="The video."),
                 io.Int.Input(
                     "start",
                     default=0,
@@ -147,13 +147,13 @@ class TrimStream(io.ComfyNode):
         if not 0 <= first < stop <= total:
             wanted = f"{length} frames from frame {start} on" if length else f"all frames from frame {start} on"
             raise FrameRangeError(
-                f"{wanted} were asked for, the film has {total} (0 to {total - 1}); choose a start and length within it"
+                f"{wanted} were asked for, the video has {total} (0 to {total - 1}); choose a part within it"
             )
         return io.NodeOutput(frames.trimmed(first, stop))
 
 
 class JoinStreams(io.ComfyNode):
-    """Films one after the other."""
+    """Videos one after the other."""
 
     @classmethod
     def define_schema(cls):
@@ -165,7 +165,7 @@ class JoinStreams(io.ComfyNode):
             node_id="StreamingT2VJoinStreams",
             display_name="Join Streams",
             category=CATEGORY,
-            description="Puts films one after the other; chain several of these for more than four. All parts need one "
+            description="Puts videos one after the other; chain several of these for more than four. All need one "
             "size and one frame rate.",
             search_aliases=["concatenate video", "append video", "merge"],
             inputs=[
@@ -173,7 +173,7 @@ class JoinStreams(io.ComfyNode):
                 FrameStream.Input("frames_2", tooltip="Second part."),
                 *more,
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The whole film.")],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The whole video.")],
         )
 
     @classmethod

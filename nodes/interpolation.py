@@ -1,4 +1,4 @@
-"""Nodes of frame interpolation: EMA-VFI, and films with more frames by any interpolation model."""
+"""Nodes of frame interpolation: EMA-VFI, and videos with more frames by any interpolation model."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ class InterpolateStream(io.ComfyNode):
             node_id="StreamingT2VInterpolateStream",
             display_name="Interpolate Stream",
             category=CATEGORY,
-            description="Brings a film to an exact length or frame rate. Frames are made pair by pair while another "
-            "node reads them (Save Stream shows the progress), so a film of any length fits into memory.",
-            search_aliases=["frame interpolation", "fps", "slow motion", "rife", "film", "ema-vfi"],
+            description="Brings a video to an exact length or frame rate. Frames are made pair by pair while another "
+            "node reads them (Save Stream shows the progress), so a video of any length fits into memory.",
+            search_aliases=["frame interpolation", "fps", "slow motion", "rife", "video", "ema-vfi"],
             inputs=[
-                FrameStream.Input("frames", tooltip="The film."),
+                FrameStream.Input("frames", tooltip="The video."),
                 InterpModel.Input(
                     "interp_model", tooltip="Of Load EMA-VFI, or of ComfyUI's own Load Frame Interpolation Model."
                 ),
@@ -146,7 +146,7 @@ class InterpolateStream(io.ComfyNode):
                     max=1000.0,
                     step=0.001,
                     tooltip="Frames per second of the result. For target frame rate it decides the number of frames; "
-                    "for the others only how fast they are shown: 0 keeps the film's speed (official doubling: 24).",
+                    "for the others only how fast they are shown: 0 keeps the video's speed (official doubling: 24).",
                 ),
                 io.Float.Input(
                     "scene_cut_threshold",
@@ -158,7 +158,7 @@ class InterpolateStream(io.ComfyNode):
                     "smeared: 0.5 usual, higher finds fewer cuts, 0 none at all. official doubling ignores it.",
                 ),
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The interpolated film, made when read.")],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The interpolated video, made when read.")],
         )
 
     @classmethod

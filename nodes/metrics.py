@@ -26,12 +26,12 @@ OpticalFlow = io.Custom("OPTICAL_FLOW")
 ensure_folder()
 
 
-def film_inputs() -> list:
+def video_inputs() -> list:
     return [
         io.MultiType.Input(
             "frames",
             types=[FrameStream, io.Video, io.Image],
-            tooltip="The film: a stream or a video file of any length is read in slices; images are in memory already.",
+            tooltip="The video. A stream or a video file of any length is read in slices; images are in memory.",
         ),
     ]
 
@@ -100,12 +100,12 @@ class MeasureMawe(io.ComfyNode):
             "of motion. Low is good. Exactly the official measure: RAFT-large at 720x720.",
             search_aliases=["warp error", "temporal consistency", "video quality"],
             inputs=[
-                *film_inputs(),
+                *video_inputs(),
                 OpticalFlow.Input("optical_flow", tooltip="RAFT-large of Load RAFT or Load Optical Flow Model."),
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="mawe", tooltip="Mean over all pairs that move; not made when the film stands still."
+                    display_name="mawe", tooltip="Mean over all pairs that move; not made when the video stands still."
                 ),
                 io.Boolean.Output(display_name="is_still", tooltip="True when nothing moves: MAWE then has no value."),
                 io.String.Output(display_name="text", tooltip="The value in words, with the number of still pairs."),
@@ -122,7 +122,7 @@ class MeasureMawe(io.ComfyNode):
 
 
 class VideoReport(io.ComfyNode):
-    """Every measure, as picture, text and files."""
+    """Every measure, as image, text and files."""
 
     @classmethod
     def define_schema(cls):
@@ -130,11 +130,11 @@ class VideoReport(io.ComfyNode):
             node_id="StreamingT2VVideoReport",
             display_name="Video Report",
             category=CATEGORY,
-            description="Measures a film of any length: scene cuts, colour drift, seams between chunks, stagnation, "
+            description="Measures a video of any length: scene cuts, color drift, seams between chunks, stagnation, "
             "and with models MAWE and CLIP scores. Shows curves over time and writes PNG, text, JSON and CSV files.",
-            search_aliases=["video quality", "scene cuts", "colour drift", "clip score", "evaluate video", "mawe"],
+            search_aliases=["video quality", "scene cuts", "color drift", "clip score", "evaluate video", "mawe"],
             inputs=[
-                *film_inputs(),
+                *video_inputs(),
                 io.String.Input(
                     "chunks",
                     default="",
@@ -145,7 +145,7 @@ class VideoReport(io.ComfyNode):
                     "text",
                     default="",
                     multiline=True,
-                    tooltip="What the film should show, for the text score; needs clip and clip_vision of one CLIP.",
+                    tooltip="What the video should show, for the text score; needs clip and clip_vision of one CLIP.",
                 ),
                 fps_input(),
                 io.String.Input(
@@ -173,11 +173,11 @@ class VideoReport(io.ComfyNode):
                 io.Image.Input(
                     "anchor",
                     optional=True,
-                    tooltip="Picture the film should keep looking like. Without it, the first frame of the film.",
+                    tooltip="Image the video should keep looking like. Without it, the first frame of the video.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="picture", tooltip="Curves over time with chunk boundaries and cuts."),
+                io.Image.Output(display_name="image", tooltip="Curves over time with chunk boundaries and cuts."),
                 io.String.Output(display_name="text", tooltip="The report as a table."),
                 io.String.Output(display_name="json", tooltip="Everything measured, every curve included, as JSON."),
             ],

@@ -52,7 +52,7 @@ class LoadStreamingModelscope(io.ComfyNode):
                 io.Model.Output(display_name="model", tooltip="Video model; works with any sampler by itself."),
                 io.Clip.Output(display_name="clip", tooltip="Text encoder."),
                 io.ClipVision.Output(display_name="clip_vision", tooltip="OpenCLIP image tower, for APM."),
-                io.Vae.Output(display_name="vae", tooltip="VAE; frames are a batch of pictures to it."),
+                io.Vae.Output(display_name="vae", tooltip="VAE; frames are a batch of images to it."),
                 StreamingCam.Output(display_name="cam", tooltip="Short-term memory that continues control frames."),
                 StreamingApm.Output(display_name="apm", tooltip="Long-term memory that keeps an anchor's looks."),
             ],
@@ -99,7 +99,7 @@ class LoadModelscopeT2V(io.ComfyNode):
 
 
 class ApmAnchorEncode(io.ComfyNode):
-    """Long-term memory: what the film keeps looking like, as conditioning."""
+    """Long-term memory: what the video keeps looking like, as conditioning."""
 
     @classmethod
     def define_schema(cls):
@@ -107,18 +107,18 @@ class ApmAnchorEncode(io.ComfyNode):
             node_id="StreamingT2VApmAnchorEncode",
             display_name="APM Anchor Encode",
             category=CATEGORY,
-            description="Adds anchor pictures to the text, so that what is made keeps their looks.",
+            description="Adds anchor images to the text, so that what is made keeps their looks.",
             search_aliases=["appearance preservation", "long-term memory", "image prompt"],
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower of the checkpoint."),
                 StreamingApm.Input("apm", tooltip="APM of the checkpoint."),
                 io.Image.Input(
                     "anchor",
-                    tooltip="Pictures to keep looking like, any size; officially the film's first frame. Several are "
+                    tooltip="Images to keep looking like, any size; officially the video's first frame. Several are "
                     "averaged.",
                 ),
                 io.Conditioning.Input("positive", tooltip="Prompt, from the checkpoint's CLIP."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt; it officially sees a grey picture."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt; it officially sees a gray image."),
                 io.Float.Input(
                     "weight",
                     default=1.0,
@@ -130,7 +130,7 @@ class ApmAnchorEncode(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="Text with the anchor."),
-                io.Conditioning.Output(display_name="negative", tooltip="Text with the grey picture."),
+                io.Conditioning.Output(display_name="negative", tooltip="Text with the gray image."),
             ],
         )
 
@@ -183,7 +183,7 @@ class ChunkPromptsNode(io.ComfyNode):
             node_id="StreamingT2VChunkPrompts",
             display_name="Chunk Prompts",
             category=PACK_CATEGORY,
-            description="A prompt for every chunk of a film: what happens first, what then.",
+            description="A prompt for every chunk of a video: what happens first, what then.",
             search_aliases=["prompt schedule", "prompt travel"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Text encoder of the video model."),
@@ -221,9 +221,9 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                 StreamingCam.Input("cam", tooltip="CAM of the same file."),
                 io.Vae.Input("vae", tooltip="VAE of the same file."),
                 io.Conditioning.Input("negative", tooltip="Negative prompt; officially empty."),
-                io.Conditioning.Input("positive", optional=True, tooltip="One prompt for the whole film."),
+                io.Conditioning.Input("positive", optional=True, tooltip="One prompt for the whole video."),
                 ChunkPrompts.Input("prompts", optional=True, tooltip="A prompt per chunk, instead of positive."),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="OpenCLIP image tower; used once per film."),
+                io.ClipVision.Input("clip_vision", optional=True, tooltip="OpenCLIP image tower; used once per video."),
                 StreamingApm.Input(
                     "apm", optional=True, tooltip="APM of the same file. Unconnected: no memory of the anchor."
                 ),
@@ -295,7 +295,9 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
         clip=None,
     ):
         if prompts is None and positive is None and clip is None:
-            raise SettingsError("a film needs a prompt; connect positive or prompts, or clip for those of a Chunk Plan")
+            raise SettingsError(
+                "a video needs a prompt; connect positive or prompts, or clip for those of a Chunk Plan"
+            )
         if (clip_vision is None) != (apm is None):
             raise SettingsError("APM needs clip_vision and apm together; connect both, or neither to go without")
         official = modelscope.official_sampling(steps, cfg)

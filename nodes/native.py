@@ -56,7 +56,7 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
                     max=2.0,
                     step=0.01,
                     tooltip="Noise on the held latents that the model sees, as a share of their size. 0: held exactly. "
-                    "0.05 to 0.2 makes it trust them less, against drift; LVDM, trained for it, uses 0.45. The film "
+                    "0.05 to 0.2 makes it trust them less, against drift; LVDM, trained for it, uses 0.45. The video "
                     "keeps the clean ones. Costs nothing.",
                 ),
                 io.Float.Input(
@@ -84,7 +84,7 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
                     "1.5.",
                 ),
             ],
-            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Start Film.")],
+            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Start Video.")],
         )
 
     @classmethod

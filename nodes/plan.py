@@ -1,10 +1,10 @@
-"""Chunk Plan: length, chunks, seeds, prompts and strengths of a film in one wire."""
+"""Chunk Plan: length, chunks, seeds, prompts and strengths of a video in one wire."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from ..streaming_core.loop.plan import FilmPlan
+from ..streaming_core.loop.plan import VideoPlan
 from ..streaming_core.loop.script import MAX_SEED, Script, parse_cues, parse_numbers
 from .host.compat import io, schema
 from .host.page import shown_text
@@ -15,7 +15,7 @@ MAX_STRENGTH = 4.0
 
 
 class ChunkPlanNode(io.ComfyNode):
-    """Widgets and texts to a film plan, and the plan as a table."""
+    """Widgets and texts to a video plan, and the plan as a table."""
 
     @classmethod
     def define_schema(cls):
@@ -23,8 +23,8 @@ class ChunkPlanNode(io.ComfyNode):
             node_id="StreamingT2VChunkPlan",
             display_name="Chunk Plan",
             category=CATEGORY,
-            description="Plans a film: its length, its chunks, and what differs from chunk to chunk. Shows the plan as "
-            "a table. Connect it to Stream Sampler or Start Film.",
+            description="Plans a video: its length, its chunks, and what differs from chunk to chunk. Shows it as "
+            "a table. Connect it to Stream Sampler or Start Video.",
             search_aliases=["prompt schedule", "prompt travel", "long video plan"],
             inputs=[
                 io.Int.Input(
@@ -32,7 +32,7 @@ class ChunkPlanNode(io.ComfyNode):
                     default=100,
                     min=1,
                     max=1_000_000,
-                    tooltip="Length of the film in frames; met exactly. Unused when seconds is above 0.",
+                    tooltip="Length of the video in frames; met exactly. Unused when seconds is above 0.",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -48,7 +48,7 @@ class ChunkPlanNode(io.ComfyNode):
                     min=0.1,
                     max=240.0,
                     step=0.1,
-                    tooltip="Frames per second of the film; seconds and times in the prompts are counted in it.",
+                    tooltip="Frames per second of the video; seconds and times in the prompts are counted in it.",
                 ),
                 io.Int.Input(
                     "chunk_frames",
@@ -63,7 +63,7 @@ class ChunkPlanNode(io.ComfyNode):
                     default=7,
                     min=1,
                     max=4095,
-                    tooltip="Frames of the film that each chunk re-creates and continues, below chunk_frames. "
+                    tooltip="Frames of the video that each chunk re-creates and continues, below chunk_frames. "
                     "Official: 7 for StreamingSVD, 8 for StreamingModelscope.",
                 ),
                 io.String.Input(
@@ -87,7 +87,7 @@ class ChunkPlanNode(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="Seed of the film, 0 to 2^64 - 1.",
+                    tooltip="Seed of the video, 0 to 2^64 - 1.",
                 ),
                 io.String.Input(
                     "seeds",
@@ -109,7 +109,7 @@ class ChunkPlanNode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ChunkPlan.Output(display_name="plan", tooltip="For Stream Sampler, Start Film and Preflight."),
+                ChunkPlan.Output(display_name="plan", tooltip="For Stream Sampler, Start Video and Preflight."),
                 io.String.Output(display_name="table", tooltip="Every chunk with its frames, times, seed and prompt."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -141,7 +141,7 @@ class ChunkPlanNode(io.ComfyNode):
             fps=fps,
         )
         length = max(1, round(Fraction(seconds) * fps)) if seconds else num_frames
-        plan = FilmPlan(length, chunk_frames, overlap_frames, seed, fps, script)
+        plan = VideoPlan(length, chunk_frames, overlap_frames, seed, fps, script)
         table = plan.table()
         return io.NodeOutput(plan, table, ui=shown_text(table, cls.hidden.unique_id))
 

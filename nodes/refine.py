@@ -1,8 +1,8 @@
-"""Node of the refinement stage: MS-Vid2Vid on a film of any length."""
+"""Node of the refinement stage: MS-Vid2Vid on a video of any length."""
 
 from __future__ import annotations
 
-from .forms import film_input, film_outputs, image_fps_input, images_result, seed_input, stream_result, window_inputs
+from .forms import image_fps_input, images_result, seed_input, stream_result, video_input, video_outputs, window_inputs
 from .host.compat import io, schema
 from .host.enhance import refine
 from .host.video.streams import as_stream
@@ -21,7 +21,7 @@ class RefineVideo(io.ComfyNode):
             node_id="StreamingT2VRefineVideo",
             display_name="Refine Video (MS-Vid2Vid)",
             category=CATEGORY,
-            description="Sharpens and enlarges a film of any length with MS-Vid2Vid in overlapping windows with "
+            description="Sharpens and enlarges a video of any length with MS-Vid2Vid in overlapping windows with "
             "randomized blending. As many frames come out as went in, without black bars.",
             search_aliases=["streamingt2v", "upscale video", "video enhancer", "modelscope", "vid2vid"],
             inputs=[
@@ -29,10 +29,10 @@ class RefineVideo(io.ComfyNode):
                 io.Vae.Input("vae", tooltip="Stable Diffusion image VAE, that of SD 2.1 officially."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The film's prompt with a comma behind it (official), from the text encoder of SD 2.1.",
+                    tooltip="The video's prompt with a comma behind it (official), from the text encoder of SD 2.1.",
                 ),
                 io.Conditioning.Input("negative", tooltip="What the result should not be; officially empty."),
-                film_input("The film: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
+                video_input("The video: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
                 io.Int.Input(
                     "width",
                     default=1280,
@@ -63,7 +63,7 @@ class RefineVideo(io.ComfyNode):
                     min=1,
                     max=998,
                     tooltip="How much noise to start from, 1 to 998 of 999; 599 is official. Lower keeps more "
-                    "of the film.",
+                    "of the video.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -86,7 +86,7 @@ class RefineVideo(io.ComfyNode):
                 seed_input(DEFAULTS.seed, "the noise and of the cuts between windows"),
                 image_fps_input(8.0),
             ],
-            outputs=film_outputs("refined"),
+            outputs=video_outputs("refined"),
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Nodes that look after runs: draw chunks anew, look into run folders, tell beforehand what a film costs."""
+"""Nodes that look after runs: draw chunks anew, look into run folders, tell beforehand what a video costs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from ..streaming_core.errors import SettingsError
 from ..streaming_core.loop.script import MAX_SEED, parse_chunk_list
 from .host.compat import io, schema, ui
 from .host.page import shown_text
-from .host.runs.films import FilmVideo, reroll_stamp
 from .host.runs.inspector import ACTIONS, act, describe, runs_stamp
 from .host.runs.preflight import preflight
 from .host.runs.reroll import SCOPES, SEED_MODES, RerollRequest, reroll
+from .host.runs.videos import RunVideo, reroll_stamp
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream
 
 
@@ -63,9 +63,9 @@ class RerollChunks(io.ComfyNode):
                 ),
             ],
             outputs=[
-                FrameStream.Output(display_name="frames", tooltip="Handle to the whole film as it is now."),
+                FrameStream.Output(display_name="frames", tooltip="Handle to the whole video as it is now."),
                 io.Video.Output(
-                    display_name="video", tooltip="The film, for Save Video; encoded only when another node uses it."
+                    display_name="video", tooltip="The video, for Save Video; encoded only when another node uses it."
                 ),
             ],
         )
@@ -78,7 +78,7 @@ class RerollChunks(io.ComfyNode):
     def execute(cls, chunk_sampler, run_name, chunks, seed_mode, seed, scope, frames=None):
         request = RerollRequest(parse_chunk_list(chunks), seed_mode, seed, scope)
         stream = reroll(chunk_sampler, run_name if frames is None else run_of(frames), request)
-        return io.NodeOutput(stream, FilmVideo(stream))
+        return io.NodeOutput(stream, RunVideo(stream))
 
 
 class RunInspector(io.ComfyNode):
@@ -90,7 +90,7 @@ class RunInspector(io.ComfyNode):
             node_id="StreamingT2VRunInspector",
             display_name="Run Inspector",
             category=CATEGORY,
-            description="Shows the runs on disk, or the chunks of one, with pictures, seeds, status and sizes. Chooses "
+            description="Shows the runs on disk, or the chunks of one, with images, seeds, status and sizes. Chooses "
             "older drawings, sets damaged chunks aside, and deletes what you confirm.",
             search_aliases=["list runs", "delete run", "resume"],
             inputs=[
@@ -121,7 +121,7 @@ class RunInspector(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="sheet", tooltip="A picture of every run or chunk, with words."),
+                io.Image.Output(display_name="sheet", tooltip="A image of every run or chunk, with words."),
                 io.String.Output(display_name="text", tooltip="One line per run or chunk."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -143,7 +143,7 @@ class RunInspector(io.ComfyNode):
 
 
 class Preflight(io.ComfyNode):
-    """What a film will cost, before it costs anything."""
+    """What a video will cost, before it costs anything."""
 
     @classmethod
     def define_schema(cls):
@@ -151,12 +151,12 @@ class Preflight(io.ComfyNode):
             node_id="StreamingT2VPreflight",
             display_name="Preflight",
             category=CATEGORY,
-            description="Says what a film will cost before anything heavy runs: model calls, time, disk, RAM and VRAM. "
+            description="Estimates model calls, time, disk, RAM and VRAM before sampling starts. "
             "Stops the workflow with one sentence when it cannot fit.",
             search_aliases=["estimate", "memory check", "dry run"],
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made; goes on to Stream Sampler."),
-                ChunkPlan.Input("plan", tooltip="The film, of Chunk Plan; goes on to Stream Sampler."),
+                ChunkPlan.Input("plan", tooltip="The video, of Chunk Plan; goes on to Stream Sampler."),
                 io.Int.Input("width", default=1024, min=16, max=8192, step=8, tooltip="Pixels, as in Stream Sampler."),
                 io.Int.Input("height", default=576, min=16, max=8192, step=8, tooltip="Pixels, as in Stream Sampler."),
                 io.Boolean.Input(
@@ -167,8 +167,8 @@ class Preflight(io.ComfyNode):
                 ),
             ],
             outputs=[
-                ChunkSampler.Output(display_name="chunk_sampler", tooltip="Unchanged, once the film fits."),
-                ChunkPlan.Output(display_name="plan", tooltip="Unchanged, once the film fits."),
+                ChunkSampler.Output(display_name="chunk_sampler", tooltip="Unchanged, once the video fits."),
+                ChunkPlan.Output(display_name="plan", tooltip="Unchanged, once the video fits."),
                 io.String.Output(display_name="report", tooltip="The numbers, one per line."),
             ],
             hidden=[io.Hidden.unique_id],

@@ -1,4 +1,4 @@
-"""Nodes that write a film: to a video file, or to a folder of pictures."""
+"""Nodes that write a video: to a video file, or to a folder of images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ..streaming_core.errors import StreamingError
 from ..streaming_core.frames import check_quality
 from .host.compat import InputImpl, io, schema, ui
 from .host.video.audio import to_track
-from .host.video.files import encode, output_file, save_pictures, workflow_metadata
+from .host.video.files import encode, output_file, save_images, workflow_metadata
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream
 
 CATEGORY = f"{PACK_CATEGORY}/frames"
 SUFFIXES = {"h264": ".mp4", "h265": ".mp4", "av1": ".mp4", "ffv1": ".mkv"}
-SHOWN_PICTURES = 5
+SHOWN_IMAGES = 5
 
 
 def quality(codec: str, crf: float, bitrate_mbps: float) -> dict[str, float | int | None]:
@@ -22,9 +22,9 @@ def quality(codec: str, crf: float, bitrate_mbps: float) -> dict[str, float | in
     return {"crf": None, "bitrate": round(bitrate_mbps * 1e6)} if bitrate_mbps else {"crf": crf, "bitrate": None}
 
 
-def film_inputs(default_prefix: str) -> list:
+def video_inputs(default_prefix: str) -> list:
     return [
-        FrameStream.Input("frames", tooltip="The film; its own frame rate is used."),
+        FrameStream.Input("frames", tooltip="The video; its own frame rate is used."),
         io.String.Input(
             "filename_prefix",
             default=default_prefix,
@@ -34,7 +34,7 @@ def film_inputs(default_prefix: str) -> list:
 
 
 class SaveStream(io.ComfyNode):
-    """A stream to a video file, without ever holding the film."""
+    """A stream to a video file, without ever holding the video."""
 
     @classmethod
     def define_schema(cls):
@@ -46,7 +46,7 @@ class SaveStream(io.ComfyNode):
             "when it is complete; Cancel leaves none.",
             search_aliases=["save video", "export video", "mp4"],
             inputs=[
-                *film_inputs("video/StreamingT2V"),
+                *video_inputs("video/StreamingT2V"),
                 io.Combo.Input(
                     "codec",
                     options=list(SUFFIXES),
@@ -74,7 +74,7 @@ class SaveStream(io.ComfyNode):
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="Sound from any node; cut, or padded with silence, to the length of the film.",
+                    tooltip="Audio from any node; cut, or padded with silence, to the length of the video.",
                 ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file, for other video nodes.")],
@@ -84,7 +84,7 @@ class SaveStream(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, codec=None, crf=None, bitrate_mbps=None):
-        """Refuse a quality that the codec does not have now, not when the film has been made."""
+        """Refuse a quality that the codec does not have now, not when the video has been made."""
         if None in (codec, crf, bitrate_mbps):
             return True  # linked: known later
         try:
@@ -95,16 +95,16 @@ class SaveStream(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames, filename_prefix, codec, crf, bitrate_mbps, audio=None):
-        sound = to_track(audio)
+        audio = to_track(audio)
         path, subfolder = output_file(filename_prefix, SUFFIXES[codec], frames.width, frames.height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        encode(frames, path, codec, metadata, audio=sound, **quality(codec, crf, bitrate_mbps))
+        encode(frames, path, codec, metadata, audio=audio, **quality(codec, crf, bitrate_mbps))
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
 
 class SaveStreamAsPngs(io.ComfyNode):
-    """A stream to a folder of pictures."""
+    """A stream to a folder of images."""
 
     @classmethod
     def define_schema(cls):
@@ -116,13 +116,13 @@ class SaveStreamAsPngs(io.ComfyNode):
             "editing programs. The folder appears when it is complete; Cancel leaves none.",
             search_aliases=["save images", "image sequence", "export frames", "png"],
             inputs=[
-                *film_inputs("frames/StreamingT2V"),
+                *video_inputs("frames/StreamingT2V"),
                 io.Int.Input(
                     "compress_level",
                     default=4,
                     min=0,
                     max=9,
-                    tooltip="PNG compression, 0 (fast, large) to 9 (slow, small); the pictures are the same.",
+                    tooltip="PNG compression, 0 (fast, large) to 9 (slow, small); the images are the same.",
                 ),
             ],
             outputs=[io.String.Output(display_name="folder", tooltip="Path of the folder.")],
@@ -133,10 +133,10 @@ class SaveStreamAsPngs(io.ComfyNode):
     @classmethod
     def execute(cls, frames, filename_prefix, compress_level):
         folder, subfolder = output_file(filename_prefix, "", frames.width, frames.height)
-        names = save_pictures(
+        names = save_images(
             frames, folder, compress_level, workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         )
-        picked = sorted({round(step * (len(names) - 1) / (SHOWN_PICTURES - 1)) for step in range(SHOWN_PICTURES)})
+        picked = sorted({round(step * (len(names) - 1) / (SHOWN_IMAGES - 1)) for step in range(SHOWN_IMAGES)})
         inside = f"{subfolder}/{folder.name}" if subfolder else folder.name
         shown = [ui.SavedResult(names[number], inside, io.FolderType.output) for number in picked]
         return io.NodeOutput(str(folder), ui={"images": shown})

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from ..streaming_core.frames.fitting import FITS
-from ..streaming_core.loop.state import continue_film
+from ..streaming_core.loop.state import continue_video
 from .host.compat import blocked, io, schema
 from .host.pixels import core_to_images
 from .host.progress import StepProgress
-from .host.runs.films import FilmRequest, FilmVideo, begin_film, make_film, reroll_stamp
-from .host.video.streams import film_images
-from .types import CATEGORY, ChunkPlan, ChunkSampler, FilmState, FrameStream
+from .host.runs.videos import RunVideo, VideoRequest, begin_video, make_video, reroll_stamp
+from .host.video.streams import video_images
+from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream, VideoState
 
 
-def film_inputs() -> list:
-    """What a film shall be; the same widgets, defaults and words wherever they appear."""
+def video_inputs() -> list:
+    """What a video shall be; the same widgets, defaults and words wherever they appear."""
     return [
         io.Int.Input(
-            "num_frames", default=100, min=1, max=1_000_000, tooltip="Length of the film in frames; met exactly."
+            "num_frames", default=100, min=1, max=1_000_000, tooltip="Length of the video in frames; met exactly."
         ),
         io.Int.Input(
             "chunk_frames",
@@ -31,7 +31,7 @@ def film_inputs() -> list:
             default=7,
             min=1,
             max=4095,
-            tooltip="Frames of the film that each chunk re-creates and continues, below chunk_frames; 7 is official.",
+            tooltip="Frames of the video that each chunk re-creates and continues, below chunk_frames; 7 is official.",
         ),
         io.Int.Input(
             "width", default=1024, min=16, max=8192, step=8, tooltip="Pixels, multiple of 64; 1024 is official."
@@ -43,7 +43,7 @@ def film_inputs() -> list:
             "fit",
             options=list(FITS),
             default="crop",
-            tooltip="How pictures of another shape are brought to that size: crop fills it and cuts the rest, pad "
+            tooltip="How images of another shape are brought to that size: crop fills it and cuts the rest, pad "
             "repeats the border, stretch ignores the shape.",
         ),
         io.Int.Input(
@@ -51,7 +51,7 @@ def film_inputs() -> list:
             default=6,
             min=0,
             max=4095,
-            tooltip="Frame of the first clip, from 0, that the whole film keeps looking like; 6 is official.",
+            tooltip="Frame of the first clip, from 0, that the whole video keeps looking like; 6 is official.",
         ),
         io.Int.Input(
             "seed",
@@ -59,20 +59,18 @@ def film_inputs() -> list:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of all noise, 0 to 2^64 - 1. Chunk k depends on the seed and k only, so a longer film begins "
+            tooltip="Seed of all noise, 0 to 2^64 - 1. Chunk k depends on the seed and k only: a longer video begins "
             "like a shorter one.",
         ),
         io.Image.Input(
-            "start_image", optional=True, tooltip="Picture the first clip is made from; of a batch the first."
+            "start_image", optional=True, tooltip="Image the first clip is made from; of a batch the first."
         ),
         io.Image.Input(
             "first_clip",
             optional=True,
             tooltip="Frames to continue instead, at least overlap_frames of them: from any workflow or your own video.",
         ),
-        io.Image.Input(
-            "anchor", optional=True, tooltip="Picture the film keeps looking like, instead of anchor_frame."
-        ),
+        io.Image.Input("anchor", optional=True, tooltip="Image the video keeps looking like, instead of anchor_frame."),
     ]
 
 
@@ -86,28 +84,28 @@ def plan_input() -> io.Input:
     )
 
 
-class StartFilm(io.ComfyNode):
+class StartVideo(io.ComfyNode):
     """The first clip and the state that Stream Chunk continues."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VStartFilm",
-            display_name="Start Film",
+            node_id="StreamingT2VStartVideo",
+            display_name="Start Video",
             category=CATEGORY,
-            description="Makes or takes the first clip of a film that Stream Chunk continues step by step.",
-            inputs=[ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."), *film_inputs(), plan_input()],
+            description="Makes or takes the first clip of a video that Stream Chunk continues step by step.",
+            inputs=[ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."), *video_inputs(), plan_input()],
             outputs=[
-                FilmState.Output(display_name="state", tooltip="For Stream Chunk."),
+                VideoState.Output(display_name="state", tooltip="For Stream Chunk."),
                 io.Image.Output(display_name="frames", tooltip="The first clip."),
             ],
         )
 
     @classmethod
     def execute(cls, chunk_sampler, **request):
-        request = FilmRequest.of(**request)
+        request = VideoRequest.of(**request)
         steps = chunk_sampler.steps(request.plan().chunk(0)) if request.first_clip is None else 1
-        state, first = begin_film(chunk_sampler.with_progress(StepProgress(steps)), request)
+        state, first = begin_video(chunk_sampler.with_progress(StepProgress(steps)), request)
         return io.NodeOutput(state, core_to_images(first)[: request.num_frames])
 
 
@@ -120,15 +118,15 @@ class StreamChunk(io.ComfyNode):
             node_id="StreamingT2VStreamChunk",
             display_name="Stream Chunk",
             category=CATEGORY,
-            description="Makes the next chunk of a film. Put it into a loop, or chain several.",
+            description="Makes the next chunk of a video. Put it into a loop, or chain several.",
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made; may differ from chunk to chunk."),
-                FilmState.Input("state", tooltip="Of Start Film or the Stream Chunk before."),
+                VideoState.Input("state", tooltip="Of Start Video or the Stream Chunk before."),
             ],
             outputs=[
-                FilmState.Output(display_name="state", tooltip="For the next Stream Chunk."),
+                VideoState.Output(display_name="state", tooltip="For the next Stream Chunk."),
                 io.Image.Output(display_name="frames", tooltip="The new frames only."),
-                io.Boolean.Output(display_name="is_complete", tooltip="True when the film has all its frames."),
+                io.Boolean.Output(display_name="is_complete", tooltip="True when the video has all its frames."),
             ],
         )
 
@@ -136,7 +134,7 @@ class StreamChunk(io.ComfyNode):
     def execute(cls, chunk_sampler, state):
         chunk = state.next_chunk
         sampler = chunk_sampler.with_progress(StepProgress(chunk_sampler.steps(chunk)))
-        state, frames = continue_film(state, sampler)
+        state, frames = continue_video(state, sampler)
         return io.NodeOutput(state, core_to_images(frames[: chunk.new_frames]), state.is_complete)
 
 
@@ -149,17 +147,17 @@ class StreamSampler(io.ComfyNode):
             node_id="StreamingT2VStreamSampler",
             display_name="Stream Sampler",
             category=CATEGORY,
-            description="Makes a film of any length chunk by chunk, in constant memory. Chunks are kept on disk: "
+            description="Makes a video of any length chunk by chunk, in constant memory. Chunks are kept on disk: "
             "after Cancel or a crash the same settings go on where they stopped.",
             search_aliases=["streamingt2v", "long video", "extend video", "video loop"],
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."),
-                *film_inputs(),
+                *video_inputs(),
                 io.String.Input(
                     "run_name",
                     default="",
                     tooltip="Folder below output/streaming_runs that keeps the chunks. Empty: a name made from the "
-                    "settings, so the same film is found again.",
+                    "settings, so the same video is found again.",
                 ),
                 io.Float.Input(
                     "fps", default=12.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the video output."
@@ -168,14 +166,14 @@ class StreamSampler(io.ComfyNode):
                     "collect_images",
                     default=False,
                     tooltip="Also put all frames into memory for the images output: 12 bytes per pixel and frame, "
-                    "7 MB per frame at 1024x576. Leave off for long films.",
+                    "7 MB per frame at 1024x576. Leave off for long videos.",
                 ),
                 plan_input(),
             ],
             outputs=[
                 FrameStream.Output(display_name="frames", tooltip="Handle to the frames on disk, in constant memory."),
                 io.Video.Output(
-                    display_name="video", tooltip="The film, for Save Video; encoded only when another node uses it."
+                    display_name="video", tooltip="The video, for Save Video; encoded only when another node uses it."
                 ),
                 io.Image.Output(display_name="images", tooltip="All frames; needs collect_images."),
             ],
@@ -187,13 +185,13 @@ class StreamSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, chunk_sampler, run_name, fps, collect_images, plan=None, **request):
-        request = FilmRequest.of(plan, **request)
-        stream = make_film(chunk_sampler, request, run_name, fps if plan is None else plan.fps)
+        request = VideoRequest.of(plan, **request)
+        stream = make_video(chunk_sampler, request, run_name, fps if plan is None else plan.fps)
         if collect_images:
-            images = film_images(stream, "turn collect_images off and use the frames or video output")
+            images = video_images(stream, "turn collect_images off and use the frames or video output")
         else:
             images = blocked("turn on collect_images in Stream Sampler")
-        return io.NodeOutput(stream, FilmVideo(stream), images)
+        return io.NodeOutput(stream, RunVideo(stream), images)
 
 
-NODES = (StreamSampler, StartFilm, StreamChunk)
+NODES = (StreamSampler, StartVideo, StreamChunk)

@@ -116,7 +116,7 @@ class SvdAnchorEncode(io.ComfyNode):
             inputs=[
                 io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower of the checkpoint."),
                 io.Vae.Input("vae", tooltip="VAE of the checkpoint."),
-                io.Image.Input("anchor", tooltip="One picture; of a batch the first. Resized to width and height."),
+                io.Image.Input("anchor", tooltip="One image; of a batch the first. Resized to width and height."),
                 io.Int.Input(
                     "width",
                     default=1024,
@@ -171,7 +171,7 @@ class SvdAnchorEncode(io.ComfyNode):
 
 
 def fit_frame(images, height, width, how):
-    """The first picture of an IMAGE as one core frame of the given size."""
+    """The first image of an IMAGE as one core frame of the given size."""
     return fit(pixels.images_to_core(to_rgb(images[:1])), height, width, how)
 
 
@@ -215,7 +215,7 @@ class StreamingSVDChunkSampler(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="StreamingSVD's video model; LoRA and other patches are kept."),
                 StreamingCam.Input("cam", tooltip="CAM of the same file."),
-                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower; used once per film."),
+                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower; used once per video."),
                 io.Vae.Input("vae", tooltip="VAE of the same file."),
                 io.Model.Input(
                     "first_model",

@@ -9,6 +9,6 @@ StreamingApm = io.Custom("STREAMING_APM")
 ChunkSampler = io.Custom("CHUNK_SAMPLER")
 ChunkPlan = io.Custom("CHUNK_PLAN")
 ChunkPrompts = io.Custom("CHUNK_PROMPTS")
-FilmState = io.Custom("FILM_STATE")
+VideoState = io.Custom("VIDEO_STATE")
 FrameStream = io.Custom("FRAME_STREAM")
 CATEGORY = "video/StreamingT2V"

@@ -36,7 +36,7 @@ class VideoReadError(StreamingError):
 
 
 class VideoWriteError(StreamingError):
-    """A video or picture file could not be written."""
+    """A video or image file could not be written."""
 
 
 class RunFolderError(StreamingError):
@@ -60,4 +60,4 @@ class RunMismatchError(RunFolderError):
 
 
 class Cancelled(Exception):
-    """The work was cancelled on request; raised by a `check_cancel` of callers that have no exception of their own."""
+    """The work was canceled on request; raised by a `check_cancel` of callers that have no exception of their own."""

@@ -64,8 +64,8 @@ BLUEPRINTS = (
     Blueprint(
         "Image to Long Video (StreamingSVD)",
         "streamingsvd_image_to_video",
-        "A long film from one image with StreamingSVD: chunk after chunk, each going on from the one before. Finished "
-        "chunks are kept, so a film that was stopped goes on.",
+        "A long video from one image with StreamingSVD: chunk after chunk, each going on from the one before. Finished "
+        "chunks are kept, so a video that was stopped goes on.",
         ("long video", "image to video", "streamingt2v", "i2v"),
         (LOADER, "StreamingT2VStreamingSVDChunkSampler", SAMPLER),
         ((SAMPLER, "start_image", "start_image"),),
@@ -80,11 +80,11 @@ BLUEPRINTS = (
     Blueprint(
         "Enhance Long Video (Randomized Blending)",
         "enhance_video",
-        "Makes a film of any length larger and clearer in overlapping windows, whose seams fall on a new random frame "
+        "Makes a video of any length larger and clearer in overlapping windows, whose seams fall on a new random frame "
         "in every step.",
         ("upscale video", "i2vgen-xl", "refine", "streamingt2v"),
         ("StreamingT2VLoadEnhancer", "CLIPLoader", "CLIPVisionLoader", "VAELoader", ENHANCE),
-        ((ENHANCE, "frames", "frames"), (ENHANCE, "picture", "picture")),
+        ((ENHANCE, "frames", "frames"), (ENHANCE, "image", "image")),
         (
             *same_names("StreamingT2VLoadEnhancer", "unet_name"),
             *same_names("CLIPLoader", "clip_name"),
@@ -97,7 +97,7 @@ BLUEPRINTS = (
     Blueprint(
         "Interpolate and Save Long Video",
         "interpolate_video",
-        "More frames for a film of any length, pair by pair, written to a file as they are made.",
+        "More frames for a video of any length, pair by pair, written to a file as they are made.",
         ("frame interpolation", "slow motion", "fps", "ema-vfi", "streamingt2v"),
         (VFI, INTERPOLATE, SAVE),
         ((INTERPOLATE, "frames", "frames"), (SAVE, "audio", "audio")),

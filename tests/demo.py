@@ -1,13 +1,13 @@
 """`python dev.py demo --out DIR [--image FILE] [--frames N]`: the trained demo models on a real host, on the CPU.
 
-From one picture a film, through the pack's template `demo_image_to_video`; then, for comparison, eight frames of a film
+From one image a video, through the pack's template `demo_image_to_video`; then, for comparison, eight frames of a video
 that was not trained on, continued in three ways. Leaves in DIR
 
-* `film.mp4` and `contact_sheet.png`;
-* `side_by_side.png` and `.webp`, which moves: the film, with CAM, without CAM (every clip starts from the last frame
+* `video.mp4` and `contact_sheet.png`;
+* `side_by_side.png` and `.webp`, which moves: the video, with CAM, without CAM (every clip starts from the last frame
   before it), without the anchor;
-* `film.mkv`, the same frames lossless, and `frames.sha256`, one hash over them all (an H.264 encoder with more than one
-  thread now and then decides otherwise about a frame).
+* `video.mkv`, the same frames lossless, and `frames.sha256`, one hash over them all (an H.264 encoder with several
+  threads now and then decides otherwise about a frame).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CHECKPOINT = MODELS / "models" / "checkpoints" / "demo_streamingsvd.safetensors"
 INTERPOLATOR = MODELS / "models" / "frame_interpolation" / "demo_ema_vfi_t.safetensors"
 START = "demo_start.png"
 SIZE, SEED = 96, 33
-COMPARED_FILM, COMPARED_FRAMES = 2000, 33
-"""Which of the films that are held out from training; a first clip and five chunks."""
+COMPARED_VIDEO, COMPARED_FRAMES = 2000, 33
+"""Which of the videos that are held out from training; a first clip and five chunks."""
 
 
-def to_picture(frame: Tensor) -> Image.Image:
+def to_image(frame: Tensor) -> Image.Image:
     """`[3, H, W]` in 0..1."""
     return Image.fromarray((frame.movedim(0, -1) * 255).round().to(torch.uint8).numpy())
 
@@ -53,41 +53,41 @@ def contact_sheet(frames: FrameStream, columns: int = 8, width: int = 160) -> Im
     draw = ImageDraw.Draw(sheet)
     for position, number in enumerate(numbers):
         left, top = position % columns * width, position // columns * (height + 14)
-        picture = to_picture(frames.read(number, number + 1)[0].movedim(-1, 0))
-        sheet.paste(picture.resize((width, height)), (left, top))
+        image = to_image(frames.read(number, number + 1)[0].movedim(-1, 0))
+        sheet.paste(image.resize((width, height)), (left, top))
         draw.text((left + 2, top + height + 1), str(number), fill="black")
     return sheet
 
 
-def side_by_side(films: dict[str, Tensor], step: int = 2, width: int = 96) -> Image.Image:
-    """One row per film `[F, 3, H, W]`, every `step`-th frame; a line marks where each chunk begins."""
-    count = len(range(0, min(map(len, films.values())), step))
-    sheet = Image.new("RGB", (count * width, len(films) * (width + 16)), "white")
+def side_by_side(videos: dict[str, Tensor], step: int = 2, width: int = 96) -> Image.Image:
+    """One row per video `[F, 3, H, W]`, every `step`-th frame; a line marks where each chunk begins."""
+    count = len(range(0, min(map(len, videos.values())), step))
+    sheet = Image.new("RGB", (count * width, len(videos) * (width + 16)), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, (name, frames) in enumerate(films.items()):
+    for row, (name, frames) in enumerate(videos.items()):
         top = row * (width + 16)
         draw.text((2, top + 2), name, fill="black")
         for column in range(count):
             left = column * width
-            sheet.paste(to_picture(frames[column * step]).resize((width, width)), (left, top + 16))
+            sheet.paste(to_image(frames[column * step]).resize((width, width)), (left, top + 16))
     for frame in range(8, COMPARED_FRAMES, 5):
         left = round(frame / step * width)
         draw.line((left, 14, left, sheet.height), fill="white", width=2)
     return sheet
 
 
-def moving_side_by_side(films: dict[str, Tensor], width: int = 192) -> list[Image.Image]:
-    """The films next to each other, frame by frame, the first word or two of their names above."""
-    pictures = []
-    for frame in range(min(map(len, films.values()))):
-        picture = Image.new("RGB", (len(films) * (width + 4) - 4, width + 18), "white")
-        draw = ImageDraw.Draw(picture)
-        for column, (name, frames) in enumerate(films.items()):
+def moving_side_by_side(videos: dict[str, Tensor], width: int = 192) -> list[Image.Image]:
+    """The videos next to each other, frame by frame, the first word or two of their names above."""
+    images = []
+    for frame in range(min(map(len, videos.values()))):
+        image = Image.new("RGB", (len(videos) * (width + 4) - 4, width + 18), "white")
+        draw = ImageDraw.Draw(image)
+        for column, (name, frames) in enumerate(videos.items()):
             left = column * (width + 4)
             draw.text((left + 2, 3), name.partition(":")[0], fill="black")
-            picture.paste(to_picture(frames[frame]).resize((width, width), Image.Resampling.BICUBIC), (left, 18))
-        pictures.append(picture)
-    return pictures
+            image.paste(to_image(frames[frame]).resize((width, width), Image.Resampling.BICUBIC), (left, 18))
+        images.append(image)
+    return images
 
 
 def frames_hash(frames: FrameStream) -> str:
@@ -98,13 +98,13 @@ def frames_hash(frames: FrameStream) -> str:
 
 
 def furnish(base: Path, image: Image.Image | None = None) -> None:
-    """What a user copies: the demo models into a host's folder of models, the start picture into that of inputs."""
+    """What a user copies: the demo models into a host's folder of models, the start image into that of inputs."""
     shutil.copytree(MODELS, base, dirs_exist_ok=True, ignore=lambda folder, names: {"README.md"} & set(names))
     if image is not None:
         image.save(base / "input" / START)
 
 
-def make_film_on_host(image: Image.Image | None, num_frames: int, target: Path) -> str | None:
+def make_video_on_host(image: Image.Image | None, num_frames: int, target: Path) -> str | None:
     """The template on a server of its own; what went wrong in words, or None."""
     with HostServer(pack=dev.ROOT) as server:
         furnish(server.base, image)
@@ -115,21 +115,21 @@ def make_film_on_host(image: Image.Image | None, num_frames: int, target: Path) 
         report = server.run(prompt, timeout=1800)
         if report.status != "success":
             return report.error.message if report.error else str(report.node_errors or report.status)
-        [film] = [output.path for output in report.outputs if output.path.suffix == ".mkv"]
-        shutil.copy(film, target)
+        [video] = [output.path for output in report.outputs if output.path.suffix == ".mkv"]
+        shutil.copy(video, target)
     return None
 
 
 def compared() -> dict[str, Tensor]:
-    """The first clip of a film that was not trained on, continued with each technique and without it."""
+    """The first clip of a video that was not trained on, continued with each technique and without it."""
     from training import showcase
-    from training.films import HELD_OUT, make_film
+    from training.videos import HELD_OUT, make_video
 
     parts = showcase.open_parts(CHECKPOINT)
-    truth = make_film(HELD_OUT + COMPARED_FILM, SIZE, "slow").render(0, COMPARED_FRAMES).frames
+    truth = make_video(HELD_OUT + COMPARED_VIDEO, SIZE, "slow").render(0, COMPARED_FRAMES).frames
     clip = truth[: showcase.CHUNK_FRAMES]
     return {
-        "the film: its first eight frames are given": truth,
+        "the video: its first eight frames are given": truth,
         "with CAM": showcase.with_cam(parts, clip, COMPARED_FRAMES, SEED),
         "without CAM: each clip starts from the last frame before it": showcase.without_cam(
             parts, clip, COMPARED_FRAMES, SEED
@@ -142,9 +142,9 @@ def compared() -> dict[str, Tensor]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python dev.py demo", description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder for the film and the contact sheets")
-    parser.add_argument("--image", type=Path, help="start image; the models know only films of the training's kind")
-    parser.add_argument("--frames", type=int, default=68, help="film before doubling (default 68: a clip, 12 chunks)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the video and the contact sheets")
+    parser.add_argument("--image", type=Path, help="start image; the models know only videos of the training's kind")
+    parser.add_argument("--frames", type=int, default=68, help="video before doubling (default 68: a clip, 12 chunks)")
     args = parser.parse_args(argv)
     if args.image and not args.image.is_file():
         parser.error(f"there is no image {args.image}")
@@ -154,8 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     image = Image.open(args.image).convert("RGB") if args.image else None
-    target, lossless = args.out / "film.mp4", args.out / "film.mkv"
-    if problem := make_film_on_host(image, args.frames, lossless):
+    target, lossless = args.out / "video.mp4", args.out / "video.mkv"
+    if problem := make_video_on_host(image, args.frames, lossless):
         print(problem, file=sys.stderr)
         return 1
     frames = VideoFrames.open(lossless)
@@ -165,9 +165,9 @@ def main(argv: list[str] | None = None) -> int:
     (args.out / "frames.sha256").write_text(digest + "\n")
     print(f"{target}: {len(frames)} frames of {frames.width}x{frames.height} at {float(frames.fps):g} fps")
     print(f"frames {digest[:16]}, made in {time.monotonic() - began:.0f} s", flush=True)
-    films = compared()
-    side_by_side(films).save(args.out / "side_by_side.png")
-    first, *others = moving_side_by_side(films)
+    videos = compared()
+    side_by_side(videos).save(args.out / "side_by_side.png")
+    first, *others = moving_side_by_side(videos)
     first.save(args.out / "side_by_side.webp", save_all=True, append_images=others, duration=160, loop=0, quality=70)
     for name in ("contact_sheet.png", "side_by_side.png", "side_by_side.webp"):
         print(args.out / name)

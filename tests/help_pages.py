@@ -1,6 +1,6 @@
 """`python -m tests.help_pages [--write]`: the parts of the help pages that the nodes themselves decide.
 
-Each page in `web/docs` is written by hand but for a picture of the node between its usual neighbours and the lists of
+Each page in `web/docs` is written by hand but for a image of the node between its usual neighbors and the lists of
 its inputs and outputs, between two marks. Both come from the node's schema, so no input is undocumented and none is
 stale. Without `--write` only says which pages differ.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import dev
 
 PAGES = dev.ROOT / "web" / "docs"
-PICTURES = "pictures"
+IMAGES = "images"
 BEGIN, END = "<!-- sockets -->", "<!-- /sockets -->"
 BLOCK = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
 
@@ -38,7 +38,7 @@ MAKERS = {
     "FRAME_STREAM": "Stream Sampler",
     "CHUNK_SAMPLER": "... Chunk Sampler",
     "CHUNK_PLAN": "Chunk Plan",
-    "FILM_STATE": "Start Film",
+    "VIDEO_STATE": "Start Video",
     "CHUNK_PROMPTS": "Chunk Prompts",
     "STREAMING_CAM": "Load Streaming...",
     "STREAMING_APM": "Load StreamingModelscope",
@@ -61,7 +61,7 @@ TAKERS = {
     "FRAME_STREAM": "Save Stream",
     "CHUNK_SAMPLER": "Stream Sampler",
     "CHUNK_PLAN": "Stream Sampler",
-    "FILM_STATE": "Stream Chunk",
+    "VIDEO_STATE": "Stream Chunk",
     "CHUNK_PROMPTS": "... Chunk Sampler",
     "STREAMING_CAM": "... Chunk Sampler",
     "STREAMING_APM": "APM Anchor Encode",
@@ -169,8 +169,8 @@ def usual(each) -> str:
 
 
 def sockets(node: Node) -> str:
-    """Picture, inputs and outputs as Markdown; lists, since the page shows them in a narrow column."""
-    parts = [f"![{node.title} between its usual neighbours]({PICTURES}/{node.id}.svg)"]
+    """Image, inputs and outputs as Markdown; lists, since the page shows them in a narrow column."""
+    parts = [f"![{node.title} between its usual neighbors]({IMAGES}/{node.id}.svg)"]
     for heading, found in (("Inputs", node.inputs), ("Outputs", node.outputs)):
         if found:
             parts.append(f"## {heading}\n\n" + "\n".join(map(bullet, found)))
@@ -185,8 +185,8 @@ def bullet(each: Socket) -> str:
 ROW, TOP, WIDTH, SIDE, GAP = 22, 30, 190, 165, 26
 
 
-def picture(node: Node, wiring: Wiring) -> str:
-    """The node between its usual neighbours, as SVG."""
+def image(node: Node, wiring: Wiring) -> str:
+    """The node between its usual neighbors, as SVG."""
     left, right = [each for each in node.inputs if each.is_link], list(node.outputs)
     widgets = [each for each in node.inputs if not each.is_link]
     rows = max(len(left), len(right), 1)
@@ -202,12 +202,12 @@ def picture(node: Node, wiring: Wiring) -> str:
     ]
     for index, each in enumerate(left):
         y = TOP + 20 + ROW * index
-        out += neighbour(0, y, wiring.makers.get((node.id, each.name)) or usual_maker(each.type), each.optional)
+        out += neighbor(0, y, wiring.makers.get((node.id, each.name)) or usual_maker(each.type), each.optional)
         out.append(line(SIDE, x, y, each.optional))
         out += [dot(x, y), label(x + 12, y + 4, each.name, "#d0d0d0")]
     for index, each in enumerate(right):
         y = TOP + 20 + ROW * index
-        out += neighbour(
+        out += neighbor(
             x + WIDTH + GAP, y, wiring.takers.get((node.id, each.name)) or TAKERS.get(each.type, each.type), True
         )
         out.append(line(x + WIDTH, x + WIDTH + GAP, y, True))
@@ -224,8 +224,8 @@ def usual_maker(types: str) -> str:
     return MAKERS.get(types.split(" or ")[-1], types)
 
 
-def label(x: int, y: int, text: str, colour: str, anchor: str = "start", weight: str = "normal") -> str:
-    style = f'fill="{colour}" text-anchor="{anchor}" font-weight="{weight}"'
+def label(x: int, y: int, text: str, color: str, anchor: str = "start", weight: str = "normal") -> str:
+    style = f'fill="{color}" text-anchor="{anchor}" font-weight="{weight}"'
     return f'<text x="{x}" y="{y}" {style}>{html.escape(text, quote=False)}</text>'
 
 
@@ -238,10 +238,10 @@ def line(x: int, to: int, y: int, dashed: bool) -> str:
     return f'<path d="M{x} {y}H{to}" stroke="#8fb8de" stroke-width="2"{dashes}/>'
 
 
-def neighbour(x: int, y: int, title: str, optional: bool) -> list[str]:
-    colour = "#777777" if optional else "#b0b0b0"
-    box = f'<rect x="{x + 4}" y="{y - 9}" width="{SIDE - 4}" height="18" rx="4" fill="#2b2b2b" stroke="{colour}"/>'
-    return [box, label(x + 14, y + 4, title, colour)]
+def neighbor(x: int, y: int, title: str, optional: bool) -> list[str]:
+    color = "#777777" if optional else "#b0b0b0"
+    box = f'<rect x="{x + 4}" y="{y - 9}" width="{SIDE - 4}" height="18" rx="4" fill="#2b2b2b" stroke="{color}"/>'
+    return [box, label(x + 14, y + 4, title, color)]
 
 
 def expected(node: Node, page: str) -> str:
@@ -252,16 +252,16 @@ def expected(node: Node, page: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="bring pages and pictures up to date")
+    parser.add_argument("--write", action="store_true", help="bring pages and images up to date")
     args = parser.parse_args(argv)
     dev.ensure_environment("tests.help_pages")
     different = 0
     nodes = [describe(schema) for schema in node_schemas()]
     wiring = read_wiring(nodes)
     for node in nodes:
-        path, drawing = PAGES / f"{node.id}.md", PAGES / PICTURES / f"{node.id}.svg"
+        path, drawing = PAGES / f"{node.id}.md", PAGES / IMAGES / f"{node.id}.svg"
         page = path.read_text("utf-8") if path.is_file() else f"# {node.title}\n"
-        for file, text in ((path, expected(node, page)), (drawing, picture(node, wiring))):
+        for file, text in ((path, expected(node, page)), (drawing, image(node, wiring))):
             if not file.is_file() or file.read_text("utf-8") != text:
                 different += 1
                 print(file.relative_to(dev.ROOT))

@@ -15,7 +15,7 @@ TINY = standard_config(4, (2, 2, 2, 2, 2))
 
 
 def random_network(seed: int = 0, config: EmaVfiConfig = TINY) -> EmaVfi:
-    """Weights large enough that features, flow and refinement all show in the picture."""
+    """Weights large enough that features, flow and refinement all show in the image."""
     network = EmaVfi(config).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():

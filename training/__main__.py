@@ -42,14 +42,14 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="time limit; default 20 (vae), 75 (unet), 30 (cam), 15 (vfi)")
     parser.add_argument("--steps", type=int, help="an exact number of steps instead, which another run can repeat")
     parser.add_argument("--size", type=int, default=96, help="pixels of the square frames (default 96)")
-    parser.add_argument("--films", choices=VARIETIES, default="narrow", help="variety of the films (default narrow)")
+    parser.add_argument("--videos", choices=VARIETIES, default="narrow", help="variety of the videos (default narrow)")
     parser.add_argument("--batch", type=int, help="clips per step; default 6 (vae), 3 (unet, cam), 4 (vfi)")
-    parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 33 per film")
-    parser.add_argument("--pool-films", type=int, default=224, help="pool: films that are encoded (default 224)")
+    parser.add_argument("--frames", type=int, help="frames per clip; default 8 (unet, cam); pool: 33 per video")
+    parser.add_argument("--pool-videos", type=int, default=224, help="pool: videos that are encoded (default 224)")
     parser.add_argument("--overlap", type=int, help="how many of them are control frames; default 3 (cam), 4 (ms_cam)")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
     parser.add_argument("--matrix-rate", type=float, default=0.0, help="train matrices with Muon at this rate")
-    parser.add_argument("--seed", type=int, default=0, help="of first weights, films and noise (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="of first weights, videos and noise (default 0)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, default=1, help="processor threads (default 1)")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, help="time between checkpoints (default 5)")
@@ -62,7 +62,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         type=Path,
         help="begin with the STAGE.safetensors of another run, or with a whole file's; enhancer: with a base UNet",
     )
-    parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of films")
+    parser.add_argument("--clips", type=Path, help="cam: a folder of video files to train on instead of videos")
     args = parser.parse_args(argv)
     if args.minutes is not None and args.steps is not None:
         parser.error("--minutes and --steps exclude each other")
@@ -90,7 +90,7 @@ def make_task(args: argparse.Namespace):
     import torch
 
     from .cam import CamTask
-    from .footage import FilmSource, FolderSource
+    from .footage import FolderSource, VideoSource
     from .layout import read_base, read_stage, stage_weights
     from .pool import read_pool
     from .unet import UnetTask
@@ -106,24 +106,24 @@ def make_task(args: argparse.Namespace):
     }
     if args.stage in ("vae", "vfi"):
         common.pop("frames")
-        return (VaeTask if args.stage == "vae" else VfiTask)(variety=args.films, **common)
+        return (VaeTask if args.stage == "vae" else VfiTask)(variety=args.videos, **common)
     start = stage_weights(args.start, args.stage) if args.start else None
     if args.stage == "unet":
-        pool = read_pool(args.out, args.size, args.films)
-        return UnetTask(read_base(args.out, args.base), variety=args.films, pool=pool, start=start, **common)
+        pool = read_pool(args.out, args.size, args.videos)
+        return UnetTask(read_base(args.out, args.base), variety=args.videos, pool=pool, start=start, **common)
     if args.stage == "enhancer":
         from .enhancer import EnhancerTask
 
-        pool = read_pool(args.out, args.size, args.films)
+        pool = read_pool(args.out, args.size, args.videos)
         unet = start if start is not None else read_stage(args.out, "ms_unet")
-        return EnhancerTask(read_base(args.out, args.base), unet, variety=args.films, pool=pool, **common)
+        return EnhancerTask(read_base(args.out, args.base), unet, variety=args.videos, pool=pool, **common)
     if args.stage in ("ms_unet", "ms_cam"):
         return modelscope_task(args, {"start": start, **common})
     base = read_base(args.out, args.base, with_unet=True)
     if args.clips:
         source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
     else:
-        source = FilmSource(args.size, args.films, read_pool(args.out, args.size, args.films))
+        source = VideoSource(args.size, args.videos, read_pool(args.out, args.size, args.videos))
     return CamTask(base, source, overlap=args.overlap, rounds=args.rounds, start=start, **common)
 
 
@@ -133,14 +133,14 @@ def modelscope_task(args: argparse.Namespace, common: dict):
     from .modelscope_cam import ModelscopeCamTask
     from .pool import read_pool
 
-    base, pool = read_base(args.out, args.base), read_pool(args.out, args.size, args.films)
+    base, pool = read_base(args.out, args.base), read_pool(args.out, args.size, args.videos)
     if args.stage == "ms_unet":
-        return ModelscopeUnetTask(base, variety=args.films, pool=pool, **common)
+        return ModelscopeUnetTask(base, variety=args.videos, pool=pool, **common)
     unet = read_stage(args.out, "ms_unet")
-    return ModelscopeCamTask(base, unet, variety=args.films, pool=pool, overlap=args.overlap, **common)
+    return ModelscopeCamTask(base, unet, variety=args.videos, pool=pool, overlap=args.overlap, **common)
 
 
-def encode_films(args: argparse.Namespace, stopped) -> int:
+def encode_videos(args: argparse.Namespace, stopped) -> int:
     """The stage that trains nothing."""
     import torch
 
@@ -150,11 +150,11 @@ def encode_films(args: argparse.Namespace, stopped) -> int:
 
     base, device = read_base(args.out, args.base), torch.device(args.device)
     encoder = Encoder(base.vae(device), base.clip_vision(), DEMO.cam.unet.vector_width, device)
-    pool = make_pool(encoder, args.size, args.films, args.pool_films, args.frames, stopped)
+    pool = make_pool(encoder, args.size, args.videos, args.pool_videos, args.frames, stopped)
     if pool is None:
         return 3
-    write_pool(pool, args.out, args.size, args.films)
-    print(f"{args.out / FILE}: {args.pool_films} films of {args.frames} frames")
+    write_pool(pool, args.out, args.size, args.videos)
+    print(f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames")
     return 0
 
 
@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, lambda number, _: signals.append(number))
     try:
         if args.stage == "pool":
-            return encode_films(args, lambda: bool(signals))
+            return encode_videos(args, lambda: bool(signals))
         run = Run(make_task(args), args.out, Recipe(args.rate, args.matrix_rate, seed=args.seed))
         began, first = time.monotonic(), run.progress.step
         print(f"{args.stage}: from step {first}", flush=True)

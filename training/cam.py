@@ -1,7 +1,7 @@
 """Stage 3: CAM, which lets a trained video UNet go on from finished frames. The UNet itself stays as it is.
 
 A clip of T frames begins with K that exist; CAM sees their pixels and the UNet's own noisy latents of them. The anchor
-is frame K-1 of the film's first clip, in every round, as in inference (reference: streamingsvd, section 9).
+is frame K-1 of the video's first clip, in every round, as in inference (reference: streamingsvd, section 9).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.network import CamNetwork
 
 from .diffusion import Batch, Encoder, drop_conditions, moving_errors, randn, v_loss
-from .films import HELD_OUT, make_film
-from .footage import ClipSource, FilmSource, clip_of
-from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initialise, run_unet, silence
+from .footage import ClipSource, VideoSource, clip_of
+from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initialize, run_unet, silence
+from .videos import HELD_OUT, make_video
 
-MEASURED_FILMS = 4
+MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (3.0, 50.0)
 MOTION_BUCKET = 127
 NOISE = 1.5
@@ -31,9 +31,9 @@ NOISE = 1.5
 DECODED_SHARE = 0.06
 """Of clips whose control frames have been through the VAE; all would be like inference, and cost half of the time."""
 DRIFTED_SHARE = 0.5
-"""Of clips whose control frames have the colours that a long film may have come to; what is to be made has not."""
+"""Of clips whose control frames have the colors that a long video may have come to; what is to be made has not."""
 DRIFT_MIX, DRIFT_OFFSET = 0.08, 0.04
-"""Standard deviations of what is mixed into each colour channel of frames in 0..1: of each channel, and of white."""
+"""Standard deviations of what is mixed into each color channel of frames in 0..1: of each channel, and of white."""
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
 
@@ -45,7 +45,7 @@ def pixel_channels(unet: VideoUNetConfig) -> tuple[int, ...]:
 
 def new_cam(config: CamConfig, unet: nn.Module, generator: torch.Generator) -> CamNetwork:
     """CAM whose encoder is a copy of the UNet's and whose mergers change nothing yet."""
-    cam = initialise(CamNetwork(config), generator)
+    cam = initialize(CamNetwork(config), generator)
     shared = cam.controlnet.state_dict().keys() & unet.state_dict().keys()
     copied = {key: tensor.detach().cpu() for key, tensor in unet.state_dict().items() if key in shared}
     cam.controlnet.load_state_dict({**cam.controlnet.state_dict(), **copied})
@@ -85,14 +85,14 @@ def run_with_cam(
 
 
 def with_drift(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Frames `[F, 3, H, W]` in 0..1 with all colours changed alike: gain, hue and brightness, by one draw."""
+    """Frames `[F, 3, H, W]` in 0..1 with all colors changed alike: gain, hue and brightness, by one draw."""
     mix = torch.eye(3).to(frames) + DRIFT_MIX * randn((3, 3), generator, frames)
     offset = DRIFT_OFFSET * randn((3, 1, 1), generator, frames)
     return (torch.einsum("oi,fihw->fohw", mix, frames) + offset).clamp(0, 1)
 
 
 class CamTask:
-    """`base` holds VAE, image tower and UNet. `rounds`: over how many continuations of a film the clips are spread.
+    """`base` holds VAE, image tower and UNet. `rounds`: over how many continuations of a video the clips are spread.
 
     `start`: what another run of this stage wrote, to begin with. The motion bucket tells nothing here: how fast things
     move is to be read from the control frames.
@@ -115,7 +115,7 @@ class CamTask:
     ):
         if not 0 < overlap < frames:
             raise SettingsError(f"{overlap} control frames leave nothing new in clips of {frames}; use fewer")
-        self.source, self.size, self.batch = source or FilmSource(size), size, batch
+        self.source, self.size, self.batch = source or VideoSource(size), size, batch
         self.frames, self.overlap, self.device = frames, overlap, device
         self.starts = tuple(round_ * (frames - overlap) for round_ in range(1, rounds + 1))
         self.unet = base.unet(device).requires_grad_(False)
@@ -133,8 +133,8 @@ class CamTask:
 
     def settings(self) -> dict:
         return {
-            "size": self.size, "source": type(self.source).__name__, "films": getattr(self.source, "variety", ""),
-            "pool": self.source.pool.num_films if getattr(self.source, "pool", None) else 0,
+            "size": self.size, "source": type(self.source).__name__, "videos": getattr(self.source, "variety", ""),
+            "pool": self.source.pool.num_videos if getattr(self.source, "pool", None) else 0,
             "batch": self.batch, "frames": self.frames, "overlap": self.overlap, "starts": self.starts,
         }  # fmt: skip
 
@@ -146,9 +146,9 @@ class CamTask:
         return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator, NOISE)
 
     def _worn(self, clip, latents: Tensor, generator: torch.Generator) -> Tensor:
-        """Control frames as a later round finds them: sometimes decoded ones, often noisy or with other colours.
+        """Control frames as a later round finds them: sometimes decoded ones, often noisy or with other colors.
 
-        In [-1, 1]. Where colours have drifted only the anchor tells the right ones, so CAM learns to ask it.
+        In [-1, 1]. Where colors have drifted only the anchor tells the right ones, so CAM learns to ask it.
         """
         decoded, noisy, drifted = (float(torch.rand((), generator=generator)) for _ in range(3))
         if decoded < DECODED_SHARE:
@@ -162,7 +162,7 @@ class CamTask:
 
     def measure(self) -> dict[str, float]:
         """`moving_errors` by noise level: of the control frames, of the new ones, of these without CAM and where the
-        control frames' colours have drifted.
+        control frames' colors have drifted.
         """
         if self.measured is None:
             self.measured = self._held_out()
@@ -181,10 +181,10 @@ class CamTask:
     def _held_out(self) -> tuple[Batch, Tensor]:
         generator = torch.Generator().manual_seed(0)
         clips = []
-        for i in range(MEASURED_FILMS):
-            if isinstance(self.source, FilmSource):
-                film = make_film(HELD_OUT + i, self.size, self.source.variety)
-                clip = clip_of(film, self.frames, self.starts[i % len(self.starts)], self.anchor_frame)
+        for i in range(MEASURED_VIDEOS):
+            if isinstance(self.source, VideoSource):
+                video = make_video(HELD_OUT + i, self.size, self.source.variety)
+                clip = clip_of(video, self.frames, self.starts[i % len(self.starts)], self.anchor_frame)
                 clips.append(replace(clip, motion_bucket_id=MOTION_BUCKET))
             else:  # a folder's files are all trained on; these draws of them stay the same
                 clips.append(self.source.draw(generator, self.frames, self.starts, self.anchor_frame))

@@ -1,4 +1,4 @@
-"""Draws the loss of every stage of a training folder: python -m training.curves --out DIR --picture FILE.png"""
+"""Draws the loss of every stage of a training folder: python -m training.curves --out DIR --image FILE.png"""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def last_measured(log: list[dict]) -> str:
 
 def draw_curve(log: list[dict], title: str) -> Image.Image:
     """Loss over steps on a logarithmic scale: pale every step, dark the mean of the last ones."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    image = Image.new("RGB", (WIDTH, HEIGHT), "white")
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(12)
     entries = [entry for entry in log if "loss" in entry]
     losses = [entry["loss"] for entry in entries]
     low, high = math.log10(min(losses)), math.log10(max(losses))
@@ -52,31 +52,31 @@ def draw_curve(log: list[dict], title: str) -> Image.Image:
                 draw.text((MARGIN - 6, y), f"{value:g}", fill="black", font=font, anchor="rm")
     for share in (0, 0.5, 1):
         draw.text((place(last * share, 10**low)[0], HEIGHT - MARGIN + 8), f"{last * share:.0f}", "black", font, "ma")
-    for values, colour, width in ((losses, PALE, 1), (smoothed(losses, SMOOTHED), INK, 2)):
+    for values, color, width in ((losses, PALE, 1), (smoothed(losses, SMOOTHED), INK, 2)):
         points = [place(entry["step"], value) for entry, value in zip(entries, values, strict=True)]
-        draw.line(points, fill=colour, width=width)
+        draw.line(points, fill=color, width=width)
     minutes = entries[-1]["seconds"] / 60
     draw.text((MARGIN, 8), f"{title}: loss over steps, {minutes:.0f} minutes", "black", ImageFont.load_default(14))
     draw.text((WIDTH / 2, HEIGHT - 18), last_measured(log), "black", font, "ma")
-    return picture
+    return image
 
 
 def draw_curves(folder: Path) -> Image.Image:
     """All stages that have a log in a folder, two in a row."""
     logs = sorted(folder.glob("*.jsonl"), key=lambda path: path.stem)
-    pictures = [draw_curve(read_log(path), path.stem) for path in logs]
-    sheet = Image.new("RGB", (min(2, len(pictures)) * WIDTH, -(-len(pictures) // 2) * HEIGHT), "white")
-    for number, picture in enumerate(pictures):
-        sheet.paste(picture, (number % 2 * WIDTH, number // 2 * HEIGHT))
+    images = [draw_curve(read_log(path), path.stem) for path in logs]
+    sheet = Image.new("RGB", (min(2, len(images)) * WIDTH, -(-len(images) // 2) * HEIGHT), "white")
+    for number, image in enumerate(images):
+        sheet.paste(image, (number % 2 * WIDTH, number // 2 * HEIGHT))
     return sheet
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m training.curves", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the folder that was trained in")
-    parser.add_argument("--picture", type=Path, required=True, help="file to write")
+    parser.add_argument("--image", type=Path, required=True, help="file to write")
     args = parser.parse_args(argv)
-    draw_curves(args.out).save(args.picture, optimize=True)
+    draw_curves(args.out).save(args.image, optimize=True)
 
 
 if __name__ == "__main__":

@@ -29,10 +29,9 @@ from streaming_core.windows.enhancement import (
 )
 
 from .diffusion import EXTRA_WEIGHT_OF_MOVING, Encoder, randn
-from .enhancer_wear import Wear, colour_axes, draw_wear, worn_latents, worn_picture
-from .films import HELD_OUT, Footage, Variety, make_film
-from .footage import Clip, FilmPool, FilmSource, clip_of, pick
-from .layout import CPU, Base, Weights, host, initialise, silence
+from .enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn_latents
+from .footage import Clip, VideoPool, VideoSource, clip_of, pick
+from .layout import CPU, Base, Weights, host, initialize, silence
 from .modelscope import (
     BASE_UNET,
     MODELSCOPE,
@@ -41,11 +40,12 @@ from .modelscope import (
     Shown,
     Told,
     TrainingOperations,
-    colour_tower,
+    color_tower,
     draw_told,
     shown,
     without_dropout,
 )
+from .videos import HELD_OUT, Footage, Variety, make_video
 
 DEMO_ENHANCER = I2VGenXLConfig(
     block_out_channels=BASE_UNET.channels,
@@ -63,33 +63,33 @@ WORN_SHARE = 0.8
 UNWANTED_SHARE = 0.12
 """Of clips with the negative prompt and no embedding, whose answer is the worn clip itself: what guidance leaves."""
 WORDS_SHARE = 0.2
-"""Of clips with the words of the film; the others have the default prompt of the node."""
+"""Of clips with the words of the video; the others have the default prompt of the node."""
 MENDED_SHARE = 0.5
-"""Of pictures that are as they should be, as enhanced key frames are; the others are worn like their clip."""
+"""Of images that are as they should be, as enhanced keyframes are; the others are worn like their clip."""
 USUAL_FPS = EnhanceSettings().fps_condition
 TIMED_SHARE = 0.5
 USUAL_TIMESTEP = 450
 """Where predicted noise is turned into v exactly at the start."""
-MEASURED_FILMS = 4
+MEASURED_VIDEOS = 4
 MEASURED_WEAR = Wear(grid_share=0.85, noise=0.05)
 MEASURED_STRENGTHS = (0.4, 0.7)
 MEASURED_STEPS = 10
 
 
 def spans(frames: int) -> tuple[tuple[int, int], ...]:
-    """Frames of a clip and their distance: windows are consecutive, the clip of key frames is short and wide apart."""
+    """Frames of a clip and their distance: windows are consecutive, the clip of keyframes is short and wide apart."""
     return ((frames, 1), (frames, 1), (frames, 2), (max(2, frames // 2), 5))
 
 
 def new_enhancer(config: I2VGenXLConfig, base_unet: Weights, generator: torch.Generator) -> nn.Module:
     """An enhancer that begins as a text-to-video UNet, whose blocks have the same names, as I2VGen-XL itself did.
 
-    `base_unet` predicts noise and sees neither picture nor rate: these say nothing yet, and v is put together from
+    `base_unet` predicts noise and sees neither image nor rate: these say nothing yet, and v is put together from
     the noise and from the input, which goes in front of the last convolution as pairs. Raises `SettingsError` where it
     is not of these widths.
     """
     network = build(config, operations=TrainingOperations).requires_grad_(True)
-    without_dropout(initialise(network, generator))
+    without_dropout(initialize(network, generator))
     silence(network, "temporal_encoder.attn1.to_out.0", "temporal_encoder.ff.net.2")
     silence(network, "fps_embedding.2", "latents_context_embedding.5")
     values, first = config.latent_channels, base_unet["conv_in.weight"]
@@ -109,12 +109,12 @@ def new_enhancer(config: I2VGenXLConfig, base_unet: Weights, generator: torch.Ge
 
 @dataclass(frozen=True)
 class Conditions:
-    """What B clips are told: `text` `[B, 77, C]`, the `picture`'s latents `[B, 4, h, w]`, its `embedding` `[B, 1, C]`
+    """What B clips are told: `text` `[B, 77, C]`, the `image`'s latents `[B, 4, h, w]`, its `embedding` `[B, 1, C]`
     and the rate, `fps` `[B]`.
     """
 
     text: Tensor
-    picture: Tensor
+    image: Tensor
     embedding: Tensor
     fps: Tensor
 
@@ -122,8 +122,8 @@ class Conditions:
 def run(network: nn.Module, x: Tensor, timesteps: Tensor, told: Conditions) -> Tensor:
     """Predicted v of `x` `[B, T, 4, h, w]` at `timesteps` `[B]`."""
     sample = rearrange(x, "b t c h w -> b c t h w")
-    picture = position_ramp(told.picture, x.shape[1])
-    velocity = network.denoise(sample, timesteps, told.text, picture, told.embedding, told.fps)
+    image = position_ramp(told.image, x.shape[1])
+    velocity = network.denoise(sample, timesteps, told.text, image, told.embedding, told.fps)
     return rearrange(velocity, "b c t h w -> b t c h w")
 
 
@@ -173,7 +173,7 @@ def every(clip: Clip, stride: int) -> Clip:
 
 
 class EnhancerTask:
-    """Clips of `frames` frames and of key frames, most of them worn. `base` holds the VAE."""
+    """Clips of `frames` frames and of keyframes, most of them worn. `base` holds the VAE."""
 
     stage = "enhancer"
 
@@ -183,24 +183,24 @@ class EnhancerTask:
         base_unet: Weights,
         size: int = 96,
         variety: Variety = "narrow",
-        pool: FilmPool | None = None,
+        pool: VideoPool | None = None,
         batch: int = 3,
         frames: int = 8,
         config: I2VGenXLConfig = DEMO_ENHANCER,
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.frames, self.device = FilmSource(size, variety, pool), batch, frames, device
+        self.source, self.batch, self.frames, self.device = VideoSource(size, variety, pool), batch, frames, device
         self.network = new_enhancer(config, base_unet, torch.Generator().manual_seed(seed)).to(device)
-        self.encoder = Encoder(base.vae(device), colour_tower(MODELSCOPE.clip_vision), 0, device)
+        self.encoder = Encoder(base.vae(device), color_tower(MODELSCOPE.clip_vision), 0, device)
         self.prompts = Prompts(MODELSCOPE.text_encoder, device)
-        self.axes = colour_axes(self.encoder, size)
+        self.axes = color_axes(self.encoder, size)
         self.measured: tuple[Shown, Tensor, Conditions] | None = None
 
     def settings(self) -> dict:
         return {
-            "size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames,
-            "pool": self.source.pool.num_films if self.source.pool else 0,
+            "size": self.source.size, "videos": self.source.variety, "batch": self.batch, "frames": self.frames,
+            "pool": self.source.pool.num_videos if self.source.pool else 0,
         }  # fmt: skip
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -236,25 +236,25 @@ class EnhancerTask:
         for index, (each, wear) in enumerate(zip(shot.told, shot.wears, strict=True)):
             unwanted, words = shot.unwanted[index], each.words if worded[index] < WORDS_SHARE else PROMPT
             texts.append(self.prompts(NEGATIVE_PROMPT if unwanted else words))
-            picture = each.clip.anchor if mended[index] else worn_picture(each.clip.anchor, wear)
-            embeddings.append(self.embed(picture[0]) * ~unwanted)
+            image = each.clip.anchor if mended[index] else worn_image(each.clip.anchor, wear)
+            embeddings.append(self.embed(image[0]) * ~unwanted)
         first = torch.where(each_clip(mended, shot.worn) > 0, shot.batch.latents, shot.worn)[:, 0]
         fps = torch.where(timed < TIMED_SHARE, round(USUAL_FPS / shot.stride), USUAL_FPS)
         return Conditions(torch.cat(texts), first, torch.cat(embeddings), fps.to(self.device))
 
     @torch.no_grad()
-    def embed(self, picture: Tensor) -> Tensor:
+    def embed(self, image: Tensor) -> Tensor:
         """`[3, H, W]` in 0..1 to `[1, 1, C]`, prepared as the pack prepares it."""
         host()
         from comfyui_streamingt2v.nodes.host.enhance.enhancer import embed_pixels
 
         tower = self.encoder.clip_vision
-        square = clip_square(to_image(picture), Size(*picture.shape[-2:]), tower.image_size)
+        square = clip_square(to_image(image), Size(*image.shape[-2:]), tower.image_size)
         return embed_pixels(tower, clip_pixel_values(square)).to(self.device).clone()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Squared error of latents where something moves, of held-out films that were worn as pictures: as they are
+        """Squared error of latents where something moves, of held-out videos that were worn as images: as they are
         given, `worn`, and mended by passes of some strengths, `mended_STRENGTH`.
         """
         if self.measured is None:
@@ -270,12 +270,12 @@ class EnhancerTask:
         }
 
     def _held_out(self) -> tuple[Shown, Tensor, Conditions]:
-        films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-        clips = [clip_of(film, self.frames, 0, None) for film in films]
+        videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
+        clips = [clip_of(video, self.frames, 0, None) for video in videos]
         batch, generator = shown(self.encoder, clips), torch.Generator().manual_seed(0)
-        pictures = [worn_picture(clip.footage.frames, MEASURED_WEAR, generator) for clip in clips]
-        worn = torch.stack([self.encoder.encode(frames) for frames in pictures])
-        embeddings = torch.cat([self.embed(frames[0]) for frames in pictures])
+        images = [worn_image(clip.footage.frames, MEASURED_WEAR, generator) for clip in clips]
+        worn = torch.stack([self.encoder.encode(frames) for frames in images])
+        embeddings = torch.cat([self.embed(frames[0]) for frames in images])
         text = self.prompts(PROMPT).expand(len(clips), -1, -1)
         fps = torch.full((len(clips),), USUAL_FPS, device=self.device)
         return batch, worn, Conditions(text, worn[:, 0], embeddings, fps)

@@ -1,7 +1,7 @@
-"""How clips are worn for the enhancer to mend: shrunk, made noisy as small pictures, and enlarged again.
+"""How clips are worn for the enhancer to mend: shrunk, made noisy as small images, and enlarged again.
 
 The autoencoder takes away all wear finer than its latents, so only what is as coarse as they are is left to mend. The
-pool holds latents of clean films; shrinking latents comes close to encoding shrunk pictures (of ten pixels in place of
+pool holds latents of clean videos; shrinking latents comes close to encoding shrunk images (of ten pixels in place of
 96: a root mean square of 0.10 apart, where doing nothing is 0.15), and needs no encoding.
 """
 
@@ -20,13 +20,13 @@ PIXELS_PER_LATENT = 8
 COARSEST, WORST_NOISE = 0.6, 0.09
 NOISY_SHARE = 0.75
 SPECKLE = 0.6
-"""How latents answer to speckles, as a share of how they answer to a flat colour; measured on films of ten pixels."""
+"""How latents answer to speckles, as a share of how they answer to a flat color; measured on videos of ten pixels."""
 
 
 @dataclass(frozen=True)
 class Wear:
-    """`grid_share`: pixels of the small picture per latent of the clip, along a side; `noise`: standard deviation of
-    the small picture's noise, in pixels of 0..1, new in each frame.
+    """`grid_share`: pixels of the small image per latent of the clip, along a side; `noise`: standard deviation of
+    the small image's noise, in pixels of 0..1, new in each frame.
     """
 
     grid_share: float
@@ -42,10 +42,10 @@ def draw_wear(generator: torch.Generator, share: float) -> Wear | None:
     return Wear(COARSEST + (1 - COARSEST) * draws[1], noise)
 
 
-def colour_axes(encoder: Encoder, size: int, grey: float = 0.3, step: float = 0.2) -> Tensor:
-    """How latents answer to red, green and blue, `[3, 4]` per unit, around a grey picture."""
-    colours = grey + step * torch.cat([torch.zeros(1, 3), torch.eye(3)])
-    latents = encoder.encode(colours.view(4, 3, 1, 1).expand(-1, -1, size, size)).mean(dim=(2, 3))
+def color_axes(encoder: Encoder, size: int, gray: float = 0.3, step: float = 0.2) -> Tensor:
+    """How latents answer to red, green and blue, `[3, 4]` per unit, around a gray image."""
+    colors = gray + step * torch.cat([torch.zeros(1, 3), torch.eye(3)])
+    latents = encoder.encode(colors.view(4, 3, 1, 1).expand(-1, -1, size, size)).mean(dim=(2, 3))
     return (latents[1:] - latents[:1]) / step
 
 
@@ -62,7 +62,7 @@ def enlarged(images: Tensor, size: int) -> Tensor:
 
 
 def worn_latents(latents: Tensor, wear: Wear | None, axes: Tensor, generator: torch.Generator) -> Tensor:
-    """Latents of a clip `[F, 4, h, w]` about as if its pictures had been worn; `axes` from `colour_axes`."""
+    """Latents of a clip `[F, 4, h, w]` about as if its images had been worn; `axes` from `color_axes`."""
     if wear is None:
         return latents
     side = latents.shape[-1]
@@ -72,7 +72,7 @@ def worn_latents(latents: Tensor, wear: Wear | None, axes: Tensor, generator: to
     return through(latents, grid) + torch.einsum("fchw,cl->flhw", seen, axes)
 
 
-def worn_picture(frames: Tensor, wear: Wear | None, generator: torch.Generator | None = None) -> Tensor:
+def worn_image(frames: Tensor, wear: Wear | None, generator: torch.Generator | None = None) -> Tensor:
     """Frames `[F, 3, H, W]` in 0..1, worn; without a generator, without noise."""
     if wear is None:
         return frames

@@ -49,11 +49,11 @@ def filter_channels(conv: nn.Conv2d, taps: Tensor) -> None:
 
 
 PIXEL_SIZE = 0.5
-"""Root mean square of a film's pixels in -1..1; the norms in front of the last convolutions divide by it."""
+"""Root mean square of a video's pixels in -1..1; the norms in front of the last convolutions divide by it."""
 
 
 def start_as_downscaler(autoencoder: nn.Module) -> None:
-    """An autoencoder whose first three latents are the picture eight times smaller, and which enlarges them smoothly.
+    """An autoencoder whose first three latents are the image eight times smaller, and which enlarges them smoothly.
 
     Of the same width at all levels, in the host's names, with `quant_conv`.
     """

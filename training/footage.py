@@ -1,4 +1,4 @@
-"""Where training clips come from: films made from seeds, or a folder of video files.
+"""Where training clips come from: videos made from seeds, or a folder of video files.
 
 A source is asked for clips with a generator and gives the same ones for the same state of it.
 """
@@ -17,14 +17,14 @@ from torch import Tensor
 from streaming_core.errors import SettingsError
 from streaming_core.frames import VideoFrames
 
-from .films import HELD_OUT, Film, Footage, Variety, make_film
+from .videos import HELD_OUT, Footage, Variety, Video, make_video
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A stretch of a film and one frame of it, the anchor `[1, 3, H, W]`; all in 0..1.
+    """A stretch of a video and one frame of it, the anchor `[1, 3, H, W]`; all in 0..1.
 
     `latents` `[F, 4, h, w]` at unit scale and those of the anchor, `[4, h, w]`: where they have been made beforehand.
     """
@@ -37,9 +37,9 @@ class Clip:
 
 
 class ClipSource(Protocol):
-    """`draw` gives `num_frames` frames of some film, and the anchor.
+    """`draw` gives `num_frames` frames of some video, and the anchor.
 
-    `anchor_frame` counts from the start of the film (None: the clip's own first frame); the clip starts at one of
+    `anchor_frame` counts from the start of the video (None: the clip's own first frame); the clip starts at one of
     `starts`, also counted so.
     """
 
@@ -53,13 +53,13 @@ def pick(generator: torch.Generator, count: int) -> int:
 
 
 @dataclass(frozen=True)
-class FilmPool:
-    """The films of seeds 0, 1, 2 ... as unit-scale latents `[films, frames, 4, h, w]`: encoded once, drawn often."""
+class VideoPool:
+    """The videos of seeds 0, 1, 2 ... as unit-scale latents `[videos, frames, 4, h, w]`: encoded once, drawn often."""
 
     latents: Tensor
 
     @property
-    def num_films(self) -> int:
+    def num_videos(self) -> int:
         return self.latents.shape[0]
 
     @property
@@ -68,34 +68,34 @@ class FilmPool:
 
 
 @dataclass(frozen=True)
-class FilmSource:
-    """Films from seeds that are not held out; with a `pool` only those in it."""
+class VideoSource:
+    """Videos from seeds that are not held out; with a `pool` only those in it."""
 
     size: int
     variety: Variety = "narrow"
-    pool: FilmPool | None = None
+    pool: VideoPool | None = None
 
     def draw(
         self, generator: torch.Generator, num_frames: int, starts: Sequence[int], anchor_frame: int | None
     ) -> Clip:
-        seed = pick(generator, self.pool.num_films if self.pool else HELD_OUT)
+        seed = pick(generator, self.pool.num_videos if self.pool else HELD_OUT)
         start = starts[pick(generator, len(starts))]
-        clip = clip_of(make_film(seed, self.size, self.variety), num_frames, start, anchor_frame)
+        clip = clip_of(make_video(seed, self.size, self.variety), num_frames, start, anchor_frame)
         if self.pool is None:
             return clip
         if start + num_frames > self.pool.num_frames:
             raise SettingsError(
-                f"the pool's films have {self.pool.num_frames} frames and frame {start + num_frames} was asked for; "
+                f"the pool's videos have {self.pool.num_frames} frames and frame {start + num_frames} was asked for; "
                 "make longer ones with --stage pool --frames"
             )
         latents, anchor = self.pool.latents[seed], start if anchor_frame is None else anchor_frame
         return replace(clip, latents=latents[start : start + num_frames].float(), anchor_latent=latents[anchor].float())
 
 
-def clip_of(film: Film, num_frames: int, start: int, anchor_frame: int | None) -> Clip:
+def clip_of(video: Video, num_frames: int, start: int, anchor_frame: int | None) -> Clip:
     anchor_frame = start if anchor_frame is None else anchor_frame
-    anchor = film.render(anchor_frame, anchor_frame + 1).frames
-    return Clip(film.render(start, start + num_frames), anchor, film.motion_bucket_id)
+    anchor = video.render(anchor_frame, anchor_frame + 1).frames
+    return Clip(video.render(start, start + num_frames), anchor, video.motion_bucket_id)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class FolderSource:
         fitting = [start for start in starts if max(start + num_frames, (anchor_frame or 0) + 1) <= len(video)]
         start = fitting[pick(generator, len(fitting))]
         anchor_frame = start if anchor_frame is None else anchor_frame
-        # A film may begin anywhere in the file.
+        # A video may begin anywhere in the file.
         first = pick(generator, len(video) - max(start + num_frames, anchor_frame + 1) + 1)
         anchor = self._fit(video.read(first + anchor_frame, first + anchor_frame + 1))
         frames = self._fit(video.read(first + start, first + start + num_frames))

@@ -41,7 +41,7 @@ Weights = dict[str, Tensor]
 LATENT_SCALE = 0.18215
 CPU = torch.device("cpu")
 CLIP_SEED = 20
-"""Of the random image tower: its embedding only has to differ between pictures, the UNet learns to read it."""
+"""Of the random image tower: its embedding only has to differ between images, the UNet learns to read it."""
 
 DEMO = StreamingSVDConfig(
     cam=CamConfig(
@@ -62,7 +62,7 @@ DEMO = StreamingSVDConfig(
 )
 """The smallest widths that the layout allows: heads are 64 wide, norms have 32 groups.
 
-The VAE is 64 wide, too: at 32 every channel is normed by itself, which takes its mean away, and with it the colours.
+The VAE is 64 wide, too: at 32 every channel is normed by itself, which takes its mean away, and with it the colors.
 """
 
 
@@ -78,7 +78,7 @@ def host():
     return SimpleNamespace(build=build, encoders=encoders, svd=sampler)
 
 
-def initialise(network: nn.Module, generator: torch.Generator) -> nn.Module:
+def initialize(network: nn.Module, generator: torch.Generator) -> nn.Module:
     """First weights of every layer, in place; the host's classes leave memory as it was.
 
     Matrices and kernels are uniform with variance 1 / (3 * inputs), norms are the identity, mixes are one half.

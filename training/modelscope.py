@@ -1,4 +1,4 @@
-"""Stage ms_unet: the base text-to-video UNet of StreamingModelscope, on the films that say in words what they show.
+"""Stage ms_unet: the base text-to-video UNet of StreamingModelscope, on the videos that say in words what they show.
 
 Noise is predicted on the published betas, as the pack's MODEL samples it. Text tower and image tower have fixed
 random weights, the VAE is the trained one of stage vae under the names of the ModelScope file.
@@ -35,10 +35,10 @@ from tests.tiny import openclip_shapes
 from tests.tiny_modelscope import official_shapes
 
 from .diffusion import Encoder, randn
-from .films import HELD_OUT, Variety, make_film
 from .first_weights import enter_in_pairs, leave_from_pairs
-from .footage import Clip, FilmPool, FilmSource, clip_of, pick
-from .layout import CPU, DEMO, Base, Weights, floats, host, initialise, silence
+from .footage import Clip, VideoPool, VideoSource, clip_of, pick
+from .layout import CPU, DEMO, Base, Weights, floats, host, initialize, silence
+from .videos import HELD_OUT, Variety, make_video
 
 WIDTH = 64
 BASE_UNET = UNet3DConfig(
@@ -62,10 +62,10 @@ MODELSCOPE = StreamingModelscopeConfig(
 """
 TEXT_SEED, VISION_SEED = 21, 22
 LEAST_DIFFERENCE = 1.9
-"""Between two channels of a saturated colour, in standard deviations of CLIP's pictures; backgrounds have less."""
+"""Between two channels of a saturated color, in standard deviations of CLIP's images; backgrounds have less."""
 UNTOLD_SHARE = 0.1
 EXTRA_WEIGHT_OF_MOVING = 3.0
-MEASURED_FILMS = 4
+MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (1.0, 3.0, 14.0)
 SILENT_TOKENS = (0, 49406, 49407, 320, 1069, 3584)
 """Padding, start, end, "a", "ball" and "moving" have no vector of their own: what all prompts have in common would
@@ -108,7 +108,7 @@ def new_base_unet(config: UNet3DConfig, generator: torch.Generator) -> VideoUNet
 
     Without that path it would spend most of a short training on learning to copy.
     """
-    unet = without_dropout(initialise(VideoUNet(config, operations=TrainingOperations), generator))
+    unet = without_dropout(initialize(VideoUNet(config, operations=TrainingOperations), generator))
     silence_branches(unet)
     enter_in_pairs(unet.conv_in, config.in_channels)
     nn.init.zeros_(unet.conv_out.weight)
@@ -162,17 +162,17 @@ def frozen_parts(base: Base) -> Weights:
     return {
         **modelscope_vae(base),
         **random_text_encoder(MODELSCOPE.text_encoder),
-        **colour_clip_vision(MODELSCOPE.clip_vision),
+        **color_clip_vision(MODELSCOPE.clip_vision),
     }
 
 
-def colour_clip_vision(config: ClipVisionConfig) -> Weights:
-    """An image tower made by hand: its embedding tells which saturated colours a picture holds, and how evenly.
+def color_clip_vision(config: ClipVisionConfig) -> Weights:
+    """An image tower made by hand: its embedding tells which saturated colors a image holds, and how evenly.
 
-    A ball's coloured half is 3 % of a frame, too little for towers of random weights (`layout.random_clip_vision`):
-    their embeddings of films of one colour lie as far apart as those of two. Here every patch becomes its mean colour
+    A ball's colored half is 3 % of a frame, too little for towers of random weights (`layout.random_clip_vision`):
+    their embeddings of videos of one color lie as far apart as those of two. Here every patch becomes its mean color
     (0..2, and its opposite in 3..5, beside constants that fix the scale of all norms), the first feed-forward keeps by
-    how much one channel outweighs another (10..15 and 20..25), the second attention averages that over the picture.
+    how much one channel outweighs another (10..15 and 20..25), the second attention averages that over the image.
     """
     generator = torch.Generator().manual_seed(VISION_SEED)
     weights = {
@@ -202,9 +202,9 @@ def colour_clip_vision(config: ClipVisionConfig) -> Weights:
     return {CLIP_VISION_PREFIX + key: tensor for key, tensor in weights.items()}
 
 
-def colour_tower(config: ClipVisionConfig):
-    """`colour_clip_vision` as the host's CLIP_VISION."""
-    return host().encoders.build_clip_vision(take(colour_clip_vision(config), CLIP_VISION_PREFIX), config)
+def color_tower(config: ClipVisionConfig):
+    """`color_clip_vision` as the host's CLIP_VISION."""
+    return host().encoders.build_clip_vision(take(color_clip_vision(config), CLIP_VISION_PREFIX), config)
 
 
 class Prompts:
@@ -234,15 +234,17 @@ class Told:
 
 
 def draw_told(
-    source: FilmSource, generator: torch.Generator, frames: int, starts: range, anchor_frame: int | None
+    source: VideoSource, generator: torch.Generator, frames: int, starts: range, anchor_frame: int | None
 ) -> Told:
-    """As `FilmSource.draw`; the words are those of the anchor frame, or else of the clip's first frame."""
-    film = make_film(pick(generator, source.pool.num_films if source.pool else HELD_OUT), source.size, source.variety)
+    """As `VideoSource.draw`; the words are those of the anchor frame, or else of the clip's first frame."""
+    video = make_video(
+        pick(generator, source.pool.num_videos if source.pool else HELD_OUT), source.size, source.variety
+    )
     start = starts[pick(generator, len(starts))]
-    clip = clip_of(film, frames, start, anchor_frame)
+    clip = clip_of(video, frames, start, anchor_frame)
     if source.pool:
-        clip = replace(clip, latents=source.pool.latents[film.seed, start : start + frames].float())
-    return Told(clip, film.words(start if anchor_frame is None else anchor_frame))
+        clip = replace(clip, latents=source.pool.latents[video.seed, start : start + frames].float())
+    return Told(clip, video.words(start if anchor_frame is None else anchor_frame))
 
 
 @dataclass(frozen=True)
@@ -334,7 +336,7 @@ class ModelscopeUnetTask:
         base: Base,
         size: int = 96,
         variety: Variety = "narrow",
-        pool: FilmPool | None = None,
+        pool: VideoPool | None = None,
         batch: int = 3,
         frames: int = 8,
         config: UNet3DConfig = BASE_UNET,
@@ -342,7 +344,7 @@ class ModelscopeUnetTask:
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.frames = FilmSource(size, variety, pool), batch, frames
+        self.source, self.batch, self.frames = VideoSource(size, variety, pool), batch, frames
         self.starts = range(pool.num_frames - frames + 1) if pool else range(1)
         self.network = new_base_unet(config, torch.Generator().manual_seed(seed)).to(device)
         if start is not None:
@@ -353,8 +355,8 @@ class ModelscopeUnetTask:
 
     def settings(self) -> dict:
         return {
-            "size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames,
-            "pool": self.source.pool.num_films if self.source.pool else 0,
+            "size": self.source.size, "videos": self.source.variety, "batch": self.batch, "frames": self.frames,
+            "pool": self.source.pool.num_videos if self.source.pool else 0,
         }  # fmt: skip
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -370,11 +372,11 @@ class ModelscopeUnetTask:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Of held-out films: `error` with their words, `untold` without any."""
+        """Of held-out videos: `error` with their words, `untold` without any."""
         if self.measured is None:
-            films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-            batch = shown(self.encoder, [clip_of(film, self.frames, 0, None) for film in films])
-            self.measured = batch, torch.cat([self.prompts(film.words(0)) for film in films])
+            videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
+            batch = shown(self.encoder, [clip_of(video, self.frames, 0, None) for video in videos])
+            self.measured = batch, torch.cat([self.prompts(video.words(0)) for video in videos])
         (batch, text), errors = self.measured, {}
         for sigma in MEASURED_SIGMAS:
             errors.update(moving_noise_errors(self._predict(text), batch, sigma, {"error": slice(None)}))

@@ -1,6 +1,6 @@
 """Stage ms_cam: the memories of StreamingModelscope on the trained base UNet, which stays as it is.
 
-CAM goes on from control frames, APM keeps the looks of the anchor, frame 0 of the film. Both are trained together, as
+CAM goes on from control frames, APM keeps the looks of the anchor, frame 0 of the video. Both are trained together, as
 in inference. Run as a module, this joins everything to the two files that the pack loads:
 
 python -m training.modelscope_cam --out DIR [--into FOLDER] [--base FILE]
@@ -28,16 +28,15 @@ from streaming_core.models.modelscope.weights import refuse_unread
 from streaming_core.models.registry import load_strict, shapes_of
 
 from .diffusion import Encoder, randn
-from .films import HELD_OUT, Variety, make_film
 from .first_weights import PIXEL_SIZE, enter_in_pairs, relay_pairs
-from .footage import FilmPool, FilmSource, clip_of
-from .layout import CPU, Base, Weights, host, initialise, read_base, read_stage, silence, write_weights
+from .footage import VideoPool, VideoSource, clip_of
+from .layout import CPU, Base, Weights, host, initialize, read_base, read_stage, silence, write_weights
 from .modelscope import (
     MODELSCOPE,
     TEXT_SIZE,
     Prompts,
     TrainingOperations,
-    colour_tower,
+    color_tower,
     draw_told,
     frozen_parts,
     moving_noise_errors,
@@ -46,6 +45,7 @@ from .modelscope import (
     shown,
     without_dropout,
 )
+from .videos import HELD_OUT, Variety, make_video
 
 UNTOLD_SHARE = 0.1
 """Share of clips without prompt and anchor, the unconditional half of guidance."""
@@ -54,11 +54,11 @@ ANCHOR_ALONE_SHARE = 0.4
 WORST_PIXEL_NOISE = 0.06
 """Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
 SPECKLED_SHARE = 0.3
-"""Of clips whose control frames have coloured specks: what a small model leaves behind and would otherwise copy."""
+"""Of clips whose control frames have colored specks: what a small model leaves behind and would otherwise copy."""
 MOST_SPECKS, SPECK_PX, SPECK_SIZE = 0.08, 8, 0.6
-"""Share of the places that have one, their distance in pixels, and the standard deviation of a colour in 0..1."""
+"""Share of the places that have one, their distance in pixels, and the standard deviation of a color in 0..1."""
 FIRST_ALPHA = 0.5
-MEASURED_FILMS = 4
+MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (3.0, 14.0)
 FILE, BASE_FILE = "demo_streamingmodelscope.safetensors", "demo_modelscope_t2v.safetensors"
 
@@ -81,13 +81,13 @@ def new_memories(
     """The UNet, frozen but for its mixers, and the memories, of which CAM changes nothing yet.
 
     CAM's encoder starts as a copy of the UNet's, to which the pixel encoder shows the control frames as latents (three
-    of four are roughly the small picture). Mixers start a little open and see the image tokens alone.
+    of four are roughly the small image). Mixers start a little open and see the image tokens alone.
     """
-    unet = without_dropout(initialise(VideoUNet(config.unet, operations=TrainingOperations), generator))
+    unet = without_dropout(initialize(VideoUNet(config.unet, operations=TrainingOperations), generator))
     mixers = {key: tensor for key, tensor in unet.state_dict().items() if key not in base}
     load_strict(unet, {**mixers, **base}, "the video UNet")
     unet.requires_grad_(False)
-    cam = without_dropout(initialise(ModelscopeCam(config.cam, operations=TrainingOperations), generator))
+    cam = without_dropout(initialize(ModelscopeCam(config.cam, operations=TrainingOperations), generator))
     own = cam.unet.state_dict()
     cam.unet.load_state_dict({**own, **{key: base[key] for key in own.keys() & base.keys()}})
     silence(cam, ".temporal_transformer.proj_out")
@@ -97,7 +97,7 @@ def new_memories(
             attn.alpha.fill_(FIRST_ALPHA)
             attn.conv_ln.weight.fill_(TEXT_SIZE)
             attn.conv.weight[:, : config.unet.mixers.text_tokens] = 0.0
-    projector = initialise(ImageProjector(config.image_projector), generator)
+    projector = initialize(ImageProjector(config.image_projector), generator)
     memories = Memories(unet, cam, projector).requires_grad_(True)
     return unet, memories
 
@@ -134,15 +134,15 @@ def run_with_memories(
 
 
 def with_specks(frames: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """Frames `[F, 3, H, W]` in 0..1 with round specks of any colour, other ones in each, on a share of the places."""
+    """Frames `[F, 3, H, W]` in 0..1 with round specks of any color, other ones in each, on a share of the places."""
     places = (len(frames), 1, frames.shape[2] // SPECK_PX, frames.shape[3] // SPECK_PX)
     there = torch.rand(places, generator=generator).to(frames) < density
-    colours = SPECK_SIZE * randn((places[0], 3, *places[2:]), generator, frames)
-    return (frames + F.interpolate(there * colours, size=frames.shape[-2:], mode="bilinear")).clamp(0, 1)
+    colors = SPECK_SIZE * randn((places[0], 3, *places[2:]), generator, frames)
+    return (frames + F.interpolate(there * colors, size=frames.shape[-2:], mode="bilinear")).clamp(0, 1)
 
 
 class ModelscopeCamTask:
-    """Clips of `frames` frames from anywhere in a film, the first `overlap` as control frames; prompt and anchor are
+    """Clips of `frames` frames from anywhere in a video, the first `overlap` as control frames; prompt and anchor are
     of frame 0. `base_unet`: what stage ms_unet wrote. `start`: what another run of this stage wrote, or a whole file.
     """
 
@@ -154,7 +154,7 @@ class ModelscopeCamTask:
         base_unet: Weights,
         size: int = 96,
         variety: Variety = "narrow",
-        pool: FilmPool | None = None,
+        pool: VideoPool | None = None,
         batch: int = 3,
         frames: int = 8,
         overlap: int = 4,
@@ -165,22 +165,22 @@ class ModelscopeCamTask:
     ):
         if not 0 < overlap < frames:
             raise SettingsError(f"{overlap} control frames leave nothing new in clips of {frames}; use fewer")
-        self.source, self.batch, self.frames, self.overlap = FilmSource(size, variety, pool), batch, frames, overlap
+        self.source, self.batch, self.frames, self.overlap = VideoSource(size, variety, pool), batch, frames, overlap
         self.starts = range(frames - overlap, (pool.num_frames if pool else 4 * frames) - frames + 1)
         self.unet, self.network = new_memories(config, base_unet, torch.Generator().manual_seed(seed))
         if start is not None:
             self._begin_with(start)
         self.unet.to(device)
         self.network.to(device)
-        self.encoder = Encoder(base.vae(device), colour_tower(config.clip_vision), 0, device)
+        self.encoder = Encoder(base.vae(device), color_tower(config.clip_vision), 0, device)
         self.prompts = Prompts(config.text_encoder, device)
-        self.grey = self.encoder.embed(torch.full((1, 3, size, size), 0.5))
+        self.gray = self.encoder.embed(torch.full((1, 3, size, size), 0.5))
         self.measured = None
 
     def settings(self) -> dict:
         return {
-            "size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames,
-            "overlap": self.overlap, "pool": self.source.pool.num_films if self.source.pool else 0,
+            "size": self.source.size, "videos": self.source.variety, "batch": self.batch, "frames": self.frames,
+            "overlap": self.overlap, "pool": self.source.pool.num_videos if self.source.pool else 0,
         }  # fmt: skip
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -189,7 +189,7 @@ class ModelscopeCamTask:
         told = [share >= UNTOLD_SHARE + ANCHOR_ALONE_SHARE for share in shares]
         text = torch.cat([self.prompts(each.words if say else "") for each, say in zip(drawn, told, strict=True)])
         seen = [
-            self.encoder.embed(each.clip.anchor) if share >= UNTOLD_SHARE else self.grey
+            self.encoder.embed(each.clip.anchor) if share >= UNTOLD_SHARE else self.gray
             for each, share in zip(drawn, shares, strict=True)
         ]
         control = torch.cat([self._worn(each.clip.footage.frames, generator) for each in drawn])
@@ -221,25 +221,25 @@ class ModelscopeCamTask:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Of held-out films without a prompt: control frames (`overlap`), new ones (`new`), those with a grey anchor
-        (`new_grey`), and without CAM and anchor (`new_without`).
+        """Of held-out videos without a prompt: control frames (`overlap`), new ones (`new`), those with a gray anchor
+        (`new_gray`), and without CAM and anchor (`new_without`).
         """
         if self.measured is None:
-            films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-            clips = [clip_of(film, self.frames, self.starts[i], 0) for i, film in enumerate(films)]
+            videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
+            clips = [clip_of(video, self.frames, self.starts[i], 0) for i, video in enumerate(videos)]
             control = torch.cat([clip.footage.frames[: self.overlap] for clip in clips]).to(self.encoder.device)
             anchors = torch.cat([self.encoder.embed(clip.anchor) for clip in clips])
             self.measured = shown(self.encoder, clips), anchors, control * 2 - 1
         (batch, anchors, control), errors = self.measured, {}
         text = self.prompts("").expand(len(anchors), -1, -1)
-        grey = self.grey.expand_as(anchors)
+        gray = self.gray.expand_as(anchors)
         old, new = slice(0, self.overlap), slice(self.overlap, None)
         closed = torch.cat([text, text.new_zeros(len(text), 16, text.shape[-1])], dim=1)
         plain = self.unet.project_context(closed, 0.0)
         for sigma in MEASURED_SIGMAS:
             told = self._predict(text, anchors, control)
             errors.update(moving_noise_errors(told, batch, sigma, {"overlap": old, "new": new}))
-            errors.update(moving_noise_errors(self._predict(text, grey, control), batch, sigma, {"new_grey": new}))
+            errors.update(moving_noise_errors(self._predict(text, gray, control), batch, sigma, {"new_gray": new}))
             without = lambda x, timesteps: run_base(self.unet, plain, x, timesteps)  # noqa: E731
             errors.update(moving_noise_errors(without, batch, sigma, {"new_without": new}))
         return errors

@@ -17,7 +17,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the odd polynomial that drives singular values towards 1; five rounds bring all but tiny ones to 0.7..1.2."""
 ROUNDS = 5
 SMALLEST_SIDE = 16
-"""Layers with fewer inputs or outputs touch pictures and latents; they and all vectors stay with AdamW."""
+"""Layers with fewer inputs or outputs touch images and latents; they and all vectors stay with AdamW."""
 
 
 def is_matrix(parameter: Tensor) -> bool:

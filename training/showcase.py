@@ -1,4 +1,4 @@
-"""Films by a trained file, made as the pack's nodes make them, with CAM and without, with the anchor and without.
+"""Videos by a trained file, made as the pack's nodes make them, with CAM and without, with the anchor and without.
 
 parts = open_parts(Path("demo_models/demo_streamingsvd.safetensors"))
 with_cam(parts, first_clip, num_frames=48, seed=0)     # [48, 3, H, W] in 0..1
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.script import Cue, Script
-from streaming_core.loop.state import Anchor, continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.loop.state import Anchor, continue_video, pick_anchor, start_video, video_chunks
 from streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 
 from .layout import host
@@ -29,7 +29,7 @@ GUIDANCE = 1.0
 
 @dataclass(frozen=True)
 class Parts:
-    """What a film is made with: the host's MODEL and VAE, and the pack's chunk sampler around them."""
+    """What a video is made with: the host's MODEL and VAE, and the pack's chunk sampler around them."""
 
     sampler: object
     model: object
@@ -58,7 +58,7 @@ def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Pa
 
 
 def told_speed(parts: Parts, motion_bucket_id: int) -> Parts:
-    """The same parts with another motion bucket: 127 is `films.NARROW_SPEED`."""
+    """The same parts with another motion bucket: 127 is `videos.NARROW_SPEED`."""
     motion = replace(parts.sampler.motion, motion_bucket_id=motion_bucket_id)
     return replace(parts, sampler=replace(parts.sampler, motion=motion))
 
@@ -74,20 +74,20 @@ def first_clip(parts: Parts, image: Tensor, seed: int) -> Tensor:
 
 
 def with_cam(parts: Parts, clip: Tensor, num_frames: int, seed: int, strength: float = 1.0) -> Tensor:
-    """The film that Stream Sampler makes of a first clip `[F, 3, H, W]`: `[num_frames, 3, H, W]`."""
+    """The video that Stream Sampler makes of a first clip `[F, 3, H, W]`: `[num_frames, 3, H, W]`."""
     chunks = plan(num_frames, len(clip), seed, strength)
-    state = start_film(chunks, clip, pick_anchor(clip, ANCHOR_FRAME), parts.sampler)
-    return torch.cat([clip, *(frames for _, frames in film_chunks(state, parts.sampler))])[:num_frames]
+    state = start_video(chunks, clip, pick_anchor(clip, ANCHOR_FRAME), parts.sampler)
+    return torch.cat([clip, *(frames for _, frames in video_chunks(state, parts.sampler))])[:num_frames]
 
 
 def without_anchor(parts: Parts, clip: Tensor, num_frames: int, seed: int) -> Tensor:
-    """The same film where each chunk is shown the last frame before it in place of the anchor."""
+    """The same video where each chunk is shown the last frame before it in place of the anchor."""
     sampler, made = parts.sampler, [clip]
-    state = start_film(plan(num_frames, len(clip), seed), clip, clip[-1:], sampler)
+    state = start_video(plan(num_frames, len(clip), seed), clip, clip[-1:], sampler)
     while not state.is_complete:
         newest = made[-1][-1:]
         state = replace(state, anchor=Anchor(newest, sampler.embed_anchor(newest)))
-        state, frames = continue_film(state, sampler)
+        state, frames = continue_video(state, sampler)
         made.append(frames)
     return torch.cat(made)[:num_frames]
 

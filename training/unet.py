@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from streaming_core.models.streamingsvd.config import VideoUNetConfig
 
 from .diffusion import Batch, Encoder, drop_conditions, moving_errors, v_loss
-from .films import HELD_OUT, Variety, make_film
-from .footage import FilmPool, FilmSource, clip_of
-from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, build_unet, fold_concat, initialise, run_unet, silence
+from .footage import VideoPool, VideoSource, clip_of
+from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, build_unet, fold_concat, initialize, run_unet, silence
+from .videos import HELD_OUT, Variety, make_video
 
-MEASURED_FILMS = 4
+MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (1.0, 3.0, 10.0, 50.0)
 
 
 def new_unet(config: VideoUNetConfig, generator: torch.Generator) -> nn.Module:
     """A UNet whose every block starts as the identity."""
-    unet = initialise(build_unet(config, CPU), generator)
+    unet = initialize(build_unet(config, CPU), generator)
     silence(unet, ".proj_out", ".out_layers.3", "out.2")
     return unet
 
 
 class UnetTask:
-    """Clips of `frames` frames of films, the first one given. `base` holds VAE and image tower.
+    """Clips of `frames` frames of videos, the first one given. `base` holds VAE and image tower.
 
-    With a `pool` clips start at any frame of its films. `start`: what another run of this stage wrote, to begin with.
+    With a `pool` clips start at any frame of its videos. `start`: what another run of this stage wrote, to begin with.
     """
 
     stage = "unet"
@@ -38,7 +38,7 @@ class UnetTask:
         base: Base,
         size: int = 96,
         variety: Variety = "narrow",
-        pool: FilmPool | None = None,
+        pool: VideoPool | None = None,
         batch: int = 3,
         frames: int = 8,
         config: VideoUNetConfig = DEMO.cam.unet,
@@ -46,7 +46,7 @@ class UnetTask:
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.frames = FilmSource(size, variety, pool), batch, frames
+        self.source, self.batch, self.frames = VideoSource(size, variety, pool), batch, frames
         self.starts = range(pool.num_frames - frames + 1) if pool else (0,)
         self.network = new_unet(config, torch.Generator().manual_seed(seed))
         if start is not None:
@@ -57,8 +57,8 @@ class UnetTask:
 
     def settings(self) -> dict:
         return {
-            "size": self.source.size, "films": self.source.variety, "batch": self.batch, "frames": self.frames,
-            "pool": self.source.pool.num_films if self.source.pool else 0,
+            "size": self.source.size, "videos": self.source.variety, "batch": self.batch, "frames": self.frames,
+            "pool": self.source.pool.num_videos if self.source.pool else 0,
         }  # fmt: skip
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -67,10 +67,10 @@ class UnetTask:
         return v_loss(partial(run_unet, self.network), batch, generator)
 
     def measure(self) -> dict[str, float]:
-        """`moving_errors` of held-out films by noise level."""
+        """`moving_errors` of held-out videos by noise level."""
         if self.measured is None:
-            films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-            clips = [clip_of(film, self.frames, 0, None) for film in films]
+            videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
+            clips = [clip_of(video, self.frames, 0, None) for video in videos]
             self.measured = self.encoder.batch(clips, torch.Generator().manual_seed(0))
         network, errors = partial(run_unet, self.network), {}
         for sigma in MEASURED_SIGMAS:

@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, on single frames of films.
+"""Stage 1: the VAE, on single frames of videos.
 
 One network is trained for both of the official autoencoders (`layout.autoencoder_tensors`); the temporal layers of the
 video decoder stay at what they begin with, which is nothing.
@@ -15,27 +15,27 @@ from torch import Tensor, nn
 
 from streaming_core.models.streamingsvd.config import StreamingSVDConfig
 
-from .films import HELD_OUT, Footage, Variety, make_film
-from .footage import FilmSource, pick
-from .layout import CPU, DEMO, LATENT_SCALE, Weights, build_vae, initialise, silence
+from .footage import VideoSource, pick
+from .layout import CPU, DEMO, LATENT_SCALE, Weights, build_vae, initialize, silence
+from .videos import HELD_OUT, Footage, Variety, make_video
 
 KL_WEIGHT = 2e-4
 GUIDE_WEIGHT = 1.0
-"""Of the pull that makes the first three latent channels a small copy of the picture. Left to itself the network finds
-brightness first and colours only after thousands of steps."""
+"""Of the pull that makes the first three latent channels a small copy of the image. Left to itself the network finds
+brightness first and colors only after thousands of steps."""
 FIRST_LOG_VARIANCE = -5.0
 """Of the posterior; at 0, the usual start, its noise drowns the first thousand steps."""
 EDGE_WEIGHT = 0.5
 EXTRA_WEIGHT_OF_MOVING = 3.0
 WHOLE_SHARE = 0.25
 """Share of steps on whole frames, a quarter as many; the others see a quarter of their area, around what moves."""
-FILM_FRAMES = 48
-"""Frames are drawn from so far into a film."""
-MEASURED_FILMS = 8
+VIDEO_FRAMES = 48
+"""Frames are drawn from so far into a video."""
+MEASURED_VIDEOS = 8
 
 
 class VaeTask:
-    """Absolute error of pixels and of their differences to their neighbours, and a small pull to unit Gaussians."""
+    """Absolute error of pixels and of their differences to their neighbors, and a small pull to unit Gaussians."""
 
     stage = "vae"
 
@@ -48,21 +48,21 @@ class VaeTask:
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.config, self.device = FilmSource(size, variety), batch, config, device
+        self.source, self.batch, self.config, self.device = VideoSource(size, variety), batch, config, device
         # Frames are coded one by one: the video decoder's temporal layers cost half of its time and are not needed.
         network = build_vae(config.image_encoder, replace(config.first_stage, temporal=False), CPU)
-        self.network = initialise(network, torch.Generator().manual_seed(seed)).to(device)
+        self.network = initialize(network, torch.Generator().manual_seed(seed)).to(device)
         channels = config.image_encoder.latent_channels
         with torch.no_grad():
             self.network.quant_conv.bias[channels:] = FIRST_LOG_VARIANCE
 
     def settings(self) -> dict:
-        return {"size": self.source.size, "films": self.source.variety, "batch": self.batch}
+        return {"size": self.source.size, "videos": self.source.variety, "batch": self.batch}
 
     def loss(self, generator: torch.Generator) -> Tensor:
         whole = float(torch.rand((), generator=generator)) < WHOLE_SHARE
-        films = max(1, self.batch // 4) if whole else self.batch
-        clips = [self.source.draw(generator, 1, range(FILM_FRAMES), None).footage for _ in range(films)]
+        videos = max(1, self.batch // 4) if whole else self.batch
+        clips = [self.source.draw(generator, 1, range(VIDEO_FRAMES), None).footage for _ in range(videos)]
         if not whole:
             clips = [crop_around_movement(clip, self.source.size // 2, generator) for clip in clips]
         frames = torch.cat([clip.frames for clip in clips]).to(self.device) * 2 - 1
@@ -80,13 +80,13 @@ class VaeTask:
         return pixels + EDGE_WEIGHT * edges + KL_WEIGHT * kl + GUIDE_WEIGHT * guide
 
     def _held_out(self) -> Tensor:
-        """`[films, 3, H, W]` in -1..1."""
-        films = [make_film(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_FILMS)]
-        return torch.cat([film.render(0, 1).frames for film in films]).to(self.device) * 2 - 1
+        """`[videos, 3, H, W]` in -1..1."""
+        videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
+        return torch.cat([video.render(0, 1).frames for video in videos]).to(self.device) * 2 - 1
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Peak signal to noise ratio of held-out films in dB, through posterior means."""
+        """Peak signal to noise ratio of held-out videos in dB, through posterior means."""
         frames = self._held_out()
         decoded = self.network.decode(self.network.encode(frames)).clamp(-1, 1)
         return {"psnr": float(-10 * torch.log10(F.mse_loss(decoded, frames) / 4))}
@@ -100,7 +100,7 @@ class VaeTask:
 
 def idle_temporal_layers(config: StreamingSVDConfig) -> Weights:
     """What a video decoder has more than a still one, set so that it decodes frame by frame."""
-    network = initialise(build_vae(config.image_encoder, config.first_stage, CPU), torch.Generator().manual_seed(0))
+    network = initialize(build_vae(config.image_encoder, config.first_stage, CPU), torch.Generator().manual_seed(0))
     silence(network, ".time_stack.out_layers.3", "conv_out.time_mix_conv")
     nn.init.dirac_(network.decoder.conv_out.time_mix_conv.weight)
     temporal = (".time_stack.", ".mix_factor", ".time_mix_conv.")
@@ -111,10 +111,10 @@ def crop_around_movement(clip: Footage, side: int, generator: torch.Generator) -
     """A square of `side` pixels whose middle is, where the border lets it, a moving pixel of the first frame."""
     places = (clip.moving[0, 0] > 0.5).nonzero()
     if len(places):
-        centre = places[pick(generator, len(places))].tolist()
+        center = places[pick(generator, len(places))].tolist()
     else:
-        centre = [pick(generator, size) for size in clip.moving.shape[-2:]]
-    top, left = (min(max(c - side // 2, 0), s - side) for c, s in zip(centre, clip.moving.shape[-2:], strict=True))
+        center = [pick(generator, size) for size in clip.moving.shape[-2:]]
+    top, left = (min(max(c - side // 2, 0), s - side) for c, s in zip(center, clip.moving.shape[-2:], strict=True))
     cut = (..., slice(top, top + side), slice(left, left + side))
     return Footage(clip.frames[cut], clip.moving[cut])
 

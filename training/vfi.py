@@ -1,6 +1,6 @@
-"""Stage vfi: EMA-VFI frame interpolation at any time, on films; needs no other stage.
+"""Stage vfi: EMA-VFI frame interpolation at any time, on videos; needs no other stage.
 
-A step sees pairs of frames up to two film frames apart and the true frame at a random time between them, which films
+A step sees pairs of frames up to two video frames apart and the true frame at a random time between them, which videos
 can render because every position is a closed formula of time; so is every displacement, and the flow is told it, which
 the published weights had to do without. The network is the pack's own, narrower than the published ones; the file has
 their keys (reference: ema-vfi, section 1).
@@ -22,9 +22,9 @@ from streaming_core.models.ema_vfi.detect import PREFIX
 from streaming_core.models.ema_vfi.layers import PReLU
 from streaming_core.models.ema_vfi.network import EmaVfi
 
-from .films import HELD_OUT, Film, Variety, make_film
 from .footage import pick
 from .layout import CPU, Weights, silence
+from .videos import HELD_OUT, Variety, Video, make_video
 
 DEMO_VFI = replace(standard_config(8, (1, 1, 1, 2, 2)), flow_channels=(64, 64), refine_channels=8)
 """Half as wide as `ours_small`, with more of it in the flow heads and less in the refinement."""
@@ -33,14 +33,14 @@ LAST_START = 64
 EXTRA_WEIGHT_OF_MOVING = 3.0
 WHOLE_SHARE = 0.3
 """Share of steps on frames of full size, repaired ones too. The others see four times as many pairs of half the size,
-up to the merged frame: motion is learned from many films, not from many pixels."""
+up to the merged frame: motion is learned from many videos, not from many pixels."""
 MERGED_WEIGHT = 0.5
 FLOW_WEIGHT = 0.5
 """Of a pixel of flow, against a whole step from black to white."""
 PYRAMID_LEVELS = 4
 COORDINATE_GAIN = 8.0
 """What moves passes about an eighth of a frame, of which -1 to 1 is the whole."""
-MEASURED_FILMS = 12
+MEASURED_VIDEOS = 12
 MEASURED_GAPS = (1, 2)
 
 
@@ -60,38 +60,38 @@ class Triplet:
     steady: Tensor
 
     @classmethod
-    def of(cls, shots: list[tuple[Film, float, float, float]], device: torch.device = CPU) -> Triplet:
-        """Each shot is a film, the film time of the first frame, the gap to the second and the share of it."""
+    def of(cls, shots: list[tuple[Video, float, float, float]], device: torch.device = CPU) -> Triplet:
+        """Each shot is a video, the video time of the first frame, the gap to the second and the share of it."""
         moments = [
             torch.tensor([start, start + gap, start + share * gap], dtype=torch.float64)
             for _, start, gap, share in shots
         ]
-        films = [film for film, *_ in shots]
-        footage = [film.at(moment) for film, moment in zip(films, moments, strict=True)]
-        flow = torch.stack([true_flow(film, moment) for film, moment in zip(films, moments, strict=True)])
+        videos = [video for video, *_ in shots]
+        footage = [video.at(moment) for video, moment in zip(videos, moments, strict=True)]
+        flow = torch.stack([true_flow(video, moment) for video, moment in zip(videos, moments, strict=True)])
         first, second, target = torch.stack([shot.frames for shot in footage], dim=1).flip(2).to(device)
         moving = torch.stack([shot.moving.amax(dim=0) for shot in footage]).to(device)
         times = torch.tensor([share for *_, share in shots], dtype=torch.float32, device=device)
-        steady = torch.tensor([float(is_steady(film, moment)) for film, moment in zip(films, moments, strict=True)])
+        steady = torch.tensor([float(is_steady(video, moment)) for video, moment in zip(videos, moments, strict=True)])
         return cls(first, second, target, times, moving, flow.to(device), steady.to(device))
 
 
-def is_steady(film: Film, moments: Tensor) -> bool:
+def is_steady(video: Video, moments: Tensor) -> bool:
     """Whether every sprite still heads about where it did, so that none has met a wall on the way."""
-    headings = [sprite.path.pose(moments).heading for sprite in film.sprites]
+    headings = [sprite.path.pose(moments).heading for sprite in video.sprites]
     return all(bool(((heading - heading[:1]).cos() > 0.8).all()) for heading in headings)
 
 
-def true_flow(film: Film, moments: Tensor) -> Tensor:
+def true_flow(video: Video, moments: Tensor) -> Tensor:
     """Where each pixel of the frame at `moments[2]` is at `moments[0]` and at `moments[1]`, whether to be seen or not.
 
-    moments `[3]` float64, film time. Result `[4, H, W]`: (x, y) in pixels to the first, then to the second.
+    moments `[3]` float64, video time. Result `[4, H, W]`: (x, y) in pixels to the first, then to the second.
     """
-    size, target = film.size, moments[2:]
+    size, target = video.size, moments[2:]
     grid = torch.arange(size, dtype=torch.float64) + 0.5
-    pan = torch.tensor(film.background.pan, dtype=torch.float64)
+    pan = torch.tensor(video.background.pan, dtype=torch.float64)
     flow = ((target - moments[:2])[:, None] * pan).view(4, 1, 1).expand(4, size, size)
-    for sprite in film.sprites:
+    for sprite in video.sprites:
         pose = sprite.path.pose(moments)
         cos, sin = pose.heading.cos(), pose.heading.sin()
         dx, dy = grid.view(1, -1) - pose.x[2], grid.view(-1, 1) - pose.y[2]
@@ -119,9 +119,9 @@ def pyramid(difference: Tensor, levels: int = PYRAMID_LEVELS) -> list[Tensor]:
     return [*bands, difference]
 
 
-def picture_loss(picture: Tensor, triplet: Triplet) -> Tensor:
+def image_loss(image: Tensor, triplet: Triplet) -> Tensor:
     """Mean absolute error over all bands of a pyramid and over pixels, moving places heavier."""
-    difference = picture - triplet.target
+    difference = image - triplet.target
     weight = 1 + EXTRA_WEIGHT_OF_MOVING * triplet.moving
     bands = [difference, *pyramid(difference)]
     return sum((F.adaptive_avg_pool2d(weight, band.shape[-2:]) * band.abs()).mean() for band in bands)
@@ -163,7 +163,7 @@ def new_network(config: EmaVfiConfig, generator: torch.Generator) -> EmaVfi:
 
 
 class VfiTask:
-    """`batch` pairs of films `size` pixels squared, `NARROWEST_GAP` to `WIDEST_GAP` film frames apart, or four times as
+    """`batch` pairs of videos `size` pixels squared, `NARROWEST_GAP` to `WIDEST_GAP` frames apart, or four times as
     many of half the size.
     """
 
@@ -183,7 +183,7 @@ class VfiTask:
         self.network.to(memory_format=torch.channels_last)
 
     def settings(self) -> dict:
-        return {"size": self.size, "films": self.variety, "batch": self.batch}
+        return {"size": self.size, "videos": self.variety, "batch": self.batch}
 
     def loss(self, generator: torch.Generator) -> Tensor:
         whole = float(torch.rand((), generator=generator)) < WHOLE_SHARE
@@ -191,19 +191,19 @@ class VfiTask:
         triplet = Triplet.of([self._shot(generator, size) for _ in range(batch)], self.device)
         pair = self.network.pair(self.network.frame(triplet.first), self.network.frame(triplet.second))
         flows = self.network.flows(pair, triplet.times)
-        merged = sum(picture_loss(flow.merged(), triplet) for flow in flows)
+        merged = sum(image_loss(flow.merged(), triplet) for flow in flows)
         moved = sum(flow_loss(flow.flow, triplet) for flow in flows)
         loss = MERGED_WEIGHT * merged + FLOW_WEIGHT * moved
-        return loss + picture_loss(self.network.picture(pair, flows[-1]), triplet) if whole else loss
+        return loss + image_loss(self.network.image(pair, flows[-1]), triplet) if whole else loss
 
-    def _shot(self, generator: torch.Generator, size: int) -> tuple[Film, float, float, float]:
-        film = make_film(pick(generator, HELD_OUT), size, self.variety)
+    def _shot(self, generator: torch.Generator, size: int) -> tuple[Video, float, float, float]:
+        video = make_video(pick(generator, HELD_OUT), size, self.variety)
         start, gap, share = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
-        return film, LAST_START * start, NARROWEST_GAP + (WIDEST_GAP - NARROWEST_GAP) * gap, share
+        return video, LAST_START * start, NARROWEST_GAP + (WIDEST_GAP - NARROWEST_GAP) * gap, share
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """`psnr_of_middles` of held-out films, of the network and of what needs none; and `flow`, the error of the
+        """`psnr_of_middles` of held-out videos, of the network and of what needs none; and `flow`, the error of the
         flow where something moves, as a share of that of no flow.
         """
         network, found = self.network, {}
@@ -220,11 +220,11 @@ class VfiTask:
         return found
 
     def _held_out(self, gap: int) -> Triplet:
-        films = [make_film(HELD_OUT + i, self.size, self.variety) for i in range(MEASURED_FILMS)]
-        return Triplet.of([(film, 3.0 * i, gap, 0.5) for i, film in enumerate(films)], self.device)
+        videos = [make_video(HELD_OUT + i, self.size, self.variety) for i in range(MEASURED_VIDEOS)]
+        return Triplet.of([(video, 3.0 * i, gap, 0.5) for i, video in enumerate(videos)], self.device)
 
     def psnr_of_middles(self, middle: Callable[[Triplet], Tensor]) -> dict[str, float]:
-        """Peak signal to noise ratio in dB of the frame half way, by film frames between both: `psnr_GAP` of the whole
+        """Peak signal to noise ratio in dB of the frame half way, by video frames between both: `psnr_GAP` of the whole
         frame, `moving_GAP` of `Triplet.moving`.
         """
         found = {}

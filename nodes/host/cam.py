@@ -31,7 +31,7 @@ class StreamingCam:
 def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
     """Run the pixel encoder once: `[k, H, W, 3]` in [0, 1] to the embedding, on the host's intermediate device."""
     pixels = rearrange(control_frames[..., :3], "k h w c -> k c h w") * 2 - 1
-    # Three maps of the widest early layer dominate: 32 channels at full resolution, and its normalised copies.
+    # Three maps of the widest early layer dominate: 32 channels at full resolution, and its normalized copies.
     memory = 4 * pixels.shape[0] * pixels[0, 0].numel() * 4 * max(cam.config.pixel_channels[:2])
     mm.load_models_gpu([cam.patcher], memory_required=memory)
     pixels = pixels.to(device=cam.patcher.load_device, dtype=cam.network.compute_dtype)

@@ -1,4 +1,4 @@
-"""Short texts that tell models, samplers and pictures apart, for the settings hashes of run folders."""
+"""Short texts that tell models, samplers and images apart, for the settings hashes of run folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _sample(tensor: Tensor, count: int = 16) -> bytes:
 
 
 def tensor_fingerprint(tensor: Tensor) -> str:
-    """Of all values: for pictures and conditioning, which are small."""
+    """Of all values: for images and conditioning, which are small."""
     values = tensor.detach().to("cpu", torch.float32).contiguous()
     return _digest([repr(tuple(values.shape)).encode(), values.numpy().tobytes()])
 

@@ -16,11 +16,11 @@ from ...streaming_core.atomic import atomic_write
 from ...streaming_core.errors import SettingsError
 from ...streaming_core.frames import FrameStream
 from ...streaming_core.loop.layout import Layout
+from ...streaming_core.metrics.chart import draw_report
 from ...streaming_core.metrics.clip_scores import ClipTools
 from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
 from ...streaming_core.metrics.mawe import Mawe
 from ...streaming_core.metrics.measure import Measures, measure, measure_mawe
-from ...streaming_core.metrics.picture import draw_report
 from ...streaming_core.metrics.report import as_csv, as_json, as_text
 from .files import model_file, read_weights
 from .patchers import managed
@@ -123,7 +123,7 @@ def check_projection(weight: Tensor) -> None:
     if not 1e-4 < spread < 1 or torch.equal(weight, identity):
         raise SettingsError(
             "the connected clip comes from a file without text_projection, so its texts cannot be compared with "
-            "pictures; load a complete CLIP file such as that of openai/clip-vit-large-patch14"
+            "images; load a complete CLIP file such as that of openai/clip-vit-large-patch14"
         )
 
 
@@ -171,17 +171,17 @@ class SavedReport:
 
 
 def save_report(measures: Measures, prefix: str, prompt, extra_pnginfo) -> SavedReport:
-    """Write picture, text, JSON and CSV below the output folder, under one name."""
-    picture, texts = draw_report(measures), {".txt": as_text(measures), ".json": as_json(measures)}
-    path, subfolder = output_file(prefix, ".png", *picture.size)
+    """Write image, text, JSON and CSV below the output folder, under one name."""
+    chart, texts = draw_report(measures), {".txt": as_text(measures), ".json": as_json(measures)}
+    path, subfolder = output_file(prefix, ".png", *chart.size)
     metadata = PngImagePlugin.PngInfo()
     for key, value in workflow_metadata(prompt, extra_pnginfo).items():
         metadata.add_text(key, value if isinstance(value, str) else json.dumps(value))
     with atomic_write(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=metadata)
+        chart.save(temporary, format="PNG", pnginfo=metadata)
     for suffix, content in {**texts, ".csv": as_csv(measures)}.items():
         with atomic_write(path.with_suffix(suffix)) as temporary:
             temporary.write_text(content, encoding="utf-8", newline="\n")
-    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    image = pixels.view(1, picture.height, picture.width, 3).float() / 255
+    pixels = torch.frombuffer(bytearray(chart.tobytes()), dtype=torch.uint8)
+    image = pixels.view(1, chart.height, chart.width, 3).float() / 255
     return SavedReport(path.name, subfolder, texts[".txt"], texts[".json"], image)

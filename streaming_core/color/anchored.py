@@ -1,4 +1,4 @@
-"""A finished film whose chunks keep the colours of its first one."""
+"""A finished video whose chunks keep the colors of its first one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..frames.stream import DerivedFrames, FrameStream
 from ..loop.layout import Layout
 from .drift import (
     LEAST_LAB,
-    Colours,
+    Colors,
     Correction,
     Reference,
     find_correction,
@@ -28,12 +28,12 @@ SLICE = 16
 
 @dataclass(frozen=True)
 class AnchoredFrames(DerivedFrames):
-    """`source` with the colours of each chunk brought back to those of the first (see `drift`), up to a scene cut.
+    """`source` with the colors of each chunk brought back to those of the first (see `drift`), up to a scene cut.
 
     A chunk is measured when it is read first, all chunks before it with it, since a cut among them ends the correction.
 
     Args:
-        layout: chunks of the film; the first is the anchor and stays as it is.
+        layout: chunks of the video; the first is the anchor and stays as it is.
         strength: 0 (nothing) to 1.
         cut_threshold: change that counts as a cut, see `scene_cuts`; 0: cuts are not looked for.
     """
@@ -80,16 +80,16 @@ class AnchoredFrames(DerivedFrames):
             small = small_frames(images.movedim(-1, 1))
             beside = small if last is None else torch.cat([last, small])
             if has_cut(beside, self.cut_threshold):
-                log.info("scene cut in chunk %d: colours are left as they are from here on", number)
+                log.info("scene cut in chunk %d: colors are left as they are from here on", number)
                 self._kept["cut"] = True
                 return None
             last = small[-1:]
-            colours = measure(lab_planes(small))
-            grids.append(colours.grids)
-            spreads.append(colours.spreads)
+            colors = measure(lab_planes(small))
+            grids.append(colors.grids)
+            spreads.append(colors.spreads)
         self._kept["last"] = last
-        colours = Colours(torch.cat(grids), torch.cat(spreads))
+        colors = Colors(torch.cat(grids), torch.cat(spreads))
         if number == 0:
-            self._kept["reference"] = Reference.of(colours, LEAST_LAB)
+            self._kept["reference"] = Reference.of(colors, LEAST_LAB)
             return None
-        return find_correction(colours, self._kept["reference"], number, self.strength)
+        return find_correction(colors, self._kept["reference"], number, self.strength)

@@ -1,7 +1,7 @@
-"""Colour anchoring: each chunk's colours are brought back to those of the anchor chunk, never to the chunk before.
+"""Color anchoring: each chunk's colors are brought back to those of the anchor chunk, never to the chunk before.
 
-Drift is what happens to the whole picture: every part of it gets lighter, greener, flatter. What moves through the
-picture changes averages too, and must not be taken for drift. So a chunk is measured twice, on a coarse grid:
+Drift is what happens to the whole image: every part of it gets lighter, greener, flatter. What moves through the
+image changes averages too, and must not be taken for drift. So a chunk is measured twice, on a coarse grid:
 
 * place by place: the median over the grid of how much each place has changed against the anchor chunk. Something that
   moves through some places does not change the median of all;
@@ -32,7 +32,7 @@ from .lab import RGB_TO_XYZ, XYZ_TO_OPPONENT, srgb_to_lab
 GRID = 12
 SMALL_PX = 96
 LEAST_LAB = 0.4
-"""Least shift in Lab units that is corrected: one step of 8-bit grey."""
+"""Least shift in Lab units that is corrected: one step of 8-bit gray."""
 LEAST_SHARE = 0.02
 """Least shift of latents, and least change of contrast, as a share of the spread."""
 MOST_CONTRAST = 0.7
@@ -53,7 +53,7 @@ def lab_to_srgb(lab: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Colours:
+class Colors:
     """What is measured of the frames of one chunk, channel by channel.
 
     Attributes:
@@ -70,15 +70,15 @@ class Colours:
         return self.grids.mean(1)
 
 
-def measure(planes: Tensor) -> Colours:
-    """Colours of `planes` `[F, C, H, W]`: Lab of small pictures, or latents."""
+def measure(planes: Tensor) -> Colors:
+    """Colors of `planes` `[F, C, H, W]`: Lab of small images, or latents."""
     planes = planes.float()
     grids = functional.adaptive_avg_pool2d(planes, tuple(min(GRID, side) for side in planes.shape[-2:]))
-    return Colours(grids.flatten(2).movedim(1, -1), planes.flatten(2).std(2, correction=0))
+    return Colors(grids.flatten(2).movedim(1, -1), planes.flatten(2).std(2, correction=0))
 
 
 def lab_planes(frames: Tensor) -> Tensor:
-    """Small Lab pictures `[F, 3, h, w]` of frames `[F, 3, H, W]` in 0..1."""
+    """Small Lab images `[F, 3, h, w]` of frames `[F, 3, H, W]` in 0..1."""
     return srgb_to_lab(small_frames(frames).movedim(1, -1)).movedim(-1, 1)
 
 
@@ -90,7 +90,7 @@ def small_frames(frames: Tensor) -> Tensor:
 
 
 def has_cut(frames: Tensor, threshold: float) -> bool:
-    """Whether any two neighbours of small frames `[F, 3, h, w]` are of different scenes; a threshold of 0: never."""
+    """Whether any two neighbors of small frames `[F, 3, h, w]` are of different scenes; a threshold of 0: never."""
     images = frames.movedim(1, -1)
     return any(is_cut(one, two, threshold) for one, two in zip(images[:-1], images[1:], strict=True))
 
@@ -133,20 +133,20 @@ class Reference:
     least: Tensor
 
     @classmethod
-    def of(cls, colours: Colours, least: float | None = None) -> Reference:
+    def of(cls, colors: Colors, least: float | None = None) -> Reference:
         """`least`: in units of the channels; None for a share of their spread."""
-        spread = colours.spreads.median(0).values
+        spread = colors.spreads.median(0).values
         return cls(
-            colours.grids.median(0).values,
-            colours.means.mean(0),
+            colors.grids.median(0).values,
+            colors.means.mean(0),
             spread,
-            Wander.of(colours.means),
-            Wander.of(_log(colours.spreads)),
+            Wander.of(colors.means),
+            Wander.of(_log(colors.spreads)),
             spread * LEAST_SHARE if least is None else torch.full_like(spread, least),
         )
 
     def to_tensor(self) -> Tensor:
-        """All of it as `[B + 7, C]`, to be kept with a film."""
+        """All of it as `[B + 7, C]`, to be kept with a video."""
         moves = (self.wander.sway, self.wander.trend, self.contrast.sway, self.contrast.trend)
         return torch.stack([self.mean, self.spread, *moves, self.least, *self.grid])
 
@@ -158,14 +158,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Correction:
-    """`centre + gain * (x - centre) + shift` per channel, the shift a straight line over the frames of a chunk.
+    """`center + gain * (x - center) + shift` per channel, the shift a straight line over the frames of a chunk.
 
     Attributes:
-        centre, gain: `[C]`.
+        center, gain: `[C]`.
         first, last: `[C]`, shift of the first and the last frame.
     """
 
-    centre: Tensor
+    center: Tensor
     gain: Tensor
     first: Tensor
     last: Tensor
@@ -181,9 +181,9 @@ class Correction:
 
     def apply(self, planes: Tensor) -> Tensor:
         """Corrected `[F, C, H, W]`."""
-        centre, gain = (value.to(planes).view(1, -1, 1, 1) for value in (self.centre, self.gain))
+        center, gain = (value.to(planes).view(1, -1, 1, 1) for value in (self.center, self.gain))
         shifts = self.shifts(planes.shape[0]).to(planes)[:, :, None, None]
-        return centre + gain * (planes - centre) + shifts
+        return center + gain * (planes - center) + shifts
 
     def apply_to_frames(self, frames: Tensor, start: int = 0, total: int | None = None) -> Tensor:
         """Corrected frames `[F, 3, H, W]` in 0..1 by a correction in Lab; the very same where there is none.
@@ -196,17 +196,17 @@ class Correction:
         corrected = []
         for frame, shift in zip(frames, shifts, strict=True):  # one by one: Lab takes four times the memory
             lab = srgb_to_lab(frame.movedim(0, -1))
-            lab = self.centre.to(lab) + self.gain.to(lab) * (lab - self.centre.to(lab)) + shift.to(lab)
+            lab = self.center.to(lab) + self.gain.to(lab) * (lab - self.center.to(lab)) + shift.to(lab)
             corrected.append(lab_to_srgb(lab).movedim(-1, 0).to(frame))
         return torch.stack(corrected)
 
 
-def find_correction(chunk: Colours, reference: Reference, distance: int = 1, strength: float = 1.0) -> Correction:
+def find_correction(chunk: Colors, reference: Reference, distance: int = 1, strength: float = 1.0) -> Correction:
     """What brings `chunk`, `distance` chunks after the anchor chunk, to `reference`, times `strength` (0 to 1)."""
-    centre = chunk.means.mean(0)
+    center = chunk.means.mean(0)
     log_gain = _contrast(chunk, reference, distance)
     # What remains after contrast: shifts of the places and of the average, frame by frame.
-    grids = centre + torch.exp(log_gain) * (chunk.grids - centre)
+    grids = center + torch.exp(log_gain) * (chunk.grids - center)
     by_place = reference.grid - grids
     places = by_place.median(1).values
     sway = 2 * Wander.of(places).sway / len(places) ** 0.5  # of the ends of a line through so many frames
@@ -218,10 +218,10 @@ def find_correction(chunk: Colours, reference: Reference, distance: int = 1, str
         _believed(*_agreed(place, disagreement, average, wander, reference.least), reference.least)
         for place, average in zip(_line(places), _line(whole), strict=True)
     ]
-    return Correction(centre, torch.exp(strength * log_gain), strength * shifts[0], strength * shifts[1])
+    return Correction(center, torch.exp(strength * log_gain), strength * shifts[0], strength * shifts[1])
 
 
-def _contrast(chunk: Colours, reference: Reference, distance: int) -> Tensor:
+def _contrast(chunk: Colors, reference: Reference, distance: int) -> Tensor:
     """Logarithm of the believed change of contrast, `[C]`."""
     spread = chunk.spreads.median(0).values
     whole = _log(reference.spread) - _log(spread)
@@ -243,7 +243,7 @@ def _slope(here: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
     far = run.abs() > 0.1 * _deviation(here.unsqueeze(1))[0].clamp(min=1e-6)
     slopes = rise[far] / run[far]
     if slopes.numel() < 16 or (slope := slopes.median()) <= 0.2:
-        return torch.zeros(()), torch.full((), torch.inf)  # not the same picture: only the whole can tell
+        return torch.zeros(()), torch.full((), torch.inf)  # not the same image: only the whole can tell
     unexplained = _deviation((there - slope * here).unsqueeze(1))[0]
     error = unexplained / _deviation(here.unsqueeze(1))[0].clamp(min=1e-6) * _median_error(len(here)) / slope
     return torch.log(slope), error
@@ -255,7 +255,7 @@ def _deviation(values: Tensor) -> Tensor:
 
 
 def _median_error(count: int) -> float:
-    """Standard error of a median of `count` places, of which four neighbours tell about as much as one."""
+    """Standard error of a median of `count` places, of which four neighbors tell about as much as one."""
     return 1.2533 / max(1.0, count / 4) ** 0.5
 
 

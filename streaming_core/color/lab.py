@@ -1,4 +1,4 @@
-"""CIE Lab (D65) of sRGB colours."""
+"""CIE Lab (D65) of sRGB colors."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ RGB_TO_XYZ = torch.tensor(
 XYZ_TO_OPPONENT = torch.tensor([[0.0, 116.0, 0.0], [500.0, -500.0, 0.0], [0.0, 200.0, -200.0]])
 
 
-def srgb_to_lab(colours: Tensor) -> Tensor:
-    """CIE 1976 L*a*b* of sRGB colours `[..., 3]` in 0..1; L in 0..100."""
-    colours = colours.float()
-    linear = torch.where(colours <= 0.04045, colours / 12.92, ((colours.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
-    to_xyz = RGB_TO_XYZ.to(colours.device)
+def srgb_to_lab(colors: Tensor) -> Tensor:
+    """CIE 1976 L*a*b* of sRGB colors `[..., 3]` in 0..1; L in 0..100."""
+    colors = colors.float()
+    linear = torch.where(colors <= 0.04045, colors / 12.92, ((colors.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+    to_xyz = RGB_TO_XYZ.to(colors.device)
     xyz = linear @ (to_xyz / to_xyz.sum(1, keepdim=True)).T
     cubes = torch.where(xyz > (6 / 29) ** 3, xyz.clamp(min=1e-4) ** (1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29)
-    return cubes @ XYZ_TO_OPPONENT.to(colours.device).T - cubes.new_tensor([16.0, 0.0, 0.0])
+    return cubes @ XYZ_TO_OPPONENT.to(colors.device).T - cubes.new_tensor([16.0, 0.0, 0.0])

@@ -1,4 +1,4 @@
-"""Films that need not be in memory: sources that are read, and sinks that are written, in slices."""
+"""Videos that need not be in memory: sources that are read, and sinks that are written, in slices."""
 
 from __future__ import annotations
 

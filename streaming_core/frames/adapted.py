@@ -1,4 +1,4 @@
-"""A film at another size and rate, aligned at its end, so that it can be continued."""
+"""A video at another size and rate, aligned at its end, so that it can be continued."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def _same_size(one: FrameStream, two: FrameStream) -> bool:
     return (one.height, one.width) == (two.height, two.width)
 
 
-def describe(film: FrameStream) -> str:
-    """Size, rate and length of a film in words."""
+def describe(video: FrameStream) -> str:
+    """Size, rate and length of a video in words."""
     return (
-        f"{size_text(film.height, film.width)} at {float(film.fps):.5g} frames per second, {len(film)} frames, "
-        f"{float(film.seconds):.1f} s"
+        f"{size_text(video.height, video.width)} at {float(video.fps):.5g} frames per second, {len(video)} frames, "
+        f"{float(video.seconds):.1f} s"
     )

@@ -1,4 +1,4 @@
-"""Sound for written videos, from a file or a waveform: cut or padded to the length of the film, read in blocks."""
+"""Audio for written videos, from a file or a waveform: cut or padded to the length of the video, read in blocks."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SPECIAL_RATES = {"libopus": (48000,)}
 
 @dataclass(frozen=True, eq=False)
 class AudioTrack:
-    """Sound to go with a film; a cheap handle. Make it with `from_file` or `from_waveform`.
+    """Audio to go with a video; a cheap handle. Make it with `from_file` or `from_waveform`.
 
     Attributes:
         sample_rate: samples per second of the source.
         layout: name of the channel layout ("mono", "stereo", "5.1" ...).
         start: seconds of the file that are left out.
-        seconds: where the sound ends at the latest, counted from there; None: with the file.
+        seconds: where the audio ends at the latest, counted from there; None: with the file.
     """
 
     sample_rate: int
@@ -38,7 +38,7 @@ class AudioTrack:
 
     @classmethod
     def from_waveform(cls, waveform: torch.Tensor, sample_rate: int) -> AudioTrack:
-        """Sound from a tensor `[C, T]` or `[1, C, T]` in -1..1, as in the host's AUDIO.
+        """Audio from a tensor `[C, T]` or `[1, C, T]` in -1..1, as in the host's AUDIO.
 
         Raises:
             SettingsError: another shape, a batch of several, or a number of channels without a common layout.
@@ -47,11 +47,11 @@ class AudioTrack:
             waveform = waveform[0]
         if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS:
             raise SettingsError(
-                "sound must be one waveform [channels, samples] with 1, 2, 4, 6 or 8 channels, got shape "
+                "audio must be one waveform [channels, samples] with 1, 2, 4, 6 or 8 channels, got shape "
                 f"{tuple(waveform.shape)}"
             )
         if sample_rate < 1:
-            raise SettingsError(f"sound needs a positive sample rate, got {sample_rate}")
+            raise SettingsError(f"audio needs a positive sample rate, got {sample_rate}")
         return cls(int(sample_rate), _LAYOUTS[waveform.shape[0]], waveform=waveform)
 
     @classmethod
@@ -61,22 +61,22 @@ class AudioTrack:
         start_seconds: float | Fraction = 0,
         seconds: float | Fraction | None = None,
     ) -> AudioTrack:
-        """Sound of a media file from `start_seconds` on, counted from its first video frame (or its first sample).
+        """Audio of a media file from `start_seconds` on, counted from its first video frame (or its first sample).
 
         seconds: how much of it at most; default up to its end.
 
         Raises:
-            VideoReadError: not readable, or without sound.
+            VideoReadError: not readable, or without audio.
         """
         try:
             with av.open(os.fspath(path)) as container:
                 audio = audio_stream(container)
                 if audio is None:
-                    raise VideoReadError(f"{path} has no sound to carry over")
+                    raise VideoReadError(f"{path} has no audio to carry over")
                 context, limit = audio.codec_context, None if seconds is None else Fraction(seconds)
                 return cls(context.sample_rate, context.layout.name, os.fspath(path), Fraction(start_seconds), limit)
         except (av.FFmpegError, OSError) as error:
-            raise VideoReadError(f"the sound of {path} cannot be read: {error}") from error
+            raise VideoReadError(f"the audio of {path} cannot be read: {error}") from error
 
     def rate_for(self, encoder: str) -> int:
         """The sample rate an encoder gets: the source's own if it can, else 48000."""
@@ -150,11 +150,11 @@ class AudioTrack:
                             yield self._frame(np.ascontiguousarray(samples), position)
                             position += samples.shape[1]
         except (av.FFmpegError, OSError) as error:
-            raise VideoReadError(f"the sound of {self.path} cannot be read: {error}") from error
+            raise VideoReadError(f"the audio of {self.path} cannot be read: {error}") from error
 
 
 def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first sound that this FFmpeg can decode; phones add spatial sound that it cannot, which has no codec."""
+    """The first audio that this FFmpeg can decode; phones add spatial audio that it cannot, which has no codec."""
     return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
 
 
@@ -163,7 +163,7 @@ def _start_of(stream: av.stream.Stream) -> Fraction:
 
 
 class AudioFeed:
-    """Feeds a track to an encoder just as far as the film has come, so that both end together to the sample."""
+    """Feeds a track to an encoder just as far as the video has come, so that both end together to the sample."""
 
     def __init__(self, track: AudioTrack, container: av.container.OutputContainer, encoder: str) -> None:
         self.rate = track.rate_for(encoder)

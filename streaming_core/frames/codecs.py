@@ -1,4 +1,4 @@
-"""Which codecs are written how: encoders, containers, quality, picture formats."""
+"""Which codecs are written how: encoders, containers, quality, image formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libop
 
 @dataclass(frozen=True)
 class VideoCodec:
-    """How a codec is written: encoders in order of preference, default quality, picture formats and file types."""
+    """How a codec is written: encoders in order of preference, default quality, image formats and file types."""
 
     encoders: tuple[str, ...]
     pixel_formats: tuple[str, ...]
@@ -103,7 +103,7 @@ def check_quality(codec: str, suffix: str, crf: float | None, bitrate: int | Non
 
 
 def check_size(codec: str, height: int, width: int) -> None:
-    """Refuse pictures that a codec's encoder cannot take: x265 (below a width of 50) and SVT-AV1
+    """Refuse images that a codec's encoder cannot take: x265 (below a width of 50) and SVT-AV1
     (at 16x16) write past their buffers and take the whole process with them.
 
     Raises:
@@ -111,9 +111,9 @@ def check_size(codec: str, height: int, width: int) -> None:
     """
     least = CODECS[codec].min_px
     if min(height, width) < least:
-        raise SettingsError(f"{codec} needs at least {least}x{least} pixels, the film is {width}x{height}; use h264")
+        raise SettingsError(f"{codec} needs at least {least}x{least} pixels, the video is {width}x{height}; use h264")
 
 
 def audio_encoder(codec: str, container: str) -> str:
-    """The sound codec that goes with a video codec in a container: lossless with lossless where there is one."""
+    """The audio codec that goes with a video codec in a container: lossless with lossless where there is one."""
     return "flac" if codec == "ffv1" and container == "matroska" else _AUDIO_ENCODERS[container]

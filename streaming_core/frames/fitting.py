@@ -1,4 +1,4 @@
-"""Bringing pictures of any size to the size a model works in."""
+"""Bringing images of any size to the size a model works in."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ SMALLEST_PX = 16
 def fit(frames: Tensor, height: int, width: int, how: Fit = "crop") -> Tensor:
     """`[F, C, H, W]` in [0, 1] brought to `height` x `width` pixels, bicubic with antialiasing.
 
-    "crop" fills the size and cuts what stands out, centred; "pad" shows everything and repeats the border pixels around
-    it; "stretch" ignores the aspect ratio. Raises `FrameError` for pictures too small to hold anything.
+    "crop" fills the size and cuts what stands out, centerd; "pad" shows everything and repeats the border pixels around
+    it; "stretch" ignores the aspect ratio. Raises `FrameError` for images too small to hold anything.
     """
     if how not in FITS:
         raise SettingsError(f"fit is one of {', '.join(FITS)}, got {how!r}")
     rows, columns = frames.shape[-2:]
     if min(rows, columns) < SMALLEST_PX:
         raise FrameError(
-            f"the picture is {columns}x{rows} pixels, too small to make a video from; "
+            f"the image is {columns}x{rows} pixels, too small to make a video from; "
             f"use one of at least {SMALLEST_PX}x{SMALLEST_PX}"
         )
     if (rows, columns) == (height, width):

@@ -1,4 +1,4 @@
-"""Between float frames and the picture formats of video codecs."""
+"""Between float frames and the image formats of video codecs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .stream import to_rgb
 BT709 = 1
 LIMITED_RANGE, FULL_RANGE = 1, 2
 # How swscale's matrices are called by PyAV, from the code in the stream.
-# Untagged pictures are read as BT.601, which is what FFmpeg and the host do with them.
+# Untagged images are read as BT.601, which is what FFmpeg and the host do with them.
 _MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m"}
 # Some PyAV versions skip the matrix when both sides of a conversion name the same one. The side that is RGB has no
 # matrix, so it is given one that no video uses.
@@ -27,7 +27,7 @@ _NO_MATRIX = "fcc"
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is to be shown: first mirrored left to right (if so), then turned counter-clockwise."""
+    """How a stored image is to be shown: first mirrored left to right (if so), then turned counter-clockwise."""
 
     quarter_turns: int = 0
     mirrored: bool = False
@@ -53,11 +53,11 @@ def quantize(frames: torch.Tensor, bits: int = 8) -> np.ndarray:
     """Frames `[F, H, W, C]` in 0..1 as `[F, H, W, 3]` uint8, or uint16 over its full range for `bits` above 8; rounded.
 
     Raises:
-        FrameError: a value is not a number; such a film would turn black or noisy without a word.
+        FrameError: a value is not a number; such a video would turn black or noisy without a word.
     """
     rgb = frames if frames.ndim == 4 and frames.shape[-1] == 3 and frames.dtype == torch.float32 else to_rgb(frames)
     largest = 255 if bits <= 8 else 65535
-    pictures = np.empty(rgb.shape, np.uint8 if bits <= 8 else np.uint16)
+    images = np.empty(rgb.shape, np.uint8 if bits <= 8 else np.uint16)
     for number, frame in enumerate(rgb):  # frame by frame: the work stays in the processor's caches
         scaled = (frame * largest).round_().clamp_(0, largest)
         if torch.isnan(scaled.sum()):
@@ -65,8 +65,8 @@ def quantize(frames: torch.Tensor, bits: int = 8) -> np.ndarray:
                 f"frame {number} of a slice of {len(rgb)} holds values that are not numbers; "
                 "the model overflowed, run it in float32 or bfloat16"
             )
-        pictures[number] = scaled.to(torch.uint8 if bits <= 8 else torch.int32).cpu().numpy()
-    return pictures
+        images[number] = scaled.to(torch.uint8 if bits <= 8 else torch.int32).cpu().numpy()
+    return images
 
 
 def format_bits(pixel_format: str) -> int:
@@ -82,18 +82,18 @@ def size_steps(pixel_format: str) -> tuple[int, int]:
     return (2 if fmt.chroma_height(16) == 8 else 1), (2 if fmt.chroma_width(16) == 8 else 1)
 
 
-def pad_to(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A picture `[H, W, 3]`, its last row and column repeated up to `height` x `width`."""
-    missing = (height - picture.shape[0], width - picture.shape[1])
+def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A image `[H, W, 3]`, its last row and column repeated up to `height` x `width`."""
+    missing = (height - image.shape[0], width - image.shape[1])
     if missing == (0, 0):
-        return picture
-    return np.pad(picture, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
+        return image
+    return np.pad(image, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="edge")
 
 
-def to_video_frame(picture: np.ndarray, pixel_format: str) -> av.VideoFrame:
-    """A picture `[H, W, 3]`, uint8 or uint16, as a frame of `pixel_format`, BT.709 in limited range where it is YUV."""
+def to_video_frame(image: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    """A image `[H, W, 3]`, uint8 or uint16, as a frame of `pixel_format`, BT.709 in limited range where it is YUV."""
     source = av.VideoFrame.from_ndarray(
-        np.ascontiguousarray(picture), format="rgb24" if picture.dtype == np.uint8 else "rgb48le"
+        np.ascontiguousarray(image), format="rgb24" if image.dtype == np.uint8 else "rgb48le"
     )
     if av.VideoFormat(pixel_format).is_rgb:
         return source.reformat(format=pixel_format)
@@ -122,8 +122,8 @@ def from_video_frame(frame: av.VideoFrame, orientation: Orientation = UPRIGHT) -
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,
         )
-    picture = rgb.to_ndarray()
-    picture = np.rot90(picture[:, ::-1] if orientation.mirrored else picture, orientation.quarter_turns)
+    image = rgb.to_ndarray()
+    image = np.rot90(image[:, ::-1] if orientation.mirrored else image, orientation.quarter_turns)
     if deep:
-        return torch.from_numpy(picture.astype(np.float32)) / 65535
-    return torch.from_numpy(np.ascontiguousarray(picture)).to(torch.float32) / 255
+        return torch.from_numpy(image.astype(np.float32)) / 65535
+    return torch.from_numpy(np.ascontiguousarray(image)).to(torch.float32) / 255

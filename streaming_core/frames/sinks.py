@@ -30,7 +30,7 @@ def to_tensor(
     progress: Progress | None = None,
     check_cancel: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The whole film as an IMAGE, float32 `[F, H, W, 3]` in 0..1 on the CPU. The one sink whose memory grows."""
+    """The whole video as an IMAGE, float32 `[F, H, W, 3]` in 0..1 on the CPU. The one sink whose memory grows."""
     images = torch.empty(len(stream), stream.height, stream.width, 3)
     done = 0
     for part in _watched(stream, slice_frames, check_cancel):
@@ -62,7 +62,7 @@ def write_png_folder(
         folder: must not exist, or be empty.
         digits: at least so many digits in each name.
         compress_level: 0 (fast) to 9 (small).
-        metadata: texts for the first picture; other values are stored as JSON.
+        metadata: texts for the first image; other values are stored as JSON.
         progress, check_cancel: as for `write_video`.
 
     Raises:
@@ -78,10 +78,10 @@ def write_png_folder(
     try:
         temporary.mkdir(parents=True)
         for part in _watched(frames, slice_frames, check_cancel):
-            for picture in quantize(part):
+            for image in quantize(part):
                 path = temporary / f"{prefix}{done:0{digits}d}.png"
                 texts = _png_texts(metadata) if done == 0 else None
-                Image.fromarray(picture).save(path, compress_level=compress_level, pnginfo=texts)
+                Image.fromarray(image).save(path, compress_level=compress_level, pnginfo=texts)
                 flush_to_disk(path)
                 done += 1
             if progress is not None:

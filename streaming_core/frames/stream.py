@@ -51,19 +51,19 @@ def usual_rate(rate: Fraction) -> Fraction:
 
 
 def size_text(height: int, width: int) -> str:
-    """A picture size as people write it, width first."""
+    """A image size as people write it, width first."""
     return f"{width}x{height}"
 
 
 def to_rgb(images: torch.Tensor, background: float | None = None) -> torch.Tensor:
     """Frames `[F, H, W, C]` or `[F, H, W]` of any type as float32 `[F, H, W, 3]` in 0..1, always a new tensor.
 
-    One channel (or none) is grey and is repeated; of two (grey, alpha) and four (colour, alpha) the alpha is dropped
-    and the colours stay as stored, or it is laid over a grey `background` of 0..1 when one is given. Of more than four
+    One channel (or none) is gray and is repeated; of two (gray, alpha) and four (color, alpha) the alpha is dropped
+    and the colors stay as stored, or it is laid over a gray `background` of 0..1 when one is given. Of more than four
     channels the first three are taken. Integers are scaled by the largest value of uint8; floats are clamped.
 
     Raises:
-        FrameError: another number of dimensions, or a type that holds no pictures.
+        FrameError: another number of dimensions, or a type that holds no images.
     """
     if images.ndim == 3:
         images = images.unsqueeze(-1)
@@ -78,11 +78,11 @@ def to_rgb(images: torch.Tensor, background: float | None = None) -> torch.Tenso
     channels = images.shape[-1]
     if channels == 3:
         return images
-    colours = images[..., :1].expand(*images.shape[:-1], 3) if channels <= 2 else images[..., :3]
+    colors = images[..., :1].expand(*images.shape[:-1], 3) if channels <= 2 else images[..., :3]
     if background is not None and channels in (2, 4):
         alpha = images[..., -1:]
-        return colours * alpha + background * (1 - alpha)
-    return colours.contiguous()
+        return colors * alpha + background * (1 - alpha)
+    return colors.contiguous()
 
 
 class FrameStream(ABC):
@@ -147,7 +147,7 @@ class TensorFrames(FrameStream):
     Args:
         images: `[F, H, W, C]` or `[F, H, W]`, float in 0..1 or uint8. Not copied: slices are converted when read.
         fps: frames per second.
-        background: grey (0..1) that alpha is laid over; None drops alpha and keeps the colours as stored.
+        background: gray (0..1) that alpha is laid over; None drops alpha and keeps the colors as stored.
     """
 
     images: torch.Tensor = field(repr=False)

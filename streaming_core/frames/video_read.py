@@ -54,15 +54,15 @@ class VideoIndex:
 class VideoFrames(FrameStream):
     """A video file as a stream; a cheap handle that can be pickled. Make it with `VideoFrames.open`.
 
-    Rotation stored with the video is applied. Colours follow the matrix and range stored in the file; untagged files
+    Rotation stored with the video is applied. Colors follow the matrix and range stored in the file; untagged files
     are read as BT.601 in limited range, which is what FFmpeg and the host do. Pixels are taken as square.
-    Reading on where the last read ended continues in the same decoder; other reads begin at the key frame before.
+    Reading on where the last read ended continues in the same decoder; other reads begin at the keyframe before.
 
     Attributes:
         path: the file; it must not change while the handle is in use.
         index: what is stored.
         resampled: whether frames are repeated and left out to give a constant `fps`, instead of each stored one once.
-        has_audio: whether `AudioTrack.from_file(path)` would find sound.
+        has_audio: whether `AudioTrack.from_file(path)` would find audio.
     """
 
     path: str
@@ -123,7 +123,7 @@ class VideoFrames(FrameStream):
 
     @property
     def variable_rate(self) -> bool:
-        """Whether stored frames are unevenly spaced; then `open(path, fps)` is what keeps motion and sound right."""
+        """Whether stored frames are unevenly spaced; then `open(path, fps)` is what keeps motion and audio right."""
         return self.index.variable
 
     def at_rate(self, fps: float | Rational) -> VideoFrames:
@@ -158,14 +158,14 @@ class VideoFrames(FrameStream):
         decoder = _borrow(self.path, self.identity, distinct[0])
         try:
             for stored, frame in zip(distinct, decoder.frames(distinct, self.index), strict=True):
-                picture = from_video_frame(frame, self.orientation)
-                if picture.shape != frames.shape[1:]:
+                image = from_video_frame(frame, self.orientation)
+                if image.shape != frames.shape[1:]:
                     raise VideoReadError(
                         f"{self.path} changes its size at frame {stored}, from {self.width}x{self.height} to "
-                        f"{picture.shape[1]}x{picture.shape[0]}; convert it to one size first"
+                        f"{image.shape[1]}x{image.shape[0]}; convert it to one size first"
                     )
                 while position < len(wanted) and wanted[position] == stored:
-                    frames[position] = picture
+                    frames[position] = image
                     position += 1
         except (av.FFmpegError, OSError) as error:
             decoder.close()
@@ -174,7 +174,7 @@ class VideoFrames(FrameStream):
             decoder.close()
             raise
         if stop == len(self):
-            decoder.close()  # films are read once; an open file could not be replaced on some systems
+            decoder.close()  # videos are read once; an open file could not be replaced on some systems
         else:
             _give_back(decoder)
         return frames
@@ -248,7 +248,7 @@ class _Decoder:
             self._seek(key, index)
 
     def _retreat(self, number: int, times: int, index: VideoIndex) -> None:
-        """Begin earlier: one key frame back, then two, four ...; from the very start at last."""
+        """Begin earlier: one keyframe back, then two, four ...; from the very start at last."""
         at = int(np.searchsorted(index.keys, number, side="right")) - 1
         back = at - 2 ** (times - 1)
         if not index.pts.size or at - 2 ** (times - 2) <= 0 < times - 1:  # the last try began at the start already
@@ -313,7 +313,7 @@ def _unreadable(path: str, error: Exception) -> str:
 
 def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
     if not container.streams.video:
-        raise VideoReadError(f"{path} has no video stream; it holds only sound, or is cut off")
+        raise VideoReadError(f"{path} has no video stream; it holds only audio, or is cut off")
     return container.streams.video[0]
 
 

@@ -81,7 +81,7 @@ class VideoWriter:
 
     The file has a temporary name until the block ends without an exception; then it is synced and renamed. After any
     exception, Cancel included, neither name exists (a file of an earlier run stays as it was). Encoding happens in a
-    thread of its own behind a queue of `queue_frames` pictures, so that it overlaps with the making of the next ones;
+    thread of its own behind a queue of `queue_frames` images, so that it overlaps with the making of the next ones;
     an error in there is raised by the next `write` or at the end of the block.
 
     Sizes: where the pixel format halves its chroma (yuv420p: both, yuv422p: width), odd sizes are padded to even ones
@@ -95,14 +95,14 @@ class VideoWriter:
         bitrate: bits per second instead of constant quality.
         pixel_format: default yuv420p; ffv1: bgr0, which keeps 8-bit RGB exactly.
         preset: speed preset of the encoder.
-        audio: sound; it ends with the film, cut or padded with silence.
+        audio: audio; it ends with the video, cut or padded with silence.
         metadata: texts for the container; other values are stored as JSON.
         check_cancel: called for every slice; raises whatever means Cancel.
 
     Raises:
         SettingsError: codec, container, quality or pixel format do not go together.
         FrameMismatchError: frames of another size than the first.
-        FrameError: frames that are no pictures, or hold NaN.
+        FrameError: frames that are no images, or hold NaN.
         VideoWriteError: the disk is full, the folder not writable, the encoder fails, or no frame was written.
     """
 
@@ -164,8 +164,8 @@ class VideoWriter:
             raise VideoWriteError(f"the writer of {self.path} is not open; use it in a with block")
         for part in frames.split(4):
             self._check_cancel()
-            pictures = quantize(part, self._bits)
-            size = pictures.shape[1:3]
+            images = quantize(part, self._bits)
+            size = images.shape[1:3]
             if self._size is None:
                 if 0 in size:
                     raise FrameMismatchError(f"frames of {size_text(*size)} have no pixels")
@@ -173,11 +173,11 @@ class VideoWriter:
                 self._size = size
             elif size != self._size:
                 raise FrameMismatchError(
-                    f"frame {self.num_frames} is {size_text(*size)}, the film began with {size_text(*self._size)}; "
+                    f"frame {self.num_frames} is {size_text(*size)}, the video began with {size_text(*self._size)}; "
                     "resize it first"
                 )
-            for picture in pictures:
-                self._put(picture)
+            for image in images:
+                self._put(image)
                 self.num_frames += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
@@ -207,7 +207,7 @@ class VideoWriter:
         self._raise_failure()
 
     def _finish(self, stack: contextlib.ExitStack) -> None:
-        """Close, sync and rename; only then is the film there."""
+        """Close, sync and rename; only then is the video there."""
         try:
             stack.close()
         except OSError as error:
@@ -215,11 +215,11 @@ class VideoWriter:
         height, width = _padded(self._size, self._pixel_format)
         self.info = VideoInfo(self.path, self.num_frames, height, width, self.fps)
 
-    def _put(self, picture: np.ndarray | None) -> None:
+    def _put(self, image: np.ndarray | None) -> None:
         while True:
             self._raise_failure()
             try:
-                return self._queue.put(picture, timeout=0.1)
+                return self._queue.put(image, timeout=0.1)
             except queue.Full:
                 self._check_cancel()
 
@@ -234,15 +234,15 @@ class VideoWriter:
 
     # What follows runs in the encoding thread.
 
-    def _pictures(self) -> Iterable[np.ndarray]:
+    def _images(self) -> Iterable[np.ndarray]:
         while not self._aborted.is_set():
             try:
-                picture = self._queue.get(timeout=0.1)
+                image = self._queue.get(timeout=0.1)
             except queue.Empty:
                 continue
-            if picture is None:
+            if image is None:
                 return
-            yield picture
+            yield image
 
     def _encode_all(self) -> None:
         try:
@@ -264,26 +264,26 @@ class VideoWriter:
     def _encode(self, container: av.container.OutputContainer) -> None:
         container.metadata.update(self._metadata)
         video: av.VideoStream | None = None
-        sound: AudioFeed | None = None
+        audio: AudioFeed | None = None
         try:
-            for number, picture in enumerate(self._pictures()):
+            for number, image in enumerate(self._images()):
                 if video is None:
-                    height, width = _padded(picture.shape[:2], self._pixel_format)
+                    height, width = _padded(image.shape[:2], self._pixel_format)
                     video = self._add_video(container, height, width)
                     if self._audio is not None:
-                        sound = AudioFeed(self._audio, container, self._audio_encoder)
-                frame = to_video_frame(pad_to(picture, height, width), self._pixel_format)
+                        audio = AudioFeed(self._audio, container, self._audio_encoder)
+                frame = to_video_frame(pad_to(image, height, width), self._pixel_format)
                 frame.pts, frame.time_base = number, 1 / self.fps
                 self._mux(container, video, frame)
-                if sound is not None:
-                    sound.advance((number + 1) / self.fps)
+                if audio is not None:
+                    audio.advance((number + 1) / self.fps)
             if video is not None and not self._aborted.is_set():
                 self._mux(container, video, None)
-                if sound is not None:
-                    sound.finish()
+                if audio is not None:
+                    audio.finish()
         finally:
-            if sound is not None:
-                sound.close()
+            if audio is not None:
+                audio.close()
 
     def _add_video(self, container: av.container.OutputContainer, height: int, width: int) -> av.VideoStream:
         stream = container.add_stream(self._encoder, rate=self.fps, options=self._options)
@@ -306,7 +306,7 @@ class VideoWriter:
             if self._aborted.is_set():  # one packet at a time: what a slow encoder still holds must not outlast Cancel
                 return
             packet.stream = stream
-            if not packet.duration:  # else a film of one frame has no length
+            if not packet.duration:  # else a video of one frame has no length
                 packet.duration = round(1 / (self.fps * packet.time_base))
             if frame is None and self._encoder == "libx265" and self.num_frames <= 2:
                 packet.dts = packet.pts  # x265 sets it with the third frame and leaves it undefined before

@@ -1,6 +1,6 @@
-"""A film with more frames: pair by pair, in constant memory, with any interpolation network.
+"""A video with more frames: pair by pair, in constant memory, with any interpolation network.
 
-Networks are those of the host's `INTERP_MODEL` (reference: comfyui-host, section 17.2). A film is a stream like any
+Networks are those of the host's `INTERP_MODEL` (reference: comfyui-host, section 17.2). A video is a stream like any
 other: frames are made when they are read, so it never sits in memory, and reading it twice makes them twice.
 """
 
@@ -146,10 +146,10 @@ class InterpolatedFrames(DerivedFrames):
 
 
 class _Worker:
-    """Makes frames of one film in order; keeps what the next pair shares with this one."""
+    """Makes frames of one video in order; keeps what the next pair shares with this one."""
 
-    def __init__(self, film: InterpolatedFrames):
-        self.film, self.model = film, film.model
+    def __init__(self, video: InterpolatedFrames):
+        self.video, self.model = video, video.model
         self.frames: dict[int, Tensor] = {}
         self.sent: dict[int, Tensor] = {}
         self.seen: dict[int, tuple[Tensor, Any]] = {}
@@ -160,17 +160,17 @@ class _Worker:
         self.ahead: Iterator[tuple[int, Tensor]] = iter(())
 
     def rest(self) -> None:
-        """Forget what lies on the device; a film that is kept must not keep that."""
+        """Forget what lies on the device; a video that is kept must not keep that."""
         self.sent, self.seen, self.cache = {}, {}, {}
 
     def make(self, start: int, stop: int, horizon: int | None = None) -> Tensor:
         """Frames `start` to `stop`. Source frames up to `horizon` (default: the last needed now) may be read ahead."""
-        out = torch.empty(stop - start, self.film.height, self.film.width, 3)
-        horizon = self.film.timeline.last_needed(stop) if horizon is None else horizon
+        out = torch.empty(stop - start, self.video.height, self.video.width, 3)
+        horizon = self.video.timeline.last_needed(stop) if horizon is None else horizon
         done = 0
         # The result is made outside, so that it can be written to in any mode.
         with torch.inference_mode():
-            for span in self.film.timeline.spans(start, stop):
+            for span in self.video.timeline.spans(start, stop):
                 self._fill(out[done : done + len(span.times)], span, horizon)
                 done += len(span.times)
         return out
@@ -190,8 +190,8 @@ class _Worker:
                 out[index] = first if span.times[index] < Fraction(1, 2) else second
             return
         made = self._between(span.left, [float(span.times[index]) for index in between])
-        for index, picture in zip(between, made, strict=True):
-            out[index] = picture
+        for index, image in zip(between, made, strict=True):
+            out[index] = image
 
     def _frame(self, index: int, horizon: int) -> Tensor:
         """Source frame `index` `[H, W, 3]`; read in slices up to `horizon`, forwards, each frame once."""
@@ -199,7 +199,7 @@ class _Worker:
             kept = {number: frame for number, frame in self.frames.items() if number == index - 1}
             start, read = next(self.ahead, (index, None))
             if read is None:
-                read = self.film.source.read(index, max(index, min(horizon, index + READ_AHEAD - 1)) + 1)
+                read = self.video.source.read(index, max(index, min(horizon, index + READ_AHEAD - 1)) + 1)
             self.frames = kept | dict(enumerate(read, start=start))
         for number in [number for number in self.frames if number < index - 1]:
             del self.frames[number]
@@ -215,13 +215,13 @@ class _Worker:
     def _is_held(self, left: int) -> bool:
         if self.held[0] != left:
             first, second = self._sent(left), self._sent(left + 1)
-            static = self.film.copy_static and is_static(first, second)
-            self.held = (left, static or is_cut(first, second, self.film.cut_threshold))
+            static = self.video.copy_static and is_static(first, second)
+            self.held = (left, static or is_cut(first, second, self.video.cut_threshold))
         return self.held[1]
 
     def _between(self, left: int, times: list[float]) -> Tensor:
         """Frames `[len(times), H, W, 3]` between source frames `left` and `left + 1`, on the CPU."""
-        shape = (1, self.film.height, self.film.width, 3)
+        shape = (1, self.video.height, self.video.width, 3)
         self.model.prepare(shape)
         if self.batch is None:
             self.batch = self._fitting(shape)
@@ -235,7 +235,7 @@ class _Worker:
             frames = self._attempt(first, second, part)
             if frames is None:
                 continue
-            made.append(self._picture(frames))
+            made.append(self._image(frames))
             done += len(part)
         return torch.cat(made)
 
@@ -274,9 +274,9 @@ class _Worker:
         self.model.recover()
         return None
 
-    def _picture(self, frames: Tensor) -> Tensor:
-        frames = frames[..., : self.film.height, : self.film.width].float().clamp(0, 1)
-        if self.film.byte_steps:
+    def _image(self, frames: Tensor) -> Tensor:
+        frames = frames[..., : self.video.height, : self.video.width].float().clamp(0, 1)
+        if self.video.byte_steps:
             frames = (frames * 255).floor() / 255
         return frames.movedim(1, -1).cpu()
 

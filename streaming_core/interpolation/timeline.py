@@ -1,4 +1,4 @@
-"""When each frame of an interpolated film is seen, in frames of its source. Exact arithmetic, no pictures.
+"""When each frame of an interpolated video is seen, in frames of its source. Exact arithmetic, no images.
 
 Position 2.25 is a quarter of the way from source frame 2 to source frame 3. Frames are spread evenly from the first to
 the last source frame, and both are kept; the only timeline that repeats a frame is StreamingSVD's own (`official`).
@@ -21,7 +21,7 @@ SNAP = Fraction(1, 64)
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive frames of the film between source frames `left` and `left + 1`.
+    """Consecutive frames of the video between source frames `left` and `left + 1`.
 
     times: 0 <= time < 1, in order, one per frame; 0 is the source frame itself.
     """
@@ -85,7 +85,7 @@ class Timeline:
 
 
 def multiplied(num_source: int, fps: Rational, factor: int, output_fps: Rational | float | None = None) -> Timeline:
-    """`factor - 1` frames between any two neighbours: `(num_source - 1) * factor + 1` in all.
+    """`factor - 1` frames between any two neighbors: `(num_source - 1) * factor + 1` in all.
 
     output_fps: default `factor` times `fps`, the same speed.
     """
@@ -114,9 +114,9 @@ def with_count(num_source: int, fps: Rational, num_frames: int, output_fps: Rati
 
 
 def at_rate(num_source: int, fps: Rational, output_fps: Rational | float) -> Timeline:
-    """The same film at `output_fps`: as many frames as bring the last one nearest to its old time.
+    """The same video at `output_fps`: as many frames as bring the last one nearest to its old time.
 
-    First and last source frame are kept, so times stretch by less than half a frame over the whole film.
+    First and last source frame are kept, so times stretch by less than half a frame over the whole video.
     """
     _need_source(num_source)
     rate = as_rate(output_fps)
@@ -140,4 +140,4 @@ def official(num_source: int, num_frames: int, output_fps: Rational | float) -> 
 
 def _need_source(num_source: int) -> None:
     if num_source < 1:
-        raise SettingsError("a film without frames cannot be interpolated; give at least one frame")
+        raise SettingsError("a video without frames cannot be interpolated; give at least one frame")

@@ -16,7 +16,7 @@ from .script import Script
 class Chunk:
     """One model call. Chunk 0 is the first clip; every later one re-creates `overlap_frames` and adds the rest.
 
-    `start`, `stop`: the frames of the film it contributes, trimmed to the film's length. `num_frames`: frames of the
+    `start`, `stop`: the frames of the video it contributes, trimmed to the video's length. `num_frames`: frames of the
     model call. `overlap_frames`: how many of them, at its beginning, exist already. `prompt`: None for the family's
     own; `cam_strength`, `anchor_strength`: factors on short-term and long-term memory. Families use what they can.
     """
@@ -48,7 +48,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """How a film of `num_frames` is made: a first clip, then chunks that each continue its tail.
+    """How a video of `num_frames` is made: a first clip, then chunks that each continue its tail.
 
     `script`: what differs from chunk to chunk besides. `drawn`: pairs of a chunk and its seed, whatever the rest says.
 
@@ -65,7 +65,7 @@ class ChunkPlan:
 
     def __post_init__(self):
         if self.num_frames < 1:
-            raise SettingsError(f"a film needs at least 1 frame, got num_frames = {self.num_frames}")
+            raise SettingsError(f"a video needs at least 1 frame, got num_frames = {self.num_frames}")
         if not 1 <= self.overlap_frames < self.chunk_frames:
             raise SettingsError(
                 f"overlap_frames must be 1 to {self.chunk_frames - 1} (chunk_frames - 1), got {self.overlap_frames}"
@@ -90,7 +90,7 @@ class ChunkPlan:
             raise SettingsError(f"chunk {index} is not in this plan of {self.num_chunks} chunks (0 is the first clip)")
         step = self.chunk_frames - self.overlap_frames
         start = self.first_frames + (index - 1) * step if index else 0
-        whole = start + (step if index else self.first_frames)  # untrimmed: a longer film has the same chunks
+        whole = start + (step if index else self.first_frames)  # untrimmed: a longer video has the same chunks
         return Chunk(
             index=index,
             start=start,

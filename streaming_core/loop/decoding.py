@@ -21,7 +21,7 @@ CONTEXT_FRAMES = 1
 
 @dataclass(frozen=True)
 class DecodeGroup:
-    """Latent frames `start..stop` are decoded together; of the result, film frames `keep_start..keep_stop` are kept."""
+    """Latent frames `start..stop` are decoded together; of the result, frames `keep_start..keep_stop` are kept."""
 
     start: int
     stop: int
@@ -42,13 +42,13 @@ def official_groups(num_frames: int, first: int, group_frames: int = GROUP_FRAME
 def overlapping_groups(
     num_frames: int, first: int, group_frames: int = GROUP_FRAMES, context_frames: int = CONTEXT_FRAMES
 ) -> list[DecodeGroup]:
-    """Groups of `group_frames` that keep their centre: a kept frame has `context_frames` neighbours where there are.
+    """Groups of `group_frames` that keep their center: a kept frame has `context_frames` neighbors where there are.
 
     Only groups that frames from `first` on need are made; the last moves back to be whole.
     """
     _check(num_frames, first, group_frames)
     if not 0 <= 2 * context_frames < group_frames:
-        raise SettingsError(f"a decode group of {group_frames} frames has no centre with {context_frames} around it")
+        raise SettingsError(f"a decode group of {group_frames} frames has no center with {context_frames} around it")
     groups: list[DecodeGroup] = []
     kept = first
     while kept < num_frames:

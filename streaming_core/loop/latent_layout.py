@@ -1,7 +1,7 @@
 """Chunks of models that work on latents of several frames: valid lengths, the latent tail, decoding without seams.
 
 Causal video autoencoders give the first latent of a clip one frame and every other one `frames_per_latent` frames, so
-valid clips have `1 + n * frames_per_latent` frames (4n+1, 8n+1, or any length where a latent is a frame). A film is one
+valid clips have `1 + n * frames_per_latent` frames (4n+1, 8n+1, or any length where a latent is a frame). A video is a
 long row of latents: a chunk of N latents that holds the last k of them adds N - k, and `(N - k) * frames_per_latent`
 frames, whatever chunk it is.
 """
@@ -97,7 +97,7 @@ class ClipGroup:
 def clip_groups(layout: LatentLayout, num_latents: int, known: int, group: int = GROUP_LATENTS) -> list[ClipGroup]:
     """Decoder calls for the frames of all latents but the first `known`, which are context.
 
-    Groups depend on these numbers alone, never on free memory. Every group but one at a film's beginning is shown
+    Groups depend on these numbers alone, never on free memory. Every group but one at a video's beginning is shown
     latents before its own; the frames of those are dropped, with the single frame of a clip's first latent.
     """
     groups: list[ClipGroup] = []

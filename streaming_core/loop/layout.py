@@ -1,4 +1,4 @@
-"""How a film is cut into chunks, for metrics that look at chunks and at the joins between them."""
+"""How a video is cut into chunks, for metrics that look at chunks and at the joins between them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..errors import SettingsError
 
 @dataclass(frozen=True)
 class Layout:
-    """Chunks of a film: `starts[k]` is the first frame of chunk k, `starts[0]` is 0.
+    """Chunks of a video: `starts[k]` is the first frame of chunk k, `starts[0]` is 0.
 
-    `known` is false where nobody said how the film was made and equal windows stand in for the chunks: curves are then
+    `known` is false where nobody said how the video was made and equal windows stand in for the chunks: curves are then
     averaged over them, but the places where they meet are no joins.
     """
 
@@ -48,7 +48,7 @@ def lay_out(num_frames: int, chunk_frames: tuple[int, ...]) -> Layout:
 
 
 def windows(num_frames: int, most: int = 12, least_frames: int = 8) -> Layout:
-    """Equal windows for a film whose chunks are not known: about `most` of them, none shorter than `least_frames`."""
+    """Equal windows for a video whose chunks are not known: about `most` of them, none shorter than `least_frames`."""
     size = max(least_frames, -(-num_frames // most))
     return Layout(num_frames, tuple(range(0, max(1, num_frames - size // 2), size)), known=False)
 

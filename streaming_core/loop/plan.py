@@ -1,4 +1,4 @@
-"""Film plans: all that can be said of a film's chunks before its first clip is there."""
+"""Video plans: all that can be said of a video's chunks before its first clip is there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .script import Script
 
 
 @dataclass(frozen=True)
-class FilmPlan:
-    """A CHUNK_PLAN: length, chunks, seed and script of a film; `begin` makes chunks of it.
+class VideoPlan:
+    """A CHUNK_PLAN: length, chunks, seed and script of a video; `begin` makes chunks of it.
 
     Raises `SettingsError` for lengths that cannot work with a first clip of `chunk_frames`.
     """
@@ -39,7 +39,7 @@ class FilmPlan:
         return {**sizes, "fps": str(self.fps), "script": self.script.to_dict()}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> FilmPlan:
+    def from_dict(cls, data: Mapping[str, Any]) -> VideoPlan:
         """Raises KeyError, TypeError or ValueError for anything that `to_dict` did not make."""
         return cls(**{**data, "fps": Fraction(data["fps"]), "script": Script.from_dict(data["script"])})
 

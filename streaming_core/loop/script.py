@@ -1,4 +1,4 @@
-"""What changes from chunk to chunk of one film: seeds, prompts, strengths; and the one way to write that down as text.
+"""What changes from chunk to chunk of one video: seeds, prompts, strengths; and the one way to write that down as text.
 
     0: a dog runs        from chunk 0 on (0 is the first clip)
     4: it jumps          from chunk 4 on
@@ -31,7 +31,7 @@ class Cue:
     seconds: Fraction | None = None
 
     def has_begun(self, index: int, stop: int, fps: Fraction | None) -> bool:
-        """Whether it holds for chunk `index`, whose last frame in the film is `stop - 1`."""
+        """Whether it holds for chunk `index`, whose last frame in the video is `stop - 1`."""
         if self.seconds is None:
             return self.chunk <= index
         if fps is None:
@@ -49,7 +49,7 @@ class Cue:
 
 
 def parse_cues(text: str) -> tuple[Cue, ...]:
-    """The cues of a text, in the order of the film; none for a text without words.
+    """The cues of a text, in the order of the video; none for a text without words.
 
     Raises:
         SettingsError: chunk numbers and times together, a chunk or time twice, a number without a value.
@@ -92,11 +92,11 @@ def chunk_prompts(text: str) -> tuple[str, ...]:
     """The prompts of a text for chunk 0, 1, ... up to its last cue.
 
     Raises:
-        SettingsError: none for chunk 0, times, or more than a film can have.
+        SettingsError: none for chunk 0, times, or more than a video can have.
     """
     cues = parse_cues(text)
     if not cues:
-        raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole film")
+        raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole video")
     if cues[0].seconds is not None:
         raise SettingsError("times need a frame rate; number the prompts by chunk here, or use Chunk Plan")
     if cues[0].chunk != 0 or cues[-1].chunk > _MAX_CHUNKS:
@@ -146,7 +146,7 @@ class Script:
     """What differs from chunk to chunk; the empty one changes nothing.
 
     Attributes:
-        seeds: a chunk's own seed instead of the film's.
+        seeds: a chunk's own seed instead of the video's.
         increment: add the chunk's number to its seed.
         prompts: texts; before the first cue the family's own prompt holds.
         cam_strength, anchor_strength: factors on short-term and long-term memory, 1 where no cue holds.
@@ -161,13 +161,13 @@ class Script:
     fps: Fraction | None = None
 
     def value(self, name: str, default: Any, index: int, stop: int) -> Any:
-        """What the cues `name` say for chunk `index`, whose last frame in the film is `stop - 1`."""
+        """What the cues `name` say for chunk `index`, whose last frame in the video is `stop - 1`."""
         begun = [cue.value for cue in getattr(self, name) if cue.has_begun(index, stop, self.fps)]
         return begun[-1] if begun else default
 
-    def seed(self, film_seed: int, index: int, stop: int) -> int:
+    def seed(self, video_seed: int, index: int, stop: int) -> int:
         """The seed of a chunk."""
-        seed = self.value("seeds", film_seed, index, stop)
+        seed = self.value("seeds", video_seed, index, stop)
         return (seed + index) & MAX_SEED if self.increment else seed
 
     def to_dict(self) -> dict[str, Any]:

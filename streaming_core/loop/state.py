@@ -1,7 +1,7 @@
 """The chunk loop of every model family: one pure step `(state, sampler) -> (state, new frames)`.
 
-The loop node, the single-step node and a host's own loop nodes all call `continue_film`. What differs between families
-(CAM, APM, prompts, frames or latents as hand-off) is behind `ChunkSampler`; what is laid around any family (colour
+The loop node, the single-step node and a host's own loop nodes all call `continue_video`. What differs between families
+(CAM, APM, prompts, frames or latents as hand-off) is behind `ChunkSampler`; what is laid around any family (color
 anchoring, a perturbed hand-off) is a chunk sampler too that replaces `make_clip`.
 """
 
@@ -20,9 +20,9 @@ from .chunk import Chunk, ChunkPlan
 
 @dataclass(frozen=True)
 class Anchor:
-    """The frame that stands for the look of the whole film.
+    """The frame that stands for the look of the whole video.
 
-    `frame` `[1, 3, H, W]`; `embedding`: what `ChunkSampler.embed_anchor` made of it, computed once per film.
+    `frame` `[1, 3, H, W]`; `embedding`: what `ChunkSampler.embed_anchor` made of it, computed once per video.
     """
 
     frame: Tensor
@@ -65,10 +65,10 @@ class ChunkSampler(Protocol):
 
 
 @dataclass(frozen=True)
-class FilmState:
+class VideoState:
     """All that is carried from chunk to chunk.
 
-    `tail`: what the next chunk continues, frames or latents as the sampler asks for: the last frames of the film so
+    `tail`: what the next chunk continues, frames or latents as the sampler asks for: the last frames of the video so
     far, at most `plan.overlap_frames`, or its last latents. `num_chunks`: chunks made so far, the first clip included.
     `memory`: what samplers noted of earlier chunks (`Clip.memory`), small tensors by name.
     """
@@ -85,19 +85,19 @@ class FilmState:
 
     @property
     def next_chunk(self) -> Chunk:
-        """The chunk that `continue_film` makes; raises `SettingsError` when the film is complete."""
+        """The chunk that `continue_video` makes; raises `SettingsError` when the video is complete."""
         if self.is_complete:
-            raise SettingsError(f"the film already has its {self.plan.num_frames} frames; plan a longer one to go on")
+            raise SettingsError(f"the video already has its {self.plan.num_frames} frames; plan a longer one to go on")
         return self.plan.chunk(self.num_chunks)
 
 
-def start_film(plan: ChunkPlan, first_clip: Tensor | Clip, anchor_frame: Tensor, sampler: ChunkSampler) -> FilmState:
+def start_video(plan: ChunkPlan, first_clip: Tensor | Clip, anchor_frame: Tensor, sampler: ChunkSampler) -> VideoState:
     """State after the first clip `[F, 3, H, W]`; the anchor is embedded only when the plan needs more chunks."""
     clip = as_clip(first_clip)
     anchor = Anchor(anchor_frame.clone(), sampler.embed_anchor(anchor_frame) if plan.num_chunks > 1 else None)
     remember = getattr(sampler, "remember", None)
     memory = {**clip.memory, **(remember(clip) if remember else {})}
-    return FilmState(plan, anchor, _hand_off(sampler, plan, None, clip), num_chunks=1, memory=memory)
+    return VideoState(plan, anchor, _hand_off(sampler, plan, None, clip), num_chunks=1, memory=memory)
 
 
 def as_clip(first_clip: Tensor | Clip) -> Clip:
@@ -114,7 +114,7 @@ def _hand_off(sampler: ChunkSampler, plan: ChunkPlan, tail: Tensor | None, clip:
     return frames[-plan.overlap_frames :].clone()
 
 
-def make_clip(sampler: ChunkSampler, chunk: Chunk, state: FilmState) -> Clip:
+def make_clip(sampler: ChunkSampler, chunk: Chunk, state: VideoState) -> Clip:
     """Sample a chunk that continues `state` and decode what it adds."""
     own = getattr(sampler, "make_clip", None)
     if own is not None:
@@ -123,7 +123,7 @@ def make_clip(sampler: ChunkSampler, chunk: Chunk, state: FilmState) -> Clip:
     return Clip(decode_new(sampler, latents, chunk, state), latents)
 
 
-def decode_new(sampler: ChunkSampler, latents: Tensor, chunk: Chunk, state: FilmState) -> Tensor:
+def decode_new(sampler: ChunkSampler, latents: Tensor, chunk: Chunk, state: VideoState) -> Tensor:
     """The frames that a chunk adds, from the latents of its model call."""
     after = getattr(sampler, "decode_after", None)
     if after is not None:
@@ -144,11 +144,11 @@ def pick_anchor(first_clip: Tensor, index: int) -> Tensor:
     return first_clip[index : index + 1]
 
 
-def continue_film(state: FilmState, sampler: ChunkSampler) -> tuple[FilmState, Tensor]:
+def continue_video(state: VideoState, sampler: ChunkSampler) -> tuple[VideoState, Tensor]:
     """Make the next chunk; the new state and all frames the chunk adds, `[num_frames - overlap_frames, 3, H, W]`.
 
-    The last chunk may add more than the film asks for: `chunk.new_frames` says how many count. Whole chunks are handed
-    on, so a film can be made longer later without making its last chunk again.
+    The last chunk may add more than the video asks for: `chunk.new_frames` says how many count. Whole chunks are handed
+    on, so a video can be made longer later without making its last chunk again.
     """
     chunk = state.next_chunk
     clip = make_clip(sampler, chunk, state)
@@ -157,8 +157,8 @@ def continue_film(state: FilmState, sampler: ChunkSampler) -> tuple[FilmState, T
     return replace(state, tail=tail, num_chunks=state.num_chunks + 1, memory=memory), clip.frames
 
 
-def film_chunks(state: FilmState, sampler: ChunkSampler) -> Iterator[tuple[FilmState, Tensor]]:
-    """Every remaining chunk of the film, one after the other."""
+def video_chunks(state: VideoState, sampler: ChunkSampler) -> Iterator[tuple[VideoState, Tensor]]:
+    """Every remaining chunk of the video, one after the other."""
     while not state.is_complete:
-        state, frames = continue_film(state, sampler)
+        state, frames = continue_video(state, sampler)
         yield state, frames

@@ -14,10 +14,10 @@ from ..atomic import atomic_write
 from ..errors import FrameError, StreamingError, VideoWriteError
 from ..frames import VideoFrames, to_rgb
 from ..loop.layout import lay_out, parse_chunks
+from .chart import draw_report
 from .clip_local import load_clip
 from .flow import RAFT_FILE, RAFT_FOLDER, classical_flow, load_raft
 from .measure import measure
-from .picture import draw_report
 from .report import as_csv, as_json, as_text
 
 
@@ -30,9 +30,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         metavar="25,18",
         help="frames of the first chunk, then of those after it; the last number is repeated to the end",
     )
-    parser.add_argument("--text", help="what the film should show; needs --clip")
+    parser.add_argument("--text", help="what the video should show; needs --clip")
     parser.add_argument("--clip", type=Path, metavar="FOLDER", help="CLIP model in the layout of Hugging Face")
-    parser.add_argument("--anchor", type=Path, metavar="PICTURE", help="compare with this picture, not the first frame")
+    parser.add_argument("--anchor", type=Path, metavar="IMAGE", help="compare with this image, not the first frame")
     parser.add_argument(
         "--raft",
         type=Path,
@@ -44,7 +44,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     for kind, what in (
         ("json", "everything, as JSON"),
         ("csv", "the curves, a line per frame"),
-        ("png", "the picture"),
+        ("png", "the image"),
     ):
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write {what}")
     return parser.parse_args(argv)
@@ -60,15 +60,15 @@ def installed_raft() -> Path | None:
     return None
 
 
-def read_picture(path: Path) -> Tensor:
-    """A picture file as `[1, H, W, 3]` in 0..1."""
+def read_image(path: Path) -> Tensor:
+    """A image file as `[1, H, W, 3]` in 0..1."""
     import numpy as np
 
     try:
-        with Image.open(path) as picture:
-            return to_rgb(torch.from_numpy(np.array(picture.convert("RGB")))[None])
+        with Image.open(path) as image:
+            return to_rgb(torch.from_numpy(np.array(image.convert("RGB")))[None])
     except (OSError, UnidentifiedImageError) as error:
-        raise FrameError(f"{path} cannot be read as a picture ({error}); give a PNG or JPEG file") from error
+        raise FrameError(f"{path} cannot be read as a image ({error}); give a PNG or JPEG file") from error
 
 
 def write(path: Path, content: str | Image.Image) -> None:
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> str:
     chunk_frames = parse_chunks(args.chunks)
     stream = VideoFrames.open(args.video)
     raft = None if args.no_raft else args.raft or installed_raft()
-    anchor = read_picture(args.anchor) if args.anchor else None
+    anchor = read_image(args.anchor) if args.anchor else None
     found = measure(
         stream,
         lay_out(len(stream), chunk_frames) if chunk_frames else None,
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("cancelled\n")
+        sys.stderr.write("canceled\n")
         return 130
     sys.stdout.write(text)
     if args.text is not None and args.clip is None:

@@ -1,4 +1,4 @@
-"""Optical flow without weights: a search on small pictures, then Lucas-Kanade from coarse to fine.
+"""Optical flow without weights: a search on small images, then Lucas-Kanade from coarse to fine.
 
 Good enough to follow motion, to compensate it and to see where it breaks. It is not RAFT: MAWE is not defined on it.
 """
@@ -14,10 +14,10 @@ SEARCH_LEVEL_PX = 32
 SEARCH_PX = 8
 WINDOW_PX = 9
 ITERATIONS = 3
-# Gradients below about two grey levels per pixel say nothing: there the flow of the coarser level stays.
+# Gradients below about two gray levels per pixel say nothing: there the flow of the coarser level stays.
 DAMPING = (2 / 255) ** 2
 LARGEST_STEP_PX = 1.0
-# What a step away from zero must save, in squared grey levels of 0..1 per pixel of length, so that flat areas stay put.
+# What a step away from zero must save, in squared gray levels of 0..1 per pixel of length, so that flat areas stay put.
 SEARCH_COST = 1e-5
 
 
@@ -30,9 +30,9 @@ def smooth(images: Tensor) -> Tensor:
 
 
 def window_sum(images: Tensor, size: int, dim: int) -> Tensor:
-    """Sums of `size` neighbours along `dim`, which becomes `size - 1` shorter.
+    """Sums of `size` neighbors along `dim`, which becomes `size - 1` shorter.
 
-    Sums of 2, 4, 8 ... neighbours are put together: a few additions, several times faster on a CPU than pooling,
+    Sums of 2, 4, 8 ... neighbors are put together: a few additions, several times faster on a CPU than pooling,
     convolution or running sums.
     """
     length, offset, span, total = images.shape[dim] - size + 1, 0, 1, None
@@ -56,7 +56,7 @@ def box(images: Tensor, size: int = WINDOW_PX) -> Tensor:
 
 
 def lands_inside(flow: Tensor) -> Tensor:
-    """Which pixels the flow `[P, 2, H, W]` keeps inside the picture; `[P, 1, H, W]`, bool."""
+    """Which pixels the flow `[P, 2, H, W]` keeps inside the image; `[P, 1, H, W]`, bool."""
     height, width = flow.shape[-2:]
     y = torch.arange(height, device=flow.device, dtype=torch.float32)[:, None] + flow[:, 1]
     x = torch.arange(width, device=flow.device, dtype=torch.float32)[None, :] + flow[:, 0]
@@ -72,7 +72,7 @@ def sample(images: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     return F.grid_sample(images, place, mode=mode, padding_mode="border", align_corners=False)
 
 
-def grey(frames: Tensor) -> Tensor:
+def gray(frames: Tensor) -> Tensor:
     """Luma (BT.601) of `[P, 3, H, W]`."""
     return (frames * frames.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
@@ -126,7 +126,7 @@ def refine(left: Tensor, right: Tensor, flow: Tensor) -> Tensor:
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
     for _ in range(ITERATIONS):
-        # What has left the picture has nothing to be compared with; it follows its neighbours.
+        # What has left the image has nothing to be compared with; it follows its neighbors.
         change = (sample(right, flow) - left) * lands_inside(flow)
         bx, by = box(torch.cat((gx * change, gy * change), 1)).unbind(1)
         step = torch.stack((xy * by - yy * bx, xy * bx - xx * by), 1) / determinant[:, None]
@@ -146,7 +146,7 @@ def lucas_kanade(left: Tensor, right: Tensor) -> Tensor:
     Source: Lucas and Kanade 1981 with the pyramid of Bouguet 2001, dense, damped and smoothed, started by a search.
     """
     flow = None
-    for level in pyramid(grey(torch.cat((left, right)).float())):
+    for level in pyramid(gray(torch.cat((left, right)).float())):
         first, second = level.chunk(2)
         if flow is None:
             flow = search(first, second)

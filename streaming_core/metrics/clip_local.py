@@ -16,7 +16,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def clip_pixels(frames: Tensor, size_px: int) -> Tensor:
-    """Frames `[F, H, W, 3]` in 0..1 as CLIP takes them: short side `size_px`, centre, normalised; `[F, 3, S, S]`."""
+    """Frames `[F, H, W, 3]` in 0..1 as CLIP takes them: short side `size_px`, center, normalized; `[F, 3, S, S]`."""
     images = frames.movedim(-1, 1).float()
     height, width = images.shape[-2:]
     scale = size_px / min(height, width)

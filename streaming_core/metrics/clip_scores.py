@@ -26,7 +26,7 @@ class ClipTools:
     Attributes:
         embed_frames: frames `[F, H, W, 3]` in 0..1 to projected image embeddings `[F, D]`.
         text: projected text embedding `[D]`, or None for no text score.
-        anchor: picture `[1, H, W, 3]` in 0..1 to compare with, or None for the first frame of the film.
+        anchor: image `[1, H, W, 3]` in 0..1 to compare with, or None for the first frame of the video.
         name: what reports call the model.
     """
 
@@ -76,7 +76,7 @@ class ClipCurves:
 
 @dataclass(frozen=True)
 class Curve:
-    """A score over the film: `mean` over all frames, `chunk_means` over those of each chunk, `worst` and its frame."""
+    """A score over the video: `mean` over all frames, `chunk_means` over those of each chunk, `worst` and its frame."""
 
     values: tuple[float, ...]
     mean: float

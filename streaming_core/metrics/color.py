@@ -1,4 +1,4 @@
-"""Colour drift: how far the colours of later chunks have moved from those of the first, in CIE Lab (D65)."""
+"""Color drift: how far the colors of later chunks have moved from those of the first, in CIE Lab (D65)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..loop.layout import Layout
 SAMPLES = 120_000
 
 
-def frame_colours(frames: Tensor) -> tuple[Tensor, Tensor]:
+def frame_colors(frames: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and spread (standard deviation) of L, a, b in each frame, from about 120 000 of its pixels.
 
     Args:
@@ -23,20 +23,20 @@ def frame_colours(frames: Tensor) -> tuple[Tensor, Tensor]:
         `[F, 3]` and `[F, 3]`.
     """
     height, width = frames.shape[1:3]
-    # Every n-th pixel: averaging neighbours instead would hide the spread.
+    # Every n-th pixel: averaging neighbors instead would hide the spread.
     step = max(1, round((height * width / SAMPLES) ** 0.5))
     lab = srgb_to_lab(frames[:, step // 2 :: step, step // 2 :: step]).flatten(1, 2)
     return lab.mean(1), lab.std(1, correction=0)
 
 
 @dataclass(frozen=True)
-class ColourDrift:
-    """Colours of a film against its first chunk.
+class ColorDrift:
+    """Colors of a video against its first chunk.
 
     Attributes:
         chunk_means, chunk_spreads: (L, a, b) of each chunk.
         chunk_drift: distance of each chunk's mean from the first chunk's (CIE76 delta E); 0 for the first.
-        chunk_spread_ratio: mean over L, a, b of spread / first chunk's spread; above 1 is more contrast or colour.
+        chunk_spread_ratio: mean over L, a, b of spread / first chunk's spread; above 1 is more contrast or color.
         largest: the largest of `chunk_drift`, last: that of the last chunk.
         trend: change of (L, a, b) from the first frame to the last on the best straight line.
         trend_size: length of `trend`.
@@ -61,15 +61,15 @@ def straight_line_change(values: Tensor) -> Tensor:
     return (time[:, None] * values.double()).sum(0) / time.square().sum()
 
 
-def colour_drift(means: Tensor, spreads: Tensor, layout: Layout) -> ColourDrift:
-    """Drift from the colours of all frames, `[F, 3]` each as `frame_colours` gives them."""
+def color_drift(means: Tensor, spreads: Tensor, layout: Layout) -> ColorDrift:
+    """Drift from the colors of all frames, `[F, 3]` each as `frame_colors` gives them."""
     chunk_means = torch.stack([means[chunk.start : chunk.stop].mean(0) for chunk in layout.chunks])
     chunk_spreads = torch.stack([spreads[chunk.start : chunk.stop].mean(0) for chunk in layout.chunks])
     drift = (chunk_means - chunk_means[0]).square().sum(1).sqrt()
-    # Half a unit of Lab is below what anyone sees, and keeps the ratio of grey films finite.
+    # Half a unit of Lab is below what anyone sees, and keeps the ratio of gray videos finite.
     ratio = ((chunk_spreads + 0.5) / (chunk_spreads[0] + 0.5)).mean(1)
     trend = straight_line_change(means)
-    return ColourDrift(
+    return ColorDrift(
         chunk_means=tuple(map(tuple, chunk_means.tolist())),
         chunk_spreads=tuple(map(tuple, chunk_spreads.tolist())),
         chunk_drift=tuple(drift.tolist()),

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# PySceneDetect's defaults: a frame is a cut when its score is 3 times the mean of its 2 + 2 neighbours and at least
+# PySceneDetect's defaults: a frame is a cut when its score is 3 times the mean of its 2 + 2 neighbors and at least
 # 15, and no cut was counted in the 15 frames before it. Scores are taken on frames 256 pixels long.
 RATIO = 3.0
 LEAST_SCORE = 15.0
@@ -26,7 +26,7 @@ LONG_SIDE_PX = 256
 
 @dataclass(frozen=True)
 class Cuts:
-    """Scene cuts of a film. `frames`: the first frame of the scene after each cut; `detector`: who found them."""
+    """Scene cuts of a video. `frames`: the first frame of the scene after each cut; `detector`: who found them."""
 
     frames: tuple[int, ...]
     detector: str

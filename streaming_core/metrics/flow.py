@@ -38,7 +38,7 @@ SHORT_SIDE_PX = 256
 
 @dataclass(frozen=True)
 class FlowEstimator:
-    """One way to estimate flow, and the pictures it works on.
+    """One way to estimate flow, and the images it works on.
 
     Attributes:
         name: what reports call it.

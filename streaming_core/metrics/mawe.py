@@ -1,6 +1,6 @@
 """MAWE, the motion-aware warp error of StreamingT2V: how badly motion explains the next frame, per amount of motion.
 
-Low is good: the film moves, and what moves stays itself. The value belongs to RAFT-large at 720x720; another flow or
+Low is good: the video moves, and what moves stays itself. The value belongs to RAFT-large at 720x720; another flow or
 size gives numbers that must not be compared with published ones.
 """
 
@@ -75,14 +75,14 @@ def official_mawe(errors: Tensor, lengths: Tensor, coefficient: float = COEFFICI
 
 @dataclass(frozen=True)
 class Mawe:
-    """MAWE of a film.
+    """MAWE of a video.
 
     Attributes:
-        value: mean over the pairs that move; None when the film stands still.
+        value: mean over the pairs that move; None when the video stands still.
         official: the script's number, still pairs included; None where the script divides by zero.
-        pairs, still_pairs: neighbouring frames in all, and those that left no motion to measure.
+        pairs, still_pairs: neighboring frames in all, and those that left no motion to measure.
         ratios: error / (9.5 * length) per pair, None for still pairs.
-        errors, lengths: warp error (grey levels squared) and mean flow (pixels at 720x720) per pair.
+        errors, lengths: warp error (gray levels squared) and mean flow (pixels at 720x720) per pair.
     """
 
     value: float | None
@@ -95,7 +95,7 @@ class Mawe:
 
     @property
     def is_still(self) -> bool:
-        """Whether nothing moves in the whole film."""
+        """Whether nothing moves in the whole video."""
         return self.value is None
 
 
@@ -103,7 +103,7 @@ def summarize(errors: list[float], lengths: list[float], still: list[bool], coef
     """MAWE from the numbers of all pairs; `still` marks pairs whose frames do not differ.
 
     A pair is left out of `value` when it is marked still or has a mean flow of exactly 0: the ratio then says nothing
-    about the film. Without such pairs `value` and `official` are the same number.
+    about the video. Without such pairs `value` and `official` are the same number.
     """
     ratios = [
         None if stands or length == 0 else error / (coefficient * length)

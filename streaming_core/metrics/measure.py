@@ -1,4 +1,4 @@
-"""One pass over a film that takes every measure in slices; memory does not grow with its length."""
+"""One pass over a video that takes every measure in slices; memory does not grow with its length."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..frames import FrameStream
 from ..loop.layout import Layout, windows
 from . import mawe as mawe_rule
 from .clip_scores import ClipCurves, ClipTools, Curve, curve
-from .color import ColourDrift, colour_drift, frame_colours
+from .color import ColorDrift, color_drift, frame_colors
 from .cuts import CutDetector, Cuts, best_detector
 from .flow import FlowEstimator, classical_flow
 from .mawe import Mawe
@@ -27,14 +27,14 @@ CheckCancel = Callable[[], None]
 
 @dataclass(frozen=True)
 class Measures:
-    """Everything measured about one film. Pair p lies between frames p and p + 1.
+    """Everything measured about one video. Pair p lies between frames p and p + 1.
 
     Attributes:
-        num_frames, height, width, fps: the film.
+        num_frames, height, width, fps: the video.
         layout: its chunks.
         flow_name, clip_name: what measured motion, and CLIP where it did.
         mawe, anchor, text: None where they could not be measured; `left_out` says why.
-        differences: what the flow does not explain of single pixels, grey levels (`seams.compensated_difference`).
+        differences: what the flow does not explain of single pixels, gray levels (`seams.compensated_difference`).
         left_out: measure -> one sentence.
     """
 
@@ -45,8 +45,8 @@ class Measures:
     layout: Layout
     flow_name: str
     cuts: Cuts
-    colour: ColourDrift
-    colour_means: tuple[tuple[float, ...], ...]
+    color: ColorDrift
+    color_means: tuple[tuple[float, ...], ...]
     seams: Seams
     stagnation: Stagnation
     differences: tuple[float, ...]
@@ -63,7 +63,7 @@ def slice_frames(height: int, width: int) -> int:
 
 
 class PairMeasures:
-    """What is measured between neighbouring frames. Keeps the last frame and the last flow of a slice for the next."""
+    """What is measured between neighboring frames. Keeps the last frame and the last flow of a slice for the next."""
 
     def __init__(self, flow: FlowEstimator, check_cancel: CheckCancel | None = None, only_mawe: bool = False) -> None:
         self._flow, self._check_cancel, self._only_mawe = flow, check_cancel or (lambda: None), only_mawe
@@ -119,9 +119,9 @@ class PairMeasures:
 
 
 def watched(stream: FrameStream, progress: Progress | None, check_cancel: CheckCancel | None) -> Iterator[Tensor]:
-    """The slices of a film of at least two frames, with Cancel before and progress after each."""
+    """The slices of a video of at least two frames, with Cancel before and progress after each."""
     if len(stream) < 2:
-        raise FrameError(f"a film needs at least 2 frames to be measured, got {len(stream)}")
+        raise FrameError(f"a video needs at least 2 frames to be measured, got {len(stream)}")
     done = 0
     for frames in stream.slices(slice_frames(stream.height, stream.width)):
         if check_cancel is not None:
@@ -155,11 +155,11 @@ def measure(
     progress: Progress | None = None,
     check_cancel: CheckCancel | None = None,
 ) -> Measures:
-    """Measure a film in one pass.
+    """Measure a video in one pass.
 
     Args:
         stream: at least two frames.
-        layout: how the film was cut into chunks; equal windows if None.
+        layout: how the video was cut into chunks; equal windows if None.
         flow: what estimates motion; the weight-free fallback if None. MAWE is measured only with RAFT.
         clip: gives the anchor curve and, with a text, the text curve.
         detector: counts cuts; PySceneDetect if None and installed, else our own.
@@ -181,7 +181,7 @@ def measure(
             curves.add(frames)
         frames = frames.to(device)
         stop = start + len(frames)
-        means[start:stop], spreads[start:stop] = frame_colours(frames)
+        means[start:stop], spreads[start:stop] = frame_colors(frames)
         start = stop
         pairs.add(frames.movedim(-1, 1))
     cuts = detector.cuts()
@@ -193,8 +193,8 @@ def measure(
         layout=layout,
         flow_name=flow.name,
         cuts=cuts,
-        colour=colour_drift(means, spreads, layout),
-        colour_means=tuple(map(tuple, means.tolist())),
+        color=color_drift(means, spreads, layout),
+        color_means=tuple(map(tuple, means.tolist())),
         seams=measure_seams(pairs.details, pairs.tones, pairs.changes, layout, cuts.frames),
         stagnation=measure_stagnation(pairs.motion, pairs.still, layout, cuts.frames),
         differences=tuple(pairs.details),

@@ -1,4 +1,4 @@
-"""The report of a film as text, JSON and CSV; the picture is in `picture.py`.
+"""The report of a video as text, JSON and CSV; the image is in `chart.py`.
 
 Values of a pair of frames stand at the later of the two.
 """
@@ -22,25 +22,25 @@ def at_frames(pairs: Sequence[float | None]) -> list[float | None]:
     return [None, *pairs]
 
 
-def colour_distance(measures: Measures) -> list[float]:
-    """Distance (delta E) of each frame's mean colour from that of the first chunk."""
-    first = measures.colour.chunk_means[0]
+def color_distance(measures: Measures) -> list[float]:
+    """Distance (delta E) of each frame's mean color from that of the first chunk."""
+    first = measures.color.chunk_means[0]
     return [
         sum((value - start) ** 2 for value, start in zip(mean, first, strict=True)) ** 0.5
-        for mean in measures.colour_means
+        for mean in measures.color_means
     ]
 
 
 def curves(measures: Measures) -> dict[str, list[Value]]:
     """Every curve with one value per frame, by its column name."""
-    lightness, red_green, blue_yellow = (list(axis) for axis in zip(*measures.colour_means, strict=True))
+    lightness, red_green, blue_yellow = (list(axis) for axis in zip(*measures.color_means, strict=True))
     columns: dict[str, list[Value]] = {
         "lab_l": lightness,
         "lab_a": red_green,
         "lab_b": blue_yellow,
-        "colour_distance": colour_distance(measures),
+        "color_distance": color_distance(measures),
         "motion_percent": at_frames(measures.stagnation.motion),
-        "unexplained_grey_levels": at_frames(measures.differences),
+        "unexplained_gray_levels": at_frames(measures.differences),
         "jump_ratio": at_frames(measures.seams.ratios),
     }
     if measures.mawe is not None:
@@ -67,8 +67,8 @@ def chunk_rows(measures: Measures) -> list[dict[str, Value]]:
             "chunk": number,
             "start": chunk.start,
             "stop": chunk.stop,
-            "colour_drift": measures.colour.chunk_drift[number],
-            "spread_ratio": measures.colour.chunk_spread_ratio[number],
+            "color_drift": measures.color.chunk_drift[number],
+            "spread_ratio": measures.color.chunk_spread_ratio[number],
             "motion_percent": measures.stagnation.chunk_motion[number],
             "cuts": sum(frame in chunk for frame in measures.cuts.frames),
             "seam": seams.get(chunk.start),
@@ -84,11 +84,11 @@ def chunk_rows(measures: Measures) -> list[dict[str, Value]]:
 
 def summary(measures: Measures) -> dict[str, Any]:
     """Everything measured, as plain lists, dicts and numbers; what could not be measured is None."""
-    mawe, colour, seams, rest = measures.mawe, measures.colour, measures.seams, measures.stagnation
+    mawe, color, seams, rest = measures.mawe, measures.color, measures.seams, measures.stagnation
     return {
         "format": "streaming_core.metrics",
         "version": VERSION,
-        "film": {
+        "video": {
             "frames": measures.num_frames,
             "width": measures.width,
             "height": measures.height,
@@ -109,11 +109,11 @@ def summary(measures: Measures) -> dict[str, Any]:
             "frames": list(measures.cuts.frames),
             "detector": measures.cuts.detector,
         },
-        "colour_drift": {
-            "largest": colour.largest,
-            "last": colour.last,
-            "trend_lab": list(colour.trend),
-            "trend": colour.trend_size,
+        "color_drift": {
+            "largest": color.largest,
+            "last": color.last,
+            "trend_lab": list(color.trend),
+            "trend": color.trend_size,
         },
         "seams": {
             "largest": seams.largest,
@@ -171,7 +171,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def headlines(measures: Measures) -> list[tuple[str, str, str]]:
     """(name, value, remark) of every measure, for people."""
-    mawe, colour, seams, rest = measures.mawe, measures.colour, measures.seams, measures.stagnation
+    mawe, color, seams, rest = measures.mawe, measures.color, measures.seams, measures.stagnation
     lines: list[tuple[str, str, str]] = []
     if mawe is not None:
         value = "still" if mawe.is_still else number(mawe.value)
@@ -181,8 +181,8 @@ def headlines(measures: Measures) -> list[tuple[str, str, str]]:
         lines.append(("MAWE", value, remark))
     cuts = ", ".join(map(str, measures.cuts.frames[:8])) + (" ..." if measures.cuts.count > 8 else "")
     lines.append(("Scene cuts", str(measures.cuts.count), f"{f'at {cuts}; ' if cuts else ''}{measures.cuts.detector}"))
-    trend = ", ".join(f"{axis} {change:+.1f}" for axis, change in zip("Lab", colour.trend, strict=True))
-    lines.append(("Colour drift", f"{number(colour.largest)} dE", f"last {number(colour.last)}; trend {trend}"))
+    trend = ", ".join(f"{axis} {change:+.1f}" for axis, change in zip("Lab", color.trend, strict=True))
+    lines.append(("Color drift", f"{number(color.largest)} dE", f"last {number(color.last)}; trend {trend}"))
     if seams.joins:
         worst = max(seams.joins, key=lambda join: join.score)
         cut = " (a scene cut)" if worst.frame in measures.cuts.frames else ""
@@ -203,7 +203,7 @@ def headlines(measures: Measures) -> list[tuple[str, str, str]]:
     return lines
 
 
-def film_line(measures: Measures) -> str:
+def video_line(measures: Measures) -> str:
     seconds = measures.num_frames / measures.fps
     chunks = f"{len(measures.layout.chunks)} {'chunks' if measures.layout.known else 'windows, chunks unknown'}"
     size = f"{measures.width}x{measures.height}"
@@ -212,7 +212,7 @@ def film_line(measures: Measures) -> str:
 
 TABLE = [
     ("chunk", "chunk", 0),
-    ("colour_drift", "drift dE", 2),
+    ("color_drift", "drift dE", 2),
     ("spread_ratio", "spread", 2),
     ("motion_percent", "motion %", 3),
     ("cuts", "cuts", 0),
@@ -225,7 +225,7 @@ TABLE = [
 
 def as_text(measures: Measures) -> str:
     """The report as a table for people."""
-    lines = [f"Video report: {film_line(measures)}", f"Motion from: {measures.flow_name}", ""]
+    lines = [f"Video report: {video_line(measures)}", f"Motion from: {measures.flow_name}", ""]
     lines += [f"{name:<18} {value:>10}   {remark}" for name, value, remark in headlines(measures)]
     lines += [f"not measured: {name} ({reason})" for name, reason in measures.left_out.items()]
     rows = chunk_rows(measures)

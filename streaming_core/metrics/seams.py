@@ -1,8 +1,8 @@
-"""Seams: how much more the film jumps where two chunks meet than it does around them.
+"""Seams: how much more the video jumps where two chunks meet than it does around them.
 
-Each pair of neighbouring frames gets three jumps: what is left of the difference once the flow has been compensated, in
+Each pair of neighboring frames gets three jumps: what is left of the difference once the flow has been compensated, in
 single pixels (detail) and in blocks (tone), and how far the flow differs from that of the pair before (motion). A jump
-is judged against the pairs around it that are no joins, so fast and slow passages of a film are measured alike: 1 is
+is judged against the pairs around it that are no joins, so fast and slow passages of a video are measured alike: 1 is
 "as elsewhere".
 """
 
@@ -31,11 +31,11 @@ def compensated_difference(left: Tensor, right: Tensor, flow: Tensor) -> tuple[T
 
     Args:
         left, right: `[P, 3, H, W]` on the scale 0..255; so are the results.
-        flow: `[P, 2, H, W]` from left to right, in pixels. What it takes out of the picture is not counted.
+        flow: `[P, 2, H, W]` from left to right, in pixels. What it takes out of the image is not counted.
 
     Returns:
         `[P]` each: the mean absolute difference of pixels, in which lost or new detail shows, and that of blocks of
-        16x16 pixels, in which a change of light or colour shows even under grain and coding noise.
+        16x16 pixels, in which a change of light or color shows even under grain and coding noise.
     """
     inside = lands_inside(flow).float()
     difference = (sample(right, flow, "bicubic").clamp(0, 255) - left) * inside
@@ -47,16 +47,16 @@ def compensated_difference(left: Tensor, right: Tensor, flow: Tensor) -> tuple[T
 
 
 def diagonal(flow: Tensor) -> float:
-    """Length of the picture's diagonal in pixels of the flow."""
+    """Length of the image's diagonal in pixels of the flow."""
     return float(flow.shape[-1] ** 2 + flow.shape[-2] ** 2) ** 0.5
 
 
 def motion_change(before: Tensor, flow: Tensor) -> Tensor:
-    """Mean length of the change from flow `before` to `flow`, `[P, 2, H, W]`, in diagonals of the picture; `[P]`."""
+    """Mean length of the change from flow `before` to `flow`, `[P, 2, H, W]`, in diagonals of the image; `[P]`."""
     return (flow - before).square().sum(1).sqrt().mean((1, 2)) / diagonal(flow)
 
 
-def against_neighbours(jumps: Sequence[float | None], joins: frozenset[int], floor: float) -> tuple[float | None, ...]:
+def against_neighbors(jumps: Sequence[float | None], joins: frozenset[int], floor: float) -> tuple[float | None, ...]:
     """Each jump divided by the median of up to 16 jumps on either side of it that are no joins, itself left out.
 
     Args:
@@ -87,7 +87,7 @@ class Seam:
 
 @dataclass(frozen=True)
 class Seams:
-    """Joins of a film and the curve they stand out of.
+    """Joins of a video and the curve they stand out of.
 
     Attributes:
         ratios: per pair, the largest of its three jumps relative to those of the pairs around it; None where unknown.
@@ -124,9 +124,9 @@ def measure_seams(
     changes = [None if pair in cuts else change for pair, change in enumerate(changes)]
     # Pair p lies between frames p and p + 1. The flow changes twice around a jump: into it and out of it again.
     pairs = frozenset(frame - 1 for frame in layout.boundaries)
-    detail = against_neighbours(details, pairs, FLOOR_DETAIL)
-    tone = against_neighbours(tones, pairs, FLOOR_TONE)
-    motion = against_neighbours(changes, pairs | frozenset(pair + 1 for pair in pairs), FLOOR_MOTION)
+    detail = against_neighbors(details, pairs, FLOOR_DETAIL)
+    tone = against_neighbors(tones, pairs, FLOOR_TONE)
+    motion = against_neighbors(changes, pairs | frozenset(pair + 1 for pair in pairs), FLOOR_MOTION)
     ratios = tuple(map(largest_known, detail, tone, motion))
     joins = tuple(
         Seam(frame, *(jump[frame - 1] or 0.0 for jump in (ratios, detail, tone, motion))) for frame in layout.boundaries

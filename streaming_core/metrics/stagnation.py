@@ -1,4 +1,4 @@
-"""Stagnation: whether the film keeps moving, or comes to rest chunk after chunk."""
+"""Stagnation: whether the video keeps moving, or comes to rest chunk after chunk."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..loop.layout import Layout
 from .mawe import mean_flow_length
 
 BLOCK_PX = 16
-# Grey levels by which the most changed block may differ: what an encoder leaves of equal frames, and what it adds.
+# Gray levels by which the most changed block may differ: what an encoder leaves of equal frames, and what it adds.
 SAME_GREY_LEVELS, NOISE_GREY_LEVELS = 0.25, 2.0
-# Per cent of the diagonal: the slowest motion told from noise, and what flow makes of a picture that is coded anew.
+# Per cent of the diagonal: the slowest motion told from noise, and what flow makes of a image that is coded anew.
 STILL_MOTION, REFRESH_MOTION = 0.006, 0.1
 REFRESH_SHARE = 0.1
 STAGNANT_SHARE = 0.2
@@ -22,7 +22,7 @@ STAGNANT_PAIRS = 12
 
 
 def motion_percent(flow: Tensor) -> Tensor:
-    """Mean length of the flow `[P, 2, H, W]` of each pair, in per cent of the picture's diagonal; `[P]`."""
+    """Mean length of the flow `[P, 2, H, W]` of each pair, in per cent of the image's diagonal; `[P]`."""
     diagonal = (flow.shape[-1] ** 2 + flow.shape[-2] ** 2) ** 0.5
     return mean_flow_length(flow) * (100 / diagonal)
 
@@ -46,9 +46,9 @@ def still_pairs(left: Tensor, right: Tensor, flow: Tensor) -> Tensor:
 
 
 def with_refreshes(still: Sequence[bool], motion: Sequence[float]) -> list[bool]:
-    """Still pairs, and single pairs between them where the encoder only drew the picture anew.
+    """Still pairs, and single pairs between them where the encoder only drew the image anew.
 
-    At a key frame a still film changes a little everywhere. That is no motion, if it is rare and small: at most every
+    At a keyframe a still video changes a little everywhere. That is no motion, if it is rare and small: at most every
     tenth pair, and `motion` (per cent of the diagonal) no more than flow finds in such noise.
     """
     alone = [
@@ -62,16 +62,16 @@ def with_refreshes(still: Sequence[bool], motion: Sequence[float]) -> list[bool]
 
 @dataclass(frozen=True)
 class Stagnation:
-    """Motion of a film over time.
+    """Motion of a video over time.
 
     Attributes:
-        motion: mean flow length of each pair, in per cent of the picture's diagonal per frame.
+        motion: mean flow length of each pair, in per cent of the image's diagonal per frame.
         chunk_motion: mean of `motion` over the pairs inside each chunk, scene cuts left out.
         kept: motion of the last chunk / motion of the first; None when the first stands still.
         still_pairs: pairs without visible change, longest_still: the longest run of them.
         stagnant_from: the frame from which on no pair moves a fifth as much as the first chunk does, to the end of the
-            film and for at least 12 pairs; None where there is no such rest.
-        is_still: nothing moves in the whole film.
+            video and for at least 12 pairs; None where there is no such rest.
+        is_still: nothing moves in the whole video.
     """
 
     motion: tuple[float, ...]

@@ -1,6 +1,6 @@
 """Put another library's network onto the host's casting layers.
 
-A host can move, cast and quantise the weights of a network only where it made the layers itself. `adopt` exchanges
+A host can move, cast and quantize the weights of a network only where it made the layers itself. `adopt` exchanges
 every layer of a built network for the counterpart of an `operations` namespace, keeping the parameters and their names,
 so a public class of another library is loaded, offloaded and cast like a network of our own.
 """
@@ -69,7 +69,7 @@ def _layer_class(layer: nn.Module) -> type[nn.Module] | None:
 
 
 def _counterpart(layer: nn.Module, kind: type[nn.Module], operations: Any) -> nn.Module:
-    # Built on meta: the new layer's own weights are thrown away, so they should never be allocated or initialised.
+    # Built on meta: the new layer's own weights are thrown away, so they should never be allocated or initialized.
     twin = getattr(operations, kind.__name__)(**LAYERS[kind](layer), device="meta", dtype=torch.float32)
     for name, parameter in layer.named_parameters(recurse=False):
         setattr(twin, name, parameter)

@@ -35,7 +35,7 @@ class TemporalMerger(nn.Module):
     def forward(self, sample: Tensor, features: Tensor, frames: int, compute: Compute) -> Tensor:
         clips = rearrange(sample, "(b t) c h w -> b c t h w", t=frames)
         batch, height, width = clips.shape[0], *clips.shape[-2:]
-        # Statistics run over frames and space together; keys and values stay un-normalised. Both are official.
+        # Statistics run over frames and space together; keys and values stay un-normalized. Both are official.
         queries = self.proj_in(rearrange(self.norm(clips), "b c t h w -> (b h w) t c"))
         memory = rearrange(features, "(b k) c h w -> (b h w) k c", b=batch)
         attn = self.attention

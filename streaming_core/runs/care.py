@@ -35,7 +35,7 @@ def run_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in own_files(folder))
 
 
-def is_sound(run: RunFolder, record: ChunkRecord, content: bool = True) -> bool:
+def is_intact(run: RunFolder, record: ChunkRecord, content: bool = True) -> bool:
     """Whether a drawing's file is there, whole and (with `content`) unaltered."""
     with contextlib.suppress(RunDamagedError):
         record.file_in(run.path).check(content)
@@ -49,7 +49,7 @@ def recover(root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunF
     A damaged manifest is kept as `manifest.json.damaged`.
 
     Raises:
-        RunFolderError: no such run, or its manifest is sound.
+        RunFolderError: no such run, or its manifest is intact.
         RunDamagedError: there is no whole chunk file.
         RunLockedError: another writer holds the folder.
     """
@@ -60,7 +60,7 @@ def recover(root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunF
     try:
         with contextlib.suppress(RunDamagedError):
             RunManifest.load(path)
-            raise RunFolderError(f"the manifest of run {name!r} is sound; open the run instead")
+            raise RunFolderError(f"the manifest of run {name!r} is intact; open the run instead")
         run = RunFolder(path, RunManifest.rebuild(path), lock)
         if (path / MANIFEST).exists():
             os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
@@ -99,11 +99,11 @@ def use_revision(run: RunFolder, index: int, revision: int) -> ChunkRecord:
 def set_aside_damaged(run: RunFolder) -> tuple[str, ...]:
     """Take damaged chunks out of a run, so that they can be made again; the names of their files.
 
-    Files are kept under names ending in `.damaged`. Where a sound older drawing is kept, it takes the chunk's place.
+    Files are kept under names ending in `.damaged`. Where a intact older drawing is kept, it takes the chunk's place.
     """
     run.require_lock()
     manifest = run.manifest
-    damaged = [record for record in (*manifest.chunks, *manifest.older) if not is_sound(run, record)]
+    damaged = [record for record in (*manifest.chunks, *manifest.older) if not is_intact(run, record)]
     gone = {record.file for record in damaged}
     manifest = replace(
         manifest,
@@ -125,7 +125,7 @@ def set_aside_damaged(run: RunFolder) -> tuple[str, ...]:
 def delete_older(run: RunFolder) -> int:
     """Delete the older drawings of a run's chunks and files set aside; how many bytes became free.
 
-    A drawing that the film still needs, because the chunk after it continues it, is kept.
+    A drawing that the video still needs, because the chunk after it continues it, is kept.
     """
     run.require_lock()
     needed = {record.continues for record in run.chunks}

@@ -17,7 +17,7 @@ def storable_frames(frames: torch.Tensor, store_as: str) -> torch.Tensor:
     """Frames `[F, H, W, C]` in 0..1 as `[F, H, W, 3]` uint8 (rounded) or float16.
 
     Raises:
-        FrameError: another type to store as, no pictures, or values that are not numbers.
+        FrameError: another type to store as, no images, or values that are not numbers.
     """
     if store_as not in _STORED_TYPES:
         raise FrameError(f"frames are stored as {' or '.join(_STORED_TYPES)}, not {store_as}")
@@ -47,8 +47,8 @@ def chunk_tensors(
     return {**(extra or {}), **{name: tensor for name, tensor in named if tensor is not None}}
 
 
-def film_frames(tensors: Mapping[str, torch.Tensor], num_frames: int | None, skip_frames: int) -> int:
-    """How many frames a chunk adds to the film: as asked for, or all stored frames after the first `skip_frames`.
+def video_frames(tensors: Mapping[str, torch.Tensor], num_frames: int | None, skip_frames: int) -> int:
+    """How many frames a chunk adds to the video: as asked for, or all stored frames after the first `skip_frames`.
 
     Raises:
         FrameError: none, more than there are, or not given for a chunk that stores latents only.
@@ -56,7 +56,7 @@ def film_frames(tensors: Mapping[str, torch.Tensor], num_frames: int | None, ski
     stored = tensors["frames"].shape[0] if "frames" in tensors else None
     if num_frames is None:
         if stored is None:
-            raise FrameError("a chunk of latents needs the number of frames that it adds to the film")
+            raise FrameError("a chunk of latents needs the number of frames that it adds to the video")
         num_frames = stored - skip_frames
     if num_frames < 1 or skip_frames < 0 or (stored is not None and skip_frames + num_frames > stored):
         raise FrameError(

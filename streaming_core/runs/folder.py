@@ -27,7 +27,7 @@ from ..atomic import remove_parts
 from ..errors import FrameError, RunFolderError, RunLockedError, RunMismatchError
 from ..frames.stream import as_rate, size_text
 from .chunk_file import ChunkFile, write_chunk_file
-from .chunk_tensors import chunk_tensors, film_frames, storable_frames
+from .chunk_tensors import chunk_tensors, storable_frames, video_frames
 from .frames import LatentDecoder, RunFolderFrames, StoredChunk
 from .lock import RunLock
 from .manifest import MANIFEST, ChunkRecord, RunManifest, plain, settings_hash
@@ -94,7 +94,7 @@ class RunFolder:
             settings: what the run was made with, for people and the inspector; chunks carry their own hashes.
             kind: which loop writes it, such as "streamingsvd"; other loops refuse the folder.
             height, width: pixels of the frames.
-            num_frames: how long the film shall become, if known.
+            num_frames: how long the video shall become, if known.
             owner: who writes, for the message a second writer gets.
 
         Raises:
@@ -251,8 +251,8 @@ class RunFolder:
             latents: stored bit for bit.
             tail: what the next chunk continues from, stored bit for bit (float32 frames for an exact hand-off).
             extra: further tensors; names must not be "frames", "latents" or "tail".
-            num_frames: frames that the chunk adds to the film; default all of `frames` after `skip_frames`.
-            skip_frames: frames at the start of the stored ones (or of the decoded latents) that are not in the film.
+            num_frames: frames that the chunk adds to the video; default all of `frames` after `skip_frames`.
+            skip_frames: frames at the start of the stored ones (or of the decoded latents) that are not in the video.
             seconds: how long the chunk took.
             notes: small values for people and the inspector.
             replace_existing: allow a finished chunk of this index to be replaced, as for a reroll or after damage.
@@ -274,7 +274,7 @@ class RunFolder:
                 "reroll it or choose another run name"
             )
         tensors = chunk_tensors(self._storable(frames, store_as), latents, tail, extra)
-        count = film_frames(tensors, num_frames, skip_frames)
+        count = video_frames(tensors, num_frames, skip_frames)
         revision, name = free_revision(self.path, self.manifest, index)
         record = ChunkRecord(
             index=index,
@@ -343,7 +343,7 @@ class RunFolder:
     def frames_stream(
         self, num_frames: int | None = None, decoder: LatentDecoder | None = None, frame_dim: int = 0
     ) -> RunFolderFrames:
-        """The film of the chunks that are finished without a gap from chunk 0 on.
+        """The video of the chunks that are finished without a gap from chunk 0 on.
 
         Args:
             num_frames: length; default what the run was asked for, or as much as is finished.

@@ -1,4 +1,4 @@
-"""The film of a run folder as a stream: stored frames are read, latents are decoded on demand in fixed groups."""
+"""The video of a run folder as a stream: stored frames are read, latents are decoded on demand in fixed groups."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class GroupDecoder:
 
 @dataclass(frozen=True)
 class StoredChunk:
-    """One chunk's part of the film: `num_frames` frames after the first `skip_frames` of what the file holds.
+    """One chunk's part of the video: `num_frames` frames after the first `skip_frames` of what the file holds.
 
     Its last `seam_frames` pass over into those of `ends_like`, another drawing of the same frames.
     """
@@ -85,7 +85,7 @@ class RunFolderFrames(FrameStream):
     Made by `RunFolder.frames_stream`. A snapshot: chunks that are drawn anew later need a new stream.
 
     Args:
-        chunks: in the order of the film.
+        chunks: in the order of the video.
         decoder: needed when a chunk holds latents instead of frames.
         frame_dim: dimension of stored latents that counts frames (0 for `[F, C, h, w]`, 2 for `[1, C, F, h, w]`).
         run_name: the run's name.
@@ -139,7 +139,7 @@ class RunFolderFrames(FrameStream):
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
     def _read_chunk(self, number: int, start: int, stop: int) -> torch.Tensor:
-        """Frames of one chunk, counted from its first one in the film, with its seam."""
+        """Frames of one chunk, counted from its first one in the video, with its seam."""
         chunk = self.chunks[number]
         frames = self._read_stored(chunk, number, start, stop)
         first = max(start, chunk.num_frames - chunk.seam_frames)

@@ -106,7 +106,7 @@ class ChunkRecord:
     seam_frames: int = 0
 
     def accepts(self, wanted: str) -> bool:
-        """Whether this is the chunk that a film with this settings hash asks for."""
+        """Whether this is the chunk that a video with this settings hash asks for."""
         return wanted in (self.settings_hash, self.stands_for or self.settings_hash)
 
     def file_in(self, folder: Path) -> ChunkFile:

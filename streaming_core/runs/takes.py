@@ -1,7 +1,7 @@
 """Drawings of a chunk: where each lies, and how one ends when the chunk behind it continues another.
 
 A chunk that is drawn anew gets a file of its own (`chunk_00003.r1.safetensors`); the older ones may be kept. Every
-record says which file its chunk continues. Where that is not the drawing before it in the film, the frames at the end
+record says which file its chunk continues. Where that is not the drawing before it in the video, the frames at the end
 of that drawing pass over into those of the file that is continued, when they are read: no file is changed for a seam.
 """
 

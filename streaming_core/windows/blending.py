@@ -1,7 +1,7 @@
-"""Randomized blending: a film of any length, denoised in short windows that agree without being averaged.
+"""Randomized blending: a video of any length, denoised in short windows that agree without being averaged.
 
-At every denoising step a cut is drawn inside each overlap of neighbouring windows. Frames before the cut belong to the
-earlier window, the rest to the later one. Over the steps the cuts move, so no place in the film is ever a seam
+At every denoising step a cut is drawn inside each overlap of neighboring windows. Frames before the cut belong to the
+earlier window, the rest to the later one. Over the steps the cuts move, so no place in the video is ever a seam
 (Henschel et al., "StreamingT2V", arXiv:2403.14773, section 4.3; reference: enhancer, section 6).
 
 Everything here is arithmetic on frame indices plus one copy, `blend`. Cuts are counted as offsets into an overlap:
@@ -24,7 +24,7 @@ from ..errors import SettingsError
 
 @dataclass(frozen=True)
 class Window:
-    """Frames `start` to `stop` (not included) of a film."""
+    """Frames `start` to `stop` (not included) of a video."""
 
     start: int
     stop: int
@@ -39,7 +39,7 @@ Offsets = tuple[int, ...]
 
 
 def check_window(window_frames: int, overlap_frames: int) -> None:
-    """Raise `SettingsError` unless windows of this length and overlap can cover a film."""
+    """Raise `SettingsError` unless windows of this length and overlap can cover a video."""
     if window_frames < 1:
         raise SettingsError(f"a window needs at least 1 frame, got {window_frames}")
     if overlap_frames < 0:
@@ -52,10 +52,10 @@ def check_window(window_frames: int, overlap_frames: int) -> None:
 
 
 def plan_windows(num_frames: int, window_frames: int, overlap_frames: int) -> Windows:
-    """Windows of `window_frames` that cover `num_frames`, neighbours sharing at least `overlap_frames`.
+    """Windows of `window_frames` that cover `num_frames`, neighbors sharing at least `overlap_frames`.
 
     All have the same length. The last one moves back to end on the last frame, so its overlap may be larger than asked.
-    A film no longer than one window is one window.
+    A video no longer than one window is one window.
     """
     check_window(window_frames, overlap_frames)
     if num_frames < 1:
@@ -70,7 +70,7 @@ def plan_windows(num_frames: int, window_frames: int, overlap_frames: int) -> Wi
 def plan_official_windows(num_frames: int, window_frames: int, overlap_frames: int) -> Windows:
     """The official layout: only whole strides, so up to a stride of frames at the end is dropped.
 
-    Raises `SettingsError` for a film shorter than a window, where the official code fails (reference: enhancer,
+    Raises `SettingsError` for a video shorter than a window, where the official code fails (reference: enhancer,
     section 5).
     """
     check_window(window_frames, overlap_frames)
@@ -89,7 +89,7 @@ def overlaps(windows: Sequence[Window]) -> tuple[int, ...]:
     return tuple(before.stop - after.start for before, after in pairs)
 
 
-def key_frames(windows: Sequence[Window]) -> tuple[int, ...]:
+def keyframes(windows: Sequence[Window]) -> tuple[int, ...]:
     """The frame that stands for each window: its first."""
     return tuple(window.start for window in windows)
 
@@ -169,7 +169,7 @@ def ownership(windows: Sequence[Window], offsets: Sequence[int]) -> Windows:
 
 
 def blend(parts: Sequence[Tensor], windows: Sequence[Window], offsets: Sequence[int], dim: int) -> Tensor:
-    """One film from the results of its windows: each frame copied from the window that owns it, never averaged.
+    """One video from the results of its windows: each frame copied from the window that owns it, never averaged.
 
     `parts[k]` holds the frames of `windows[k]` along `dim`; the result holds all frames along `dim`.
     """

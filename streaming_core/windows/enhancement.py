@@ -1,6 +1,6 @@
 """The enhancement stage around the network: defaults, sizes, the two passes, preparation of condition images.
 
-Reference: enhancer, sections 1, 2, 5. Condition images are Pillow images, film frames tensors.
+Reference: enhancer, sections 1, 2, 5. Condition images are Pillow images, video frames tensors.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import FrameError, SettingsError
 from ..models.streamingsvd.conditioning import CLIP_MEAN, CLIP_STD
-from .blending import Window, Windows, key_frames, plan_official_windows, plan_windows
+from .blending import Window, Windows, keyframes, plan_official_windows, plan_windows
 
 PROMPT = "High Quality, HQ, detailed."
 NEGATIVE_PROMPT = (
@@ -40,7 +40,7 @@ class EnhanceSettings:
     prompt: str = PROMPT
     negative_prompt: str = NEGATIVE_PROMPT
     official: bool = False
-    """Official behaviour: whole strides only (the tail is dropped), cuts and noise drawn as the release does."""
+    """Official behavior: whole strides only (the tail is dropped), cuts and noise drawn as the release does."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,35 @@ class EnhancePlan:
 
     num_frames: int
     windows: Windows
-    key_frames: tuple[int, ...]
+    keyframes: tuple[int, ...]
 
 
 def plan_enhancement(num_frames: int, settings: EnhanceSettings) -> EnhancePlan:
-    """Windows of the main pass and the frames of the key-frame pass (reference: enhancer, section 5).
+    """Windows of the main pass and the frames of the keyframe pass (reference: enhancer, section 5).
 
     No frame is dropped, unless `settings.official` asks for the official layout.
     """
     layout = plan_official_windows if settings.official else plan_windows
     windows = layout(num_frames, settings.window_frames, settings.overlap_frames)
-    return EnhancePlan(windows[-1].stop, windows, key_frames(windows))
+    return EnhancePlan(windows[-1].stop, windows, keyframes(windows))
 
 
-def key_frame_windows(num_key_frames: int, settings: EnhanceSettings) -> Windows:
-    """Windows of the key-frame pass: one clip, as long as a window of the main pass holds it.
+def keyframe_windows(num_keyframes: int, settings: EnhanceSettings) -> Windows:
+    """Windows of the keyframe pass: one clip, as long as a window of the main pass holds it.
 
-    More key frames than that are blended over windows too, so memory does not grow with the film; the official code
+    More keyframes than that are blended over windows too, so memory does not grow with the video; the official code
     always takes one clip.
     """
     if settings.official:
-        return (Window(0, num_key_frames),)
-    return plan_windows(num_key_frames, settings.window_frames, settings.overlap_frames)
+        return (Window(0, num_keyframes),)
+    return plan_windows(num_keyframes, settings.window_frames, settings.overlap_frames)
 
 
-def key_frame_settings(num_key_frames: int, settings: EnhanceSettings) -> EnhanceSettings:
-    """Settings of the key-frame pass: those of the main pass, with the window grown to the clip where official."""
+def keyframe_settings(num_keyframes: int, settings: EnhanceSettings) -> EnhanceSettings:
+    """Settings of the keyframe pass: those of the main pass, with the window grown to the clip where official."""
     if not settings.official:
         return settings
-    return replace(settings, window_frames=num_key_frames, overlap_frames=0)
+    return replace(settings, window_frames=num_keyframes, overlap_frames=0)
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ def cover_and_crop(image: Image.Image, size: Size) -> Image.Image:
 
 
 def clip_square(image: Image.Image, size: Size, clip_px: int) -> Image.Image:
-    """What the vision tower sees: a square as wide as the film, then bilinear to `clip_px`."""
+    """What the vision tower sees: a square as wide as the video, then bilinear to `clip_px`."""
     square = cover_and_crop(image, Size(size.width_px, size.width_px))
     return square.resize((clip_px, clip_px), Image.Resampling.BILINEAR)
 
 
 def clip_pixel_values(image: Image.Image) -> Tensor:
-    """`[1, 3, H, W]` normalised with CLIP's mean and standard deviation."""
+    """`[1, 3, H, W]` normalized with CLIP's mean and standard deviation."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return ((to_pixels(image) - mean) / std).unsqueeze(0)
 

@@ -15,7 +15,7 @@ from tests.browser.graph_page import GraphPage
 from tests.browser.page import Page, browser_path
 from tests.host.harness import HostServer
 
-PICTURES = dev.ROOT / "out" / "browser"
+IMAGES = dev.ROOT / "out" / "browser"
 """Where the tests leave what they saw; not under version control."""
 
 
@@ -36,8 +36,8 @@ def graph_page(page_server) -> Iterator[GraphPage]:
 
 
 @pytest.fixture
-def picture(request, graph_page) -> Iterator[Path]:
-    """Where this test's picture goes; taken at its end, also when it failed."""
-    path = PICTURES / f"{request.node.name}.png"
+def image(request, graph_page) -> Iterator[Path]:
+    """Where this test's image goes; taken at its end, also when it failed."""
+    path = IMAGES / f"{request.node.name}.png"
     yield path
-    graph_page.page.picture(path)
+    graph_page.page.image(path)

@@ -160,7 +160,7 @@ class Page:
         clip = {"clip": {**dict(zip(("x", "y", "width", "height"), region, strict=True)), "scale": 1}} if region else {}
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", **clip)["data"])
 
-    def picture(self, path: Path) -> None:
+    def image(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(self.screenshot())
 

@@ -48,7 +48,7 @@ def added(graph_page, blueprint):
     return seen
 
 
-def test_adding_one_makes_a_whole_subgraph_node(graph_page, blueprint, added, picture):
+def test_adding_one_makes_a_whole_subgraph_node(graph_page, blueprint, added, image):
     graph_page.fit()
     assert added["title"] == blueprint.name
     assert sorted(node["type"] for node in added["inside"]) == sorted(blueprint.nodes)

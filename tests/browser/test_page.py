@@ -27,12 +27,12 @@ def empty(graph_page):
 
 @pytest.fixture(scope="module")
 def models(page_server) -> None:
-    """The trained demo models and a picture of the kind they know."""
+    """The trained demo models and a image of the kind they know."""
     furnish(page_server.base)
 
 
 @pytest.fixture
-def film(graph_page, models):
+def graph(graph_page, models):
     """The demo template as it is, but for its length."""
     graph_page.load(load_workflow(TEMPLATE))
     graph_page.close_dialogs()
@@ -42,7 +42,7 @@ def film(graph_page, models):
     return graph_page
 
 
-def test_nodes_are_found_by_search_and_wired_by_mouse(empty, picture):
+def test_nodes_are_found_by_search_and_wired_by_mouse(empty, image):
     empty.add_by_search("stream from images", 400, 300)
     empty.add_by_search("save stream", 900, 300)
     source, target = empty.find("StreamingT2VStreamFromImages"), empty.find("StreamingT2VSaveStream")
@@ -50,7 +50,7 @@ def test_nodes_are_found_by_search_and_wired_by_mouse(empty, picture):
     assert empty.look()["links"] == [[source, 0, target, 0]]
 
 
-def test_help_opens_and_shows_the_page_with_its_picture(empty, picture):
+def test_help_opens_and_shows_the_page_with_its_image(empty, image):
     empty.add_by_search("randomized blending", 700, 300)
     empty.page.click(*empty.place(empty.find("StreamingT2VRandomizedBlending")))
     empty.press_button("[data-testid=info-button]")
@@ -58,34 +58,34 @@ def test_help_opens_and_shows_the_page_with_its_picture(empty, picture):
     assert "every step each overlap is cut at a new random frame" in " ".join(text.split())
     assert "When something goes wrong" in text
     seen = "[...document.querySelectorAll('.node-help-content img')].every(i => i.complete && i.naturalWidth > 100)"
-    empty.page.wait_for(seen, "the picture of the help page", 30)
+    empty.page.wait_for(seen, "the image of the help page", 30)
 
 
-def test_run_makes_a_film_that_plays_and_is_shown(film, picture):
-    outputs = film.server.base / "output" / "video"
-    film.press_button(RUN)
-    [entry] = film.wait_for_history()
+def test_run_makes_a_video_that_plays_and_is_shown(graph, image):
+    outputs = graph.server.base / "output" / "video"
+    graph.press_button(RUN)
+    [entry] = graph.wait_for_history()
     assert entry["status"]["status_str"] == "success"
     [path] = outputs.glob("*.mp4")
     video = VideoFrames.open(path)
     assert (len(video), video.width, video.height) == (2 * FRAMES - 1, 96, 96)
     bright = video.read(0, len(video)).amax(dim=-1) > 0.6
     assert all(0.02 < share < 0.25 for share in bright.float().mean(dim=(1, 2)).tolist()), "the sprite is there"
-    # The node shows its film: the page has a player with a source that loads.
-    film.page.wait_for("[...document.querySelectorAll('video')].some(v => v.videoWidth === 96)", "the player", 30)
+    # The node shows its video: the page has a player with a source that loads.
+    graph.page.wait_for("[...document.querySelectorAll('video')].some(v => v.videoWidth === 96)", "the player", 30)
 
 
-def test_a_run_is_cancelled_from_the_page(film, picture):
-    film.set_widgets("StreamingT2VStreamSampler", num_frames=4000, run_name="cancelled_from_page")
-    known = len(film.history())
-    film.press_button(RUN)
-    run = film.server.base / "output" / "streaming_runs" / "cancelled_from_page"
+def test_a_run_is_canceled_from_the_page(graph, image):
+    graph.set_widgets("StreamingT2VStreamSampler", num_frames=4000, run_name="canceled_from_page")
+    known = len(graph.history())
+    graph.press_button(RUN)
+    run = graph.server.base / "output" / "streaming_runs" / "canceled_from_page"
     deadline = time.monotonic() + 120
     while not list(run.glob("chunk_*.safetensors")):
         assert time.monotonic() < deadline, "no chunk was made"
         time.sleep(0.2)
-    film.press_button("[aria-label='Cancel current run']")
-    entry = film.wait_for_history(known + 1)[-1]
+    graph.press_button("[aria-label='Cancel current run']")
+    entry = graph.wait_for_history(known + 1)[-1]
     assert entry["status"]["status_str"] == "error"
     kinds = [kind for kind, _ in entry["status"]["messages"]]
     assert kinds[-1] == "execution_interrupted"

@@ -44,7 +44,7 @@ def template(request) -> dict:
     return load_workflow(request.param)
 
 
-def test_loads_whole_and_means_what_it_says(graph_page, template, picture):
+def test_loads_whole_and_means_what_it_says(graph_page, template, image):
     before = len(graph_page.page.own_errors())
     seen = graph_page.load(template)
     graph_page.close_dialogs()
@@ -68,7 +68,7 @@ def test_loads_whole_and_means_what_it_says(graph_page, template, picture):
     assert known_inputs(graph_page.prompt(), known) == known_inputs(prompt, known)
 
 
-def test_opens_where_its_first_group_can_be_read(graph_page, template, picture):
+def test_opens_where_its_first_group_can_be_read(graph_page, template, image):
     """Not under the menus, and not so small that the page leaves texts out."""
     graph_page.load(template)
     graph_page.close_dialogs()
@@ -78,7 +78,7 @@ def test_opens_where_its_first_group_can_be_read(graph_page, template, picture):
 
 
 def without_files(prompt: dict, object_info: dict) -> set[int]:
-    """Nodes that name a model or a film which is not on the machine: newer pages frame them in red."""
+    """Nodes that name a model or a video which is not on the machine: newer pages frame them in red."""
     lacking = set()
     for node, entry in prompt.items():
         declared = object_info[entry["class_type"]]["input"]
@@ -99,7 +99,7 @@ def test_saved_and_loaded_again_it_is_the_same_graph(graph_page, template):
     assert without_stored(graph_page.save()) == without_stored(saved)
 
 
-def test_missing_models_are_offered_with_their_address(graph_page, picture):
+def test_missing_models_are_offered_with_their_address(graph_page, image):
     template = load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json")
     graph_page.open()
     graph_page.load(template)
@@ -113,7 +113,7 @@ def test_missing_models_are_offered_with_their_address(graph_page, picture):
         )
     else:
         text = graph_page.page.run(f"document.querySelector('{dialog}').innerText")
-    graph_page.page.picture(picture.with_name("missing_models.png"))
+    graph_page.page.image(image.with_name("missing_models.png"))
     graph_page.close_dialogs()
     # Newer pages do not ask for what only bypassed nodes need.
     nodes = [node for node in template["nodes"] if in_dialog or node["mode"] == 0]
@@ -124,23 +124,21 @@ def test_missing_models_are_offered_with_their_address(graph_page, picture):
         assert all(words in text for words in told)
 
 
-def test_the_list_of_templates_shows_them_with_pictures_and_opens_one(graph_page, picture):
+def test_the_list_of_templates_shows_them_with_images_and_opens_one(graph_page, image):
     graph_page.open()
     graph_page.press_text("Templates")
     shown = f"{BESIDE}.includes({json.dumps(DEMO.stem)})"
     graph_page.page.wait_for(shown, "the list of templates", 30)
-    pictures = (
-        "[...document.querySelectorAll('[role=dialog] img')]"  # those further down come when they are scrolled to
-    )
-    loaded = f"{pictures}.length >= 4 && {pictures}.every(image => image.naturalWidth > 500)"
-    graph_page.page.wait_for(loaded, "the pictures of the templates", 60)
-    graph_page.page.picture(picture.with_name("list_of_templates.png"))
+    images = "[...document.querySelectorAll('[role=dialog] img')]"  # those further down come when they are scrolled to
+    loaded = f"{images}.length >= 4 && {images}.every(image => image.naturalWidth > 500)"
+    graph_page.page.wait_for(loaded, "the images of the templates", 60)
+    graph_page.page.image(image.with_name("list_of_templates.png"))
     graph_page.press_text(DEMO.stem)
     wanted = {node["id"] for node in load_workflow(DEMO)["nodes"]}
     graph_page.page.wait_for(f"{APP}.graph._nodes.length === {len(wanted)}", "the template's graph", 30)
     assert {int(node["id"]) for node in graph_page.look()["nodes"]} == wanted
 
 
-def test_all_templates_have_a_picture():
+def test_all_templates_have_a_image():
     for path in TEMPLATES:
         assert path.with_suffix(".jpg").is_file(), path.name

@@ -1,7 +1,7 @@
-"""`python -m tests.browser.thumbnails [NAME ...]`: pictures of the templates, made by the templates themselves.
+"""`python -m tests.browser.thumbnails [NAME ...]`: images of the templates, made by the templates themselves.
 
-Writes `workflows/NAME.jpg` beside `NAME.json`, which the page shows in its list of templates. Above: frames of a film
-that this template made with the demo models on a real host; `thumbnail_films.py` says what is exchanged for it. Below:
+Writes `workflows/NAME.jpg` beside `NAME.json`, which the page shows in its list of templates. Above: frames of a video
+that this template made with the demo models on a real host; `thumbnail_videos.py` says what is exchanged for it. Below:
 its graph in the real page.
 """
 
@@ -19,13 +19,13 @@ REGION = (80, 132, 2500, 1240)
 
 
 def draw_output(server, name: str):
-    """Picture of what this template makes."""
-    from tests.browser.thumbnail_films import RECIPES, make_output
-    from tests.browser.thumbnail_pictures import film_picture, wide_picture
+    """Image of what this template makes."""
+    from tests.browser.thumbnail_images import video_image, wide_image
+    from tests.browser.thumbnail_videos import RECIPES, make_output
 
     began, made = time.monotonic(), make_output(server, name)
     print(f"{name}: made in {time.monotonic() - began:.0f} s", flush=True)
-    return film_picture(made, RECIPES[name]) if made.suffix == ".mp4" else wide_picture(made.read_bytes())
+    return video_image(made, RECIPES[name]) if made.suffix == ".mp4" else wide_image(made.read_bytes())
 
 
 def draw_graph(graph, workflow: dict) -> bytes:
@@ -41,8 +41,8 @@ def main(names: list[str]) -> int:
     dev.ensure_environment("tests.browser.thumbnails")
     from tests.browser.graph_page import GraphPage
     from tests.browser.page import Page
-    from tests.browser.thumbnail_films import FOLDER
-    from tests.browser.thumbnail_pictures import save, stacked, wide_picture
+    from tests.browser.thumbnail_images import save, stacked, wide_image
+    from tests.browser.thumbnail_videos import FOLDER
     from tests.demo import furnish
     from tests.host.harness import HostServer
     from tests.host.workflow import load_workflow
@@ -57,7 +57,7 @@ def main(names: list[str]) -> int:
         for name, workflow in workflows.items():
             # Before the graph, whose loaders show the input files of this run.
             above = draw_output(server, name)
-            save(stacked([above, wide_picture(draw_graph(graph, workflow))]), FOLDER / f"{name}.jpg")
+            save(stacked([above, wide_image(draw_graph(graph, workflow))]), FOLDER / f"{name}.jpg")
     return 0
 
 

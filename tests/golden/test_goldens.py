@@ -50,7 +50,7 @@ def test_the_runner_can_fail():
     assert judged([1000.2], [1000.0], rtol=1e-4) == FAIL
 
 
-def test_cases_are_recognised_by_folder_name_and_suffix(tmp_path):
+def test_cases_are_recognized_by_folder_name_and_suffix(tmp_path):
     load_families()
 
     def case(path: str, content: str = "{}") -> Case:

@@ -1,4 +1,4 @@
-"""A real server killed at random moments of a twelve-chunk film, and what is left of it each time."""
+"""A real server killed at random moments of a twelve-chunk video, and what is left of it each time."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def prepare(base: Path) -> None:
     Image.fromarray(pixels).save(base / "input" / "start.png")
 
 
-def film_prompt(
+def video_prompt(
     run_name: str, seed: int = 33, num_frames: int = NUM_FRAMES, chunk_frames: int = CHUNK_FRAMES, **settings
 ) -> dict[str, dict]:
-    """A small film of twelve chunks; what shows it is Run Inspector, so that nothing is encoded.
+    """A small video of twelve chunks; what shows it is Run Inspector, so that nothing is encoded.
 
     `settings`: of the chunk sampler.
     """
@@ -61,7 +61,7 @@ def film_prompt(
         "preprocessing": "official",
         **settings,
     }
-    film = {
+    video = {
         "num_frames": num_frames,
         "chunk_frames": chunk_frames,
         "overlap_frames": OVERLAP_FRAMES,
@@ -82,7 +82,7 @@ def film_prompt(
         "chunks": {"class_type": "StreamingT2VStreamingSVDChunkSampler", "inputs": {**networks, **sampling}},
         SAMPLER: {
             "class_type": "StreamingT2VStreamSampler",
-            "inputs": {"chunk_sampler": ["chunks", 0], "start_image": ["image", 0], **film},
+            "inputs": {"chunk_sampler": ["chunks", 0], "start_image": ["image", 0], **video},
         },
         "look": {"class_type": "StreamingT2VRunInspector", "inputs": look},
     }
@@ -93,13 +93,13 @@ class Tally:
     """What the kills did."""
 
     kills: int = 0
-    films: int = 0
+    videos: int = 0
     kept: list[int] = field(default_factory=list)
     """Finished chunks at each kill."""
     in_work: int = 0
     """Kills that met a chunk in work."""
     seconds: float = 0.0
-    """Of an undisturbed film, models loaded first."""
+    """Of an undisturbed video, models loaded first."""
 
 
 def tensors_of(base: Path, run_name: str) -> list[dict[str, torch.Tensor]]:
@@ -127,25 +127,25 @@ def surroundings(base: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in found if (base / RUNS) not in path.parents}
 
 
-def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str], None] = print) -> Tally:
+def crash_videos(base: Path, kills: int, dice: random.Random, say: Callable[[str], None] = print) -> Tally:
     """Kill servers until there were so many kills, and assert after each that nothing finished was lost.
 
-    Every film is resumed by a fresh server until it is whole, and then compared with one that was left alone.
+    Every video is resumed by a fresh server until it is whole, and then compared with one that was left alone.
     """
     tally = Tally()
     prepare(base)
     with HostServer(pack=dev.ROOT, base=base, env=ONE_THREAD) as server:
-        server.run(film_prompt("warm", num_frames=CHUNK_FRAMES)).check()
+        server.run(video_prompt("warm", num_frames=CHUNK_FRAMES)).check()
         began = time.monotonic()
-        server.run(film_prompt("alone")).check()
+        server.run(video_prompt("alone")).check()
         tally.seconds = time.monotonic() - began
     whole, before = tensors_of(base, "alone"), surroundings(base)
     while tally.kills < kills:
-        name, last_kill = f"film {tally.films}", tally.kills + dice.randint(1, 3)
+        name, last_kill = f"video {tally.videos}", tally.kills + dice.randint(1, 3)
         folder = base / RUNS / name
         while len(stamps(folder)) < NUM_CHUNKS:
             known = stamps(folder)
-            # A film is let alone after some kills, or they would all meet its last chunk.
+            # A video is let alone after some kills, or they would all meet its last chunk.
             more = tally.kills < min(kills, last_kill)
             moment = random_moment(dice, len(known), tally.seconds) if more else None
             ended, steps = run_and_kill(base, name, moment)
@@ -160,7 +160,7 @@ def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str]
             tally.kept.append(len(now))
             tally.in_work += begun > len(now)
             say(f"kill {tally.kills}: {moment}, {steps} steps seen, {len(now)} of {NUM_CHUNKS} chunks kept")
-        tally.films += 1
+        tally.videos += 1
         again = tensors_of(base, name)
         for index, (a, b) in enumerate(zip(whole, again, strict=True)):
             assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a), f"chunk {index} differs"
@@ -176,7 +176,7 @@ def crash_films(base: Path, kills: int, dice: random.Random, say: Callable[[str]
 
 @dataclass(frozen=True)
 class Moment:
-    """`seconds` after the film has done `steps` steps, or after it was queued when `steps` is 0."""
+    """`seconds` after the video has done `steps` steps, or after it was queued when `steps` is 0."""
 
     steps: int
     seconds: float
@@ -185,17 +185,17 @@ class Moment:
         return f"{self.seconds:.2f} s after step {self.steps}" if self.steps else f"{self.seconds:.2f} s after queueing"
 
 
-def random_moment(dice: random.Random, known: int, film_seconds: float) -> Moment:
-    """Anywhere in what is left of a film: one time in eight while it loads, else in or behind any of its steps."""
+def random_moment(dice: random.Random, known: int, video_seconds: float) -> Moment:
+    """Anywhere in what is left of a video: one time in eight while it loads, else in or behind any of its steps."""
     if dice.random() < 1 / 8:
-        return Moment(0, dice.uniform(0, film_seconds / 4))
+        return Moment(0, dice.uniform(0, video_seconds / 4))
     steps = dice.randint(STEPS * known + 1, STEPS * NUM_CHUNKS)
     # A step and a half: the last step of a chunk is followed by decoding and writing.
-    return Moment(steps, dice.uniform(0, 1.5 * film_seconds / (STEPS * NUM_CHUNKS)))
+    return Moment(steps, dice.uniform(0, 1.5 * video_seconds / (STEPS * NUM_CHUNKS)))
 
 
 def run_and_kill(base: Path, run_name: str, moment: Moment | None) -> tuple[str, int]:
-    """One server: queue the film and kill it at a moment; how it ended, and how many of the film's steps were seen."""
+    """One server: queue the video and kill it at a moment; how it ended, how many of the video's steps were seen."""
     server = HostServer(pack=dev.ROOT, base=base, env=ONE_THREAD).start()
     timer = None if moment is None else threading.Timer(moment.seconds, server.kill)
     seen = 0
@@ -209,7 +209,7 @@ def run_and_kill(base: Path, run_name: str, moment: Moment | None) -> tuple[str,
 
     try:
         try:
-            report = server.run(film_prompt(run_name), cancel_when=watch)
+            report = server.run(video_prompt(run_name), cancel_when=watch)
         except OSError:
             assert timer is not None and timer.ident is not None, "it was not us who killed it"
             return "died", seen  # no history can be asked for

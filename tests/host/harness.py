@@ -86,7 +86,7 @@ class RunReport:
     cached: list[str] = field(default_factory=list)
     node_seconds: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
-    cancelled_at: float | None = None
+    canceled_at: float | None = None
     log: str = ""
 
     def check(self, status: str = "success") -> RunReport:
@@ -331,9 +331,9 @@ class HostServer:
                 self.cancel()
                 report.status = "timeout"
                 return
-            if cancel_when is not None and report.cancelled_at is None:
+            if cancel_when is not None and report.canceled_at is None:
                 if cancel_when(report) if callable(cancel_when) else now - begin > cancel_when:
-                    report.cancelled_at = now - begin
+                    report.canceled_at = now - begin
                     self.cancel()
             try:
                 opcode, data = connection.recv_data()

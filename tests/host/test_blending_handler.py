@@ -42,7 +42,7 @@ def models() -> Callable[[tiny.Tiny], object]:
     return cache(lambda kind: kind.make())
 
 
-def film(model, kind: tiny.Tiny, frames: int = FRAMES, **options) -> Tensor:
+def video(model, kind: tiny.Tiny, frames: int = FRAMES, **options) -> Tensor:
     return tiny.sample(model, kind.latent(frames), kind.conditioning(1), kind.conditioning(2), **options)
 
 
@@ -63,17 +63,17 @@ def watch(model, record: Callable[[dict], None]):
 
 
 @every_model
-def test_a_film_within_one_window_is_untouched(models, kind):
+def test_a_video_within_one_window_is_untouched(models, kind):
     model = models(kind)
-    plain = film(model, kind)
+    plain = video(model, kind)
     for window in (FRAMES, FRAMES + 5):
-        assert torch.equal(film(blended(model, window=window), kind), plain)
+        assert torch.equal(video(blended(model, window=window), kind), plain)
 
 
 @every_model
-def test_same_seed_same_film_and_the_first_step_differs_in_overlaps_only(models, kind):
+def test_same_seed_same_video_and_the_first_step_differs_in_overlaps_only(models, kind):
     model = models(kind)
-    one, again, other = (film(blended(model, seed), kind) for seed in (1, 1, 2))
+    one, again, other = (video(blended(model, seed), kind) for seed in (1, 1, 2))
     assert one.isfinite().all()
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
@@ -82,7 +82,7 @@ def test_same_seed_same_film_and_the_first_step_differs_in_overlaps_only(models,
     windows = plan_windows(FRAMES, WINDOW, OVERLAP)
     cuts = [ownership(windows, SeededCuts(seed).offsets(windows, 0)) for seed in (1, 2)]
     assert cuts[0] != cuts[1]
-    first, second = (film(blended(model, seed), kind, sigmas=sigmas).movedim(kind.axis, 0) for seed in (1, 2))
+    first, second = (video(blended(model, seed), kind, sigmas=sigmas).movedim(kind.axis, 0) for seed in (1, 2))
     owners = [[k for k, own in enumerate(owned) for _ in range(len(own))] for owned in cuts]
     for frame in range(FRAMES):
         same_owner = owners[0][frame] == owners[1][frame]
@@ -99,13 +99,13 @@ def test_every_sampler_works_in_windows(models, kind, sampler):
         owned.append(call["c"]["transformer_options"]["context_window"].index_list)
 
     model = watch(blended(models(kind)), record)
-    result = film(model, kind, sampler=sampler)
+    result = video(model, kind, sampler=sampler)
     assert result.shape == kind.latent(FRAMES).shape and result.isfinite().all()
     # Both guidance rows of a window may come in one call, as a batch of two.
     assert {shape[kind.axis] for shape in shapes} <= ({WINDOW, 2 * WINDOW} if kind.frame_batch else {WINDOW})
     windows = [list(range(w.start, w.stop)) for w in plan_windows(FRAMES, WINDOW, OVERLAP)]
     assert owned == windows * (len(owned) // len(windows))
-    assert torch.equal(film(blended(models(kind)), kind, sampler=sampler), result)
+    assert torch.equal(video(blended(models(kind)), kind, sampler=sampler), result)
 
 
 @both_ranks
@@ -253,26 +253,26 @@ def test_a_window_s_image_stands_at_its_first_frame_as_in_a_clip_of_its_own(mode
         mask[:, :, :1] = 0
         return {"concat_latent_image": image, "concat_mask": mask}
 
-    alone, in_film = {}, {}
+    alone, in_video = {}, {}
     for k, window in enumerate(windows):
         watched = watch(model, lambda call, start=window.start: alone.__setitem__(start, call["c"]["c_concat"]))
         clip = kind.conditioning(1, **options(k))
         tiny.sample(watched, kind.latent(WINDOW), clip, clip, cfg=1.0, steps=1)
 
     def record(call):
-        in_film[call["c"]["transformer_options"]["context_window"].index_list[0]] = call["c"]["c_concat"]
+        in_video[call["c"]["transformer_options"]["context_window"].index_list[0]] = call["c"]["c_concat"]
 
-    film_cond = with_window_conditions(
+    video_cond = with_window_conditions(
         kind.conditioning(1), [kind.conditioning(1, **options(k)) for k in range(len(windows))]
     )
-    tiny.sample(watch(blended(model), record), kind.latent(FRAMES), film_cond, film_cond, cfg=1.0, steps=1)
-    assert alone.keys() == in_film.keys()
+    tiny.sample(watch(blended(model), record), kind.latent(FRAMES), video_cond, video_cond, cfg=1.0, steps=1)
+    assert alone.keys() == in_video.keys()
     for start, condition in alone.items():
-        assert torch.equal(in_film[start], condition)
-    assert not torch.equal(in_film[windows[0].start], in_film[windows[1].start])
+        assert torch.equal(in_video[start], condition)
+    assert not torch.equal(in_video[windows[0].start], in_video[windows[1].start])
 
 
-def test_window_conditions_that_belong_to_the_film_are_refused():
+def test_window_conditions_that_belong_to_the_video_are_refused():
     whole = tiny.WAN.conditioning(1)
     with pytest.raises(SettingsError, match="window 1 has 2 parts"):
         with_window_conditions(whole, [whole, whole * 2])
@@ -283,10 +283,10 @@ def test_window_conditions_that_belong_to_the_film_are_refused():
 
 
 @both_ranks
-def test_each_window_tells_the_model_its_place_in_the_film(models, kind):
+def test_each_window_tells_the_model_its_place_in_the_video(models, kind):
     told = []
     model = watch(blended(models(kind)), lambda call: told.append(call["c"]["transformer_options"]["context_window"]))
-    film(model, kind, steps=1)
+    video(model, kind, steps=1)
     for place, window in zip(told, plan_windows(FRAMES, WINDOW, OVERLAP), strict=False):
         assert place.index_list == list(range(window.start, window.stop))
         assert (place.dim, place.total_frames) == (kind.axis, FRAMES)
@@ -304,9 +304,9 @@ def test_memory_is_planned_for_one_window(models, kind, monkeypatch):
 
     monkeypatch.setattr(comfy.sampler_helpers, "estimate_memory", spy)
     model = models(kind)
-    film(model, kind, steps=1)
-    film(blended(model), kind, steps=1)
-    film(blended(model, window=100), kind, steps=1)
+    video(model, kind, steps=1)
+    video(blended(model), kind, steps=1)
+    video(blended(model, window=100), kind, steps=1)
     assert [shape[kind.axis] for shape in planned] == [FRAMES, WINDOW, FRAMES]
 
 
@@ -314,11 +314,11 @@ def test_memory_is_planned_for_one_window(models, kind, monkeypatch):
 def test_clones_and_second_runs_share_nothing_that_changes(models, kind):
     model = blended(models(kind))
     before = repr(model.model_options["context_handler"])
-    first = film(model, kind)
+    first = video(model, kind)
     second_branch = blending.with_blending(model, 6, 3, SeededCuts(9))
-    film(second_branch, kind)
-    assert torch.equal(film(model.clone(), kind), first)
-    assert torch.equal(film(model, kind), first)
+    video(second_branch, kind)
+    assert torch.equal(video(model.clone(), kind), first)
+    assert torch.equal(video(model, kind), first)
     assert repr(model.model_options["context_handler"]) == before
     handler = model.model_options["context_handler"]
     with pytest.raises(AttributeError):
@@ -342,7 +342,7 @@ def test_takes_the_place_of_the_host_s_own_windows(models, kind):
     host_windows.create_prepare_sampling_wrapper(model)
     if hasattr(host_windows, "create_sampler_sample_wrapper"):
         host_windows.create_sampler_sample_wrapper(model)
-    assert torch.equal(film(blended(model), kind), film(blended(models(kind)), kind))
+    assert torch.equal(video(blended(model), kind), video(blended(models(kind)), kind))
     assert model.model_options["context_handler"] is stock
 
 
@@ -354,7 +354,7 @@ def test_several_videos_at_once(models):
 
 
 @pytest.mark.parametrize("kind", [tiny.SVD, tiny.WAN, tiny.LTX], ids=lambda kind: kind.name)
-def test_lengths_are_given_in_frames_of_the_film(models, kind):
+def test_lengths_are_given_in_frames_of_the_video(models, kind):
     compression = {"svd": 1, "wan": 4, "ltx": 8}[kind.name]
     model = blending.with_randomized_blending(models(kind), 81, 24, 3)
     handler = model.model_options["context_handler"]

@@ -19,11 +19,11 @@ from tests.host.crashes import (
     OVERLAP_FRAMES,
     RUNS,
     SAMPLER,
-    crash_films,
-    film_prompt,
+    crash_videos,
     prepare,
     stamps,
     surroundings,
+    video_prompt,
 )
 from tests.host.workflow import BYPASSED, load_workflow, set_inputs, to_prompt
 
@@ -32,14 +32,14 @@ if os.name == "nt":
 
 pytestmark = pytest.mark.slow
 SHORT = CHUNK_FRAMES + 2 * (CHUNK_FRAMES - OVERLAP_FRAMES)
-"""Frames of a film of three chunks."""
+"""Frames of a video of three chunks."""
 
 
 def test_killed_servers_lose_at_most_the_chunk_in_work(tmp_path):
     """More kills: `python -m benchmarks.reliability`."""
     kills = int(os.environ.get("STREAMING_KILLS", 3))
-    tally = crash_films(tmp_path, kills, random.Random(11))
-    assert tally.kills == kills and tally.films >= 1
+    tally = crash_videos(tmp_path, kills, random.Random(11))
+    assert tally.kills == kills and tally.videos >= 1
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +50,16 @@ def server(host_server):
 
 @pytest.fixture
 def run(server, request):
-    """A film of three chunks under the test's own name; `folder` is where it lies."""
+    """A video of three chunks under the test's own name; `folder` is where it lies."""
 
     class Run:
         name = request.node.name
         folder = server.base / RUNS / request.node.name
 
         def make(self, status: str = "success", num_frames: int = SHORT, **settings):
-            return server.run(film_prompt(self.name, num_frames=num_frames, **settings)).check(status)
+            return server.run(video_prompt(self.name, num_frames=num_frames, **settings)).check(status)
 
-        def film(self) -> torch.Tensor:
+        def video(self) -> torch.Tensor:
             stream = RunFolder.open(self.folder.parent, self.name).frames_stream()
             return stream.read(0, len(stream))
 
@@ -70,7 +70,7 @@ def run(server, request):
                 assert word in error.message, error.message
 
         def act(self, action: str, **inputs):
-            prompt = {"look": film_prompt(self.name)["look"]}
+            prompt = {"look": video_prompt(self.name)["look"]}
             prompt["look"]["inputs"].update(action=action, run_name=self.name, **inputs)
             del prompt["look"]["inputs"]["frames"]
             return server.run(prompt)
@@ -80,7 +80,7 @@ def run(server, request):
 
 def test_a_chunk_file_cut_in_half_or_altered_is_refused_and_made_again_alone(run):
     run.make()
-    whole, before = run.film(), stamps(run.folder)
+    whole, before = run.video(), stamps(run.folder)
     for damage in (lambda content: content[: len(content) // 2], flip_last_byte):
         path = run.folder / "chunk_00001.safetensors"
         path.write_bytes(damage(path.read_bytes()))
@@ -89,7 +89,7 @@ def test_a_chunk_file_cut_in_half_or_altered_is_refused_and_made_again_alone(run
         [text] = run.act("set damaged aside").check().ui["look"]["text"]
         assert text.startswith("set aside chunk_00001.safetensors")
         run.make(num_frames=SHORT)
-        assert torch.equal(run.film(), whole)
+        assert torch.equal(run.video(), whole)
         after = stamps(run.folder)
         assert {name for name in before if after[name] != before[name]} == {"chunk_00001.safetensors"}
         assert all(after[name][1] == before[name][1] for name in ("chunk_00000.safetensors", "chunk_00002.safetensors"))
@@ -102,13 +102,13 @@ def flip_last_byte(content: bytes) -> bytes:
 
 def test_a_manifest_cut_in_half_is_refused_and_recovered(run):
     run.make()
-    whole, before = run.film(), stamps(run.folder)
+    whole, before = run.video(), stamps(run.folder)
     manifest = run.folder / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
     run.refused("manifest", "recover", num_frames=SHORT + 1)
     run.act("recover manifest").check()
     run.make()
-    assert torch.equal(run.film(), whole) and stamps(run.folder) == before
+    assert torch.equal(run.video(), whole) and stamps(run.folder) == before
 
 
 def test_another_model_between_two_runs_is_refused(server, run):
@@ -117,7 +117,7 @@ def test_another_model_between_two_runs_is_refused(server, run):
     run.make()
     before = stamps(run.folder)
     write_tiny_streamingsvd(server.base / "models" / "checkpoints" / "other.safetensors", seed=5)
-    prompt = film_prompt(run.name, num_frames=SHORT)
+    prompt = video_prompt(run.name, num_frames=SHORT)
     prompt["load"]["inputs"]["ckpt_name"] = "other.safetensors"
     error = server.run(prompt).check("error").error
     assert "other model weights" in error.message
@@ -168,7 +168,7 @@ def test_a_read_only_folder_is_refused_in_one_sentence(run):
 def test_run_names_that_are_paths_are_refused(server, name):
     before = surroundings(server.base)
     folders = set((server.base / RUNS).iterdir()) if (server.base / RUNS).exists() else set()
-    error = server.run(film_prompt(name, num_frames=CHUNK_FRAMES)).check("error").error
+    error = server.run(video_prompt(name, num_frames=CHUNK_FRAMES)).check("error").error
     assert "without slashes" in error.message or "is a path" in error.message
     assert surroundings(server.base) == before
     assert (set((server.base / RUNS).iterdir()) if (server.base / RUNS).exists() else set()) == folders
@@ -178,7 +178,7 @@ def test_run_names_that_are_paths_are_refused(server, name):
 def test_other_run_names_become_one_folder(server, name):
     before = surroundings(server.base)
     for _ in range(2):
-        report = server.run(film_prompt(name, num_frames=CHUNK_FRAMES)).check()
+        report = server.run(video_prompt(name, num_frames=CHUNK_FRAMES)).check()
     assert len(RunFolder.open(server.base / RUNS, name).chunks) == 1
     [shown] = report.ui["look"]["text"]
     assert name in shown
@@ -191,16 +191,16 @@ def test_a_full_disk_costs_the_chunk_in_work_and_says_so(fresh_server, tmp_path)
 
     prepare(tmp_path)
     server = fresh_server(base=tmp_path)
-    server.run(film_prompt("full", num_frames=CHUNK_FRAMES)).check()
+    server.run(video_prompt("full", num_frames=CHUNK_FRAMES)).check()
     before = stamps(tmp_path / RUNS / "full")
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    error = server.run(film_prompt("full", num_frames=SHORT)).check("error").error
+    error = server.run(video_prompt("full", num_frames=SHORT)).check("error").error
     assert "chunk 1 could not be stored" in error.message and "the chunks before it are kept" in error.message
     assert stamps(tmp_path / RUNS / "full") == before
     assert not list((tmp_path / RUNS / "full").glob(".*.part"))
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, limits)
-    server.run(film_prompt("full", num_frames=SHORT)).check()
+    server.run(video_prompt("full", num_frames=SHORT)).check()
     assert {name: stamps(tmp_path / RUNS / "full")[name] for name in before} == before
 
 
@@ -208,7 +208,7 @@ def test_a_full_disk_costs_the_chunk_in_work_and_says_so(fresh_server, tmp_path)
 
 
 def reroll_prompt(run_name: str, chunks: str, seed: int = 1, scope: str = "only these") -> dict[str, dict]:
-    prompt = film_prompt(run_name, num_frames=SHORT)
+    prompt = video_prompt(run_name, num_frames=SHORT)
     inputs = {"run_name": "", "chunks": chunks, "seed_mode": "new", "seed": seed, "scope": scope}
     links = {"chunk_sampler": ["chunks", 0], "frames": [SAMPLER, 0]}
     prompt["reroll"] = {"class_type": "StreamingT2VRerollChunks", "inputs": {**inputs, **links}}
@@ -218,37 +218,37 @@ def reroll_prompt(run_name: str, chunks: str, seed: int = 1, scope: str = "only 
 
 def test_reroll_calls_the_model_for_the_chosen_chunk_only(server, run):
     run.make()
-    whole, before = run.film(), stamps(run.folder)
+    whole, before = run.video(), stamps(run.folder)
     report = server.run(reroll_prompt(run.name, "1")).check()
     assert report.bars()["reroll"] == (2, 2), "two steps: one chunk"
     after = stamps(run.folder)
     assert set(after) - set(before) == {"chunk_00001.r1.safetensors"}
     kept = {name: after[name] for name in after if name in before}
     assert kept == {name: before[name] for name in ("chunk_00000.safetensors", "chunk_00002.safetensors")}
-    film, second = run.film(), slice(CHUNK_FRAMES, 2 * CHUNK_FRAMES - OVERLAP_FRAMES)
-    assert not torch.equal(film[second], whole[second])
-    assert torch.equal(film[: second.start], whole[: second.start])
-    assert torch.equal(film[second.stop :], whole[second.stop :])
+    video, second = run.video(), slice(CHUNK_FRAMES, 2 * CHUNK_FRAMES - OVERLAP_FRAMES)
+    assert not torch.equal(video[second], whole[second])
+    assert torch.equal(video[: second.start], whole[: second.start])
+    assert torch.equal(video[second.stop :], whole[second.stop :])
     [text] = report.ui["look"]["text"]
     assert "drawn anew" in text and any(each.node == "look" for each in report.outputs), "and a sheet of thumbnails"
     # Stream Sampler keeps it, and the older drawing can be chosen again.
     log = len(server.log())
     run.make()
-    assert "drawn anew and kept so: chunk 1" in server.log()[log:] and torch.equal(run.film(), film)
+    assert "drawn anew and kept so: chunk 1" in server.log()[log:] and torch.equal(run.video(), video)
     run.act("choose revision", chunk=1, revision=0).check()
-    assert torch.equal(run.film(), whole)
+    assert torch.equal(run.video(), whole)
 
 
 def test_the_inspector_deletes_only_what_is_confirmed(server, run):
     run.make()
-    other = run.folder.parent / "neighbour"
-    server.run(film_prompt("neighbour", num_frames=CHUNK_FRAMES)).check()
+    other = run.folder.parent / "neighbor"
+    server.run(video_prompt("neighbor", num_frames=CHUNK_FRAMES)).check()
     elsewhere = server.base / "elsewhere.txt"
     elsewhere.write_text("precious")
     (run.folder / "notes.txt").write_text("mine")
     (run.folder / "link").symlink_to(elsewhere)
     before = stamps(run.folder), stamps(other)
-    for confirm in ("", "neighbour", "yes"):
+    for confirm in ("", "neighbor", "yes"):
         error = run.act("delete run", confirm=confirm).check("error").error
         assert "nothing was deleted" in error.message
     assert (stamps(run.folder), stamps(other)) == before
@@ -286,7 +286,7 @@ def test_the_template_runs_with_and_without_reroll(server, run, redraw):
 
 
 def planned_prompt(run_name: str, **plan) -> dict[str, dict]:
-    prompt = film_prompt(run_name, num_frames=1, chunk_frames=25)
+    prompt = video_prompt(run_name, num_frames=1, chunk_frames=25)
     widgets = {
         "num_frames": SHORT,
         "seconds": 0.0,
@@ -309,17 +309,17 @@ def planned_prompt(run_name: str, **plan) -> dict[str, dict]:
     return prompt
 
 
-def test_a_plan_and_a_preflight_in_front_of_a_film(server, run):
+def test_a_plan_and_a_preflight_in_front_of_a_video(server, run):
     run.make()
-    widgets = run.film()
+    widgets = run.video()
     log = len(server.log())
     report = server.run(planned_prompt(run.name, num_frames=1, seconds=SHORT / 12)).check()
-    assert "3 of 3 chunks are reused" in server.log()[log:], "the same film, however it was planned"
-    assert torch.equal(run.film(), widgets)
+    assert "3 of 3 chunks are reused" in server.log()[log:], "the same video, however it was planned"
+    assert torch.equal(run.video(), widgets)
     [table] = report.ui["plan"]["text"]
     assert table.splitlines()[2].startswith("0-2 | 0-13 | 00:00.00-00:01.17 | 33 | 1 | 1 | -")
     [costs] = report.ui["flight"]["text"]
-    assert f"film: {SHORT} frames in 3 chunks" in costs and "6 sampling steps" in costs and "about" in costs
+    assert f"video: {SHORT} frames in 3 chunks" in costs and "6 sampling steps" in costs and "about" in costs
     # Only chunk 2 changes, so only chunk 2 is made; SVD knows no prompts and says so.
     log = len(server.log())
     server.run(planned_prompt(run.name, cam_strength="1, 2: 0.5", prompts="0: a dog")).check()
@@ -327,7 +327,7 @@ def test_a_plan_and_a_preflight_in_front_of_a_film(server, run):
     assert "streamingsvd does not follow the plan's prompt" in server.log()[log:]
 
 
-def test_a_film_that_cannot_fit_is_refused_before_anything_runs(server, run):
+def test_a_video_that_cannot_fit_is_refused_before_anything_runs(server, run):
     prompt = planned_prompt(run.name, num_frames=1_000_000)
     prompt["flight"]["inputs"].update(width=8192, height=8192, time_a_step=False)
     error = server.run(prompt).check("error").error
@@ -337,15 +337,15 @@ def test_a_film_that_cannot_fit_is_refused_before_anything_runs(server, run):
 
 def test_a_video_is_encoded_only_when_a_node_uses_it(server, run):
     def encoded() -> set[Path]:
-        return set((server.base / "temp").glob("film_*.mp4"))
+        return set((server.base / "temp").glob("video_*.mp4"))
 
     before = encoded()
     run.make()
     assert encoded() == before, "nothing is connected to video"
-    prompt = film_prompt(run.name, num_frames=SHORT)
+    prompt = video_prompt(run.name, num_frames=SHORT)
     save = {"video": [SAMPLER, 1], "filename_prefix": "video/late", "format": "auto", "codec": "auto"}
     prompt["save"] = {"class_type": "SaveVideo", "inputs": save}
     report = server.run(prompt).check()
-    assert SAMPLER in report.cached, "the film itself came from the cache"
+    assert SAMPLER in report.cached, "the video itself came from the cache"
     [output] = [each for each in report.outputs if each.node == "save"]
     assert output.path.stat().st_size > 0 and len(encoded() - before) == 1

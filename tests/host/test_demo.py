@@ -1,4 +1,4 @@
-"""The trained demo models: `dev.py demo` from a picture to a film, and what CAM is worth on films nobody trained on."""
+"""The trained demo models: `dev.py demo` from a image to a video, and what CAM is worth on videos nobody trained on."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def test_the_files_are_small_enough_to_be_cloned():
 def test_the_demo_shows_what_it_says(tmp_path):
     run = python("-m", "tests.demo", "--out", str(tmp_path), "--frames", str(FRAMES))
     assert run.returncode == 0, run.stderr[-3000:] + run.stdout[-3000:]
-    film = VideoFrames.open(tmp_path / "film.mp4")
-    assert (len(film), film.width, film.height, film.fps) == (2 * FRAMES - 1, 96, 96, 12)
-    # The sprite of the start picture stays: something bright and coloured on a dark background, and it moves.
-    frames = film.read(0, len(film))
+    video = VideoFrames.open(tmp_path / "video.mp4")
+    assert (len(video), video.width, video.height, video.fps) == (2 * FRAMES - 1, 96, 96, 12)
+    # The sprite of the start image stays: something bright and colored on a dark background, and it moves.
+    frames = video.read(0, len(video))
     bright = frames.amax(dim=-1) > 0.6
     assert all(0.02 < share < 0.25 for share in bright.float().mean(dim=(1, 2)).tolist())
     assert (bright[0] & bright[-1]).sum() < 0.7 * bright[0].sum()
@@ -52,29 +52,29 @@ def test_the_demo_says_where_its_models_are(tmp_path, monkeypatch, capsys):
     assert "lacks demo_streamingsvd.safetensors: they are in the project's repository" in capsys.readouterr().err
 
 
-def test_words_become_a_film_of_the_colour_they_name(fresh_server):
+def test_words_become_a_video_of_the_color_they_name(fresh_server):
     server = fresh_server()
     furnish(server.base)
     template = load_workflow(dev.ROOT / "workflows" / "demo_text_to_video.json")
     prompt = to_prompt(template, server.object_info())
     set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=16)
     [output] = server.run(prompt, timeout=900).check().outputs
-    film = VideoFrames.open(output.path)
-    assert (len(film), film.width, film.height, film.fps) == (16, 96, 96, 6)
-    red, green, blue = film.read(0, 16).unbind(dim=-1)
+    video = VideoFrames.open(output.path)
+    assert (len(video), video.width, video.height, video.fps) == (16, 96, 96, 6)
+    red, green, blue = video.read(0, 16).unbind(dim=-1)
     shares = ((red > 0.6) & (green < 0.35) & (blue < 0.35)).float().mean(dim=(1, 2))
     assert (shares > 0.015).float().mean() >= 0.8, shares  # "a red ball moving right"
 
 
-def test_cam_continues_films():
-    """Three of the films of `benchmarks/demo_models.py`, which has the numbers: against the same model without CAM."""
-    from benchmarks.demo_models import FILMS, FIRST_SEED, MODEL, SIZE, moving_error
+def test_cam_continues_videos():
+    """Three of the videos of `benchmarks/demo_models.py`, which has the numbers: against the same model without CAM."""
+    from benchmarks.demo_models import FIRST_SEED, MODEL, SIZE, VIDEOS, moving_error
     from training import showcase
-    from training.films import make_film
+    from training.videos import make_video
 
     parts, errors = showcase.open_parts(MODEL), {1.0: 0.0, 0.0: 0.0}
     for seed in range(FIRST_SEED + 1, FIRST_SEED + 4):
-        truth = make_film(seed, SIZE, FILMS).render(0, FRAMES)
+        truth = make_video(seed, SIZE, VIDEOS).render(0, FRAMES)
         for strength in errors:
             made = showcase.with_cam(parts, truth.frames[:8], FRAMES, seed % 2**32, strength)
             errors[strength] += moving_error(made[8:], truth.frames[8:], truth.moving[8:])

@@ -1,4 +1,4 @@
-"""Colour Anchor and Perturb Hand-off around chunk samplers of the host; Extend Video."""
+"""Color Anchor and Perturb Hand-off around chunk samplers of the host; Extend Video."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError
 from streaming_core.frames import TensorFrames
 from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import Clip, film_chunks, start_film
+from streaming_core.loop.state import Clip, start_video, video_chunks
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
 
-from comfyui_streamingt2v.nodes.drift import ColourAnchorStream  # noqa: E402
+from comfyui_streamingt2v.nodes.drift import ColorAnchorStream  # noqa: E402
 from comfyui_streamingt2v.nodes.extend import ExtendVideo  # noqa: E402
-from comfyui_streamingt2v.nodes.host.runs import drift, films  # noqa: E402
+from comfyui_streamingt2v.nodes.host.runs import drift, videos  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
 from tests.host.test_native_inprocess import plain_vae, sampler_of  # noqa: E402
@@ -35,14 +35,14 @@ def as_the_host_runs_nodes():
         yield
 
 
-def picture(seed=0):
+def image(seed=0):
     noise = torch.rand(1, 3, 5, 8, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, (HEIGHT, WIDTH), mode="bicubic").clamp(0, 1) * 0.6 + 0.2
 
 
 @dataclass(frozen=True)
 class Drifting:
-    """Repeats the last frame it is shown, a little off in colour: what it makes drifts by `DRIFT` per chunk."""
+    """Repeats the last frame it is shown, a little off in color: what it makes drifts by `DRIFT` per chunk."""
 
     kind = "drifting"
     multiple_px = 8
@@ -69,7 +69,7 @@ class Drifting:
         return image.expand(chunk.num_frames, -1, -1, -1).clone()
 
     def sample_chunk(self, chunk, tail, anchor):
-        last = picture(9) * 0.7 + 0.3 if chunk.index == self.cut_at else tail[-1:]
+        last = image(9) * 0.7 + 0.3 if chunk.index == self.cut_at else tail[-1:]
         off = lab_to_srgb(srgb_to_lab(last.movedim(1, -1)) + DRIFT).movedim(-1, 1)
         return off.expand(chunk.num_frames, -1, -1, -1).clone()
 
@@ -79,44 +79,44 @@ class Drifting:
 
 def made(sampler, chunks=20):
     plan = ChunkPlan(FRAMES + (chunks - 1) * (FRAMES - OVERLAP), FRAMES, OVERLAP, FRAMES)
-    clip = picture().expand(FRAMES, -1, -1, -1)
-    state = start_film(plan, clip, clip[:1], sampler)
-    return [clip, *(frames for _, frames in film_chunks(state, sampler))]
+    clip = image().expand(FRAMES, -1, -1, -1)
+    state = start_video(plan, clip, clip[:1], sampler)
+    return [clip, *(frames for _, frames in video_chunks(state, sampler))]
 
 
-def colour_of(frames):
+def color_of(frames):
     return srgb_to_lab(frames.movedim(1, -1)).mean((0, 1, 2))
 
 
-def test_a_film_in_the_loop_keeps_its_colours():
-    drifted, kept = made(Drifting()), made(drift.ColourAnchor(Drifting()))
-    first = colour_of(drifted[0])
-    before, after = ([float((colour_of(chunk) - first).norm()) for chunk in film[1:]] for film in (drifted, kept))
+def test_a_video_in_the_loop_keeps_its_colors():
+    drifted, kept = made(Drifting()), made(drift.ColorAnchor(Drifting()))
+    first = color_of(drifted[0])
+    before, after = ([float((color_of(chunk) - first).norm()) for chunk in video[1:]] for video in (drifted, kept))
     assert before[-1] > 10 and sum(after) < 0.1 * sum(before) and max(after) < 1.0
 
 
 def test_strength_0_changes_nothing():
-    for plain, wrapped in zip(made(Drifting(), 4), made(drift.ColourAnchor(Drifting(), strength=0.0), 4), strict=True):
+    for plain, wrapped in zip(made(Drifting(), 4), made(drift.ColorAnchor(Drifting(), strength=0.0), 4), strict=True):
         assert torch.equal(plain, wrapped)
 
 
-def test_from_a_cut_on_the_film_is_what_it_would_be():
-    sampler = drift.ColourAnchor(Drifting(cut_at=5))
-    film = made(sampler, 8)
+def test_from_a_cut_on_the_video_is_what_it_would_be():
+    sampler = drift.ColorAnchor(Drifting(cut_at=5))
+    video = made(sampler, 8)
     new_scene = made(Drifting(cut_at=5), 8)
-    assert torch.equal(film[5], new_scene[5]) and torch.equal(film[7], new_scene[7])
-    assert not torch.equal(film[4], new_scene[4])
+    assert torch.equal(video[5], new_scene[5]) and torch.equal(video[7], new_scene[7])
+    assert not torch.equal(video[4], new_scene[4])
 
 
 @pytest.mark.parametrize("space", ["lab", "latent"])
 def test_runs_resume_with_their_anchor(space, tmp_path, monkeypatch):
-    monkeypatch.setattr(films, "runs_root", lambda: tmp_path)
-    request = films.FilmRequest(60, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 1, 0, start_image=picture().movedim(1, -1))
-    whole = films.make_film(drift.ColourAnchor(Drifting(), space=space), request, "whole", 12.0)
-    films.make_film(drift.ColourAnchor(Drifting(), space=space), replace(request, num_frames=33), "parts", 12.0)
-    parts = films.make_film(drift.ColourAnchor(Drifting(), space=space), request, "parts", 12.0)
+    monkeypatch.setattr(videos, "runs_root", lambda: tmp_path)
+    request = videos.VideoRequest(60, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 1, 0, start_image=image().movedim(1, -1))
+    whole = videos.make_video(drift.ColorAnchor(Drifting(), space=space), request, "whole", 12.0)
+    videos.make_video(drift.ColorAnchor(Drifting(), space=space), replace(request, num_frames=33), "parts", 12.0)
+    parts = videos.make_video(drift.ColorAnchor(Drifting(), space=space), request, "parts", 12.0)
     assert torch.equal(parts.read(0, 60), whole.read(0, 60))
-    plain = films.make_film(Drifting(), request, "plain", 12.0)
+    plain = videos.make_video(Drifting(), request, "plain", 12.0)
     assert not torch.equal(plain.read(0, 60), whole.read(0, 60))
 
 
@@ -128,24 +128,24 @@ def test_latents_of_a_host_model_are_brought_back_and_continued():
     scene = torch.randn(1, 16, 1, 8, 8, generator=generator)
 
     class Repeating(type(sampler)):
-        def _sample(self, chunk, shape, held, picture):
+        def _sample(self, chunk, shape, held, image):
             last = scene if held is None else held[:, :, -1:] + 0.1
             return last.expand(shape).clone()
 
     repeating = Repeating(**{f: getattr(sampler, f) for f in sampler.__dataclass_fields__ if f != "_encoded"})
     off = {}
-    for name, each in (("drifting", repeating), ("anchored", drift.ColourAnchor(repeating, space="latent"))):
+    for name, each in (("drifting", repeating), ("anchored", drift.ColorAnchor(repeating, space="latent"))):
         plan = ChunkPlan(17 + 8 * 12, 17, 9, 17)
         clip = each.sample_first_clip(plan.chunk(0), 64, 64)
-        states = [start_film(plan, clip, clip.frames[:1], each)]
-        for state, frames in film_chunks(states[0], each):
+        states = [start_video(plan, clip, clip.frames[:1], each)]
+        for state, frames in video_chunks(states[0], each):
             assert frames.shape == (8, 3, 64, 64)
             states.append(state)
         off[name] = float((states[-1].tail[:, :, -1:] - scene).mean())
     assert abs(off["drifting"] - 1.2) < 0.01 and abs(off["anchored"]) < 0.12
 
 
-def test_control_frames_are_perturbed_and_the_film_stays_clean():
+def test_control_frames_are_perturbed_and_the_video_stays_clean():
     seen = []
 
     class Watching(Drifting):
@@ -157,51 +157,51 @@ def test_control_frames_are_perturbed_and_the_film_stays_clean():
     assert drift.with_perturbed_hand_off(sampler, 0.0) is sampler
     perturbed = drift.with_perturbed_hand_off(sampler, 0.05)
     plan = ChunkPlan(13, FRAMES, OVERLAP, FRAMES)
-    clip = picture().expand(FRAMES, -1, -1, -1)
-    state = start_film(plan, clip, clip[:1], perturbed)
-    [(after, _)] = film_chunks(state, perturbed)
+    clip = image().expand(FRAMES, -1, -1, -1)
+    state = start_video(plan, clip, clip[:1], perturbed)
+    [(after, _)] = video_chunks(state, perturbed)
     noise = seen[0] - state.tail
     assert torch.equal(state.tail, clip[-OVERLAP:]) and abs(float(noise.std()) - 0.05) < 0.005
     assert perturbed.settings() != sampler.settings() and after.is_complete
     held = drift.with_perturbed_hand_off(sampler_of(tiny.WAN, plain_vae(tiny.WAN)), 0.1)
     assert held.held_noise == 0.1
-    both = drift.with_perturbed_hand_off(drift.ColourAnchor(held, strength=0.5), 0.2)
+    both = drift.with_perturbed_hand_off(drift.ColorAnchor(held, strength=0.5), 0.2)
     assert (both.held_noise, both.strength) == (0.2, 0.5)
-    around = drift.with_perturbed_hand_off(drift.ColourAnchor(sampler), 0.2)
-    assert isinstance(around, drift.ColourAnchor) and around.settings()["perturbed_hand_off"] == 0.2
+    around = drift.with_perturbed_hand_off(drift.ColorAnchor(sampler), 0.2)
+    assert isinstance(around, drift.ColorAnchor) and around.settings()["perturbed_hand_off"] == 0.2
 
 
 def test_wrapped_samplers_compose_in_any_order():
-    both = drift.ColourAnchor(drift.PerturbedHandOff(Drifting(), 0.02))
-    other = drift.PerturbedHandOff(drift.ColourAnchor(Drifting()), 0.02)
+    both = drift.ColorAnchor(drift.PerturbedHandOff(Drifting(), 0.02))
+    other = drift.PerturbedHandOff(drift.ColorAnchor(Drifting()), 0.02)
     for sampler in (both, other):
         assert sampler.kind == "drifting" and sampler.multiple_px == 8 and sampler.steps(None) == 1
-        assert {"colour_anchor", "perturbed_hand_off", "models"} <= set(sampler.settings())
-        film, plain = made(sampler, 6), made(drift.ColourAnchor(Drifting()), 6)
-        assert not torch.equal(film[2], plain[2])
-        assert (colour_of(film[-1]) - colour_of(film[0])).norm() < 2
+        assert {"color_anchor", "perturbed_hand_off", "models"} <= set(sampler.settings())
+        video, plain = made(sampler, 6), made(drift.ColorAnchor(Drifting()), 6)
+        assert not torch.equal(video[2], plain[2])
+        assert (color_of(video[-1]) - color_of(video[0])).norm() < 2
     assert isinstance(Clip(torch.zeros(1, 3, 8, 8)), Clip)
 
 
-def test_the_stream_node_corrects_a_finished_film():
-    film = torch.cat(made(Drifting(), 12)).movedim(1, -1)
-    (stream,) = ColourAnchorStream.execute(TensorFrames(film, 12), "8,5", 1.0, 0.6).args
+def test_the_stream_node_corrects_a_finished_video():
+    video = torch.cat(made(Drifting(), 12)).movedim(1, -1)
+    (stream,) = ColorAnchorStream.execute(TensorFrames(video, 12), "8,5", 1.0, 0.6).args
     drifted, kept = (
-        float((colour_of(f.movedim(-1, 1)) - colour_of(film[:8].movedim(-1, 1))).norm())
-        for f in (film[-5:], stream.read(len(stream) - 5, len(stream)))
+        float((color_of(f.movedim(-1, 1)) - color_of(video[:8].movedim(-1, 1))).norm())
+        for f in (video[-5:], stream.read(len(stream) - 5, len(stream)))
     )
     assert drifted > 6 and kept < 0.1 * drifted
-    assert ColourAnchorStream.validate_inputs(chunks="8,x") is not True
+    assert ColorAnchorStream.validate_inputs(chunks="8,x") is not True
 
 
-def test_extend_video_hands_over_what_the_film_needs():
+def test_extend_video_hands_over_what_the_video_needs():
     frames = torch.arange(60.0).view(-1, 1, 1, 1).expand(60, 40, 80, 3) / 100
     values = ExtendVideo.execute(TensorFrames(frames, 24), 50, 9, -1, 12.0, 64, 40, "crop").args
-    first_clip, anchor, film, num_frames, tail_frames, width, height, fps, text = values
+    first_clip, anchor, video, num_frames, tail_frames, width, height, fps, text = values
     assert first_clip.shape == (9, 40, 64, 3) and anchor.shape == (1, 40, 64, 3)
     assert torch.allclose(first_clip[-1], torch.full((), 0.59), atol=1e-6)
     assert torch.allclose(anchor, torch.full((), 0.59), atol=1e-6)
-    assert (len(film), num_frames, tail_frames, width, height, fps) == (30, 59, 9, 64, 40, 12.0)
+    assert (len(video), num_frames, tail_frames, width, height, fps) == (30, 59, 9, 64, 40, 12.0)
     assert "of 2 frames one is used" in text and "80 frames" in text and "frame 59" in text
     short = ExtendVideo.execute(TensorFrames(frames[:4], 24), 50, 9, 0, 0.0, 64, 40, "crop").args
     assert short[4] == 4 and short[7] == 24.0

@@ -32,7 +32,7 @@ def folder(server, name: str) -> Path:
     return path
 
 
-def moving_picture(frames: int) -> torch.Tensor:
+def moving_image(frames: int) -> torch.Tensor:
     rows, columns = torch.linspace(0, 3, 48).view(-1, 1), torch.linspace(0, 3, 64).view(1, -1)
     return torch.stack(
         [
@@ -47,8 +47,8 @@ def furnish(server) -> None:
     write_tiny_streamingsvd(folder(server, "checkpoints") / SVD)
     write_tiny_enhancer(folder(server, "diffusion_models") / ENHANCER)
     (server.base / "input").mkdir(exist_ok=True)
-    stream = TensorFrames(moving_picture(FRAMES), Fraction(24000, 1001))
-    write_video(stream, server.base / "input" / "film.mp4")
+    stream = TensorFrames(moving_image(FRAMES), Fraction(24000, 1001))
+    write_video(stream, server.base / "input" / "video.mp4")
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +85,19 @@ def prompt(server) -> dict:
     return enhance_prompt(server)
 
 
-def film(report) -> VideoFrames:
+def video(report) -> VideoFrames:
     [output] = report.check().outputs
     return VideoFrames.open(output.path)
 
 
 def pixels(report) -> torch.Tensor:
-    frames = film(report)
+    frames = video(report)
     return frames.read(0, len(frames))
 
 
 def test_the_template_gives_as_many_frames_as_it_got(server, prompt):
     report = server.run(prompt).check()
-    frames = film(report)
+    frames = video(report)
     # 64x48 fits into 64x64 with its aspect kept.
     assert (len(frames), frames.width, frames.height) == (FRAMES, 64, 48)
     assert frames.fps == pytest.approx(24000 / 1001, abs=0.01)
@@ -107,7 +107,7 @@ def test_the_template_gives_as_many_frames_as_it_got(server, prompt):
     assert bar == sorted(bar) and done == total
 
 
-def test_the_same_seed_gives_the_same_film_also_without_a_cache(server, prompt, fresh_server):
+def test_the_same_seed_gives_the_same_video_also_without_a_cache(server, prompt, fresh_server):
     first = pixels(server.run(prompt))
     again = copy.deepcopy(prompt)
     set_inputs(again, SAVE, filename_prefix="video/again")
@@ -126,13 +126,13 @@ def test_the_same_seed_gives_the_same_film_also_without_a_cache(server, prompt, 
 def svd_prompt(server, name: str, window: int = 6, overlap: int = 2, seed: int = 3) -> dict:
     """A plain KSampler on SVD with Randomized Blending in front, 11 frames.
 
-    Saved lossless, since films are compared: on a busy machine one H.264 file in twenty of the very same frames had
+    Saved lossless, since videos are compared: on a busy machine one H.264 file in twenty of the very same frames had
     another packet than the others, and none of those that were encoded by one thread.
     """
     known = server.object_info()
     prompt = {
         "svd": {"class_type": "StreamingT2VLoadStreamingSVD", "inputs": {"ckpt_name": SVD}},
-        "video": {"class_type": "LoadVideo", "inputs": {"file": "film.mp4"}},
+        "video": {"class_type": "LoadVideo", "inputs": {"file": "video.mp4"}},
         "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["video", 0]}},
         "anchor": {
             "class_type": "SVD_img2vid_Conditioning",
@@ -195,11 +195,11 @@ def test_blending_works_with_the_host_s_own_nodes_and_a_second_run(server):
     assert not torch.equal(pixels(server.run(svd_prompt(server, "blend_c", seed=4))), first)
 
 
-def test_windows_of_a_film_can_start_from_pictures_of_their_own(server):
-    """Pick Key Frames as a list, the host's conditioning once per key frame, Window Conditioning."""
+def test_windows_of_a_video_can_start_from_images_of_their_own(server):
+    """Pick Key Frames as a list, the host's conditioning once per keyframe, Window Conditioning."""
     prompt = svd_prompt(server, "per_window")
     prompt["keys"] = {
-        "class_type": "StreamingT2VPickKeyFrames",
+        "class_type": "StreamingT2VPickKeyframes",
         "inputs": {"frames": ["parts", 0], "window": 6, "overlap": 2},
     }
     prompt["each"] = copy.deepcopy(prompt["anchor"])
@@ -214,16 +214,16 @@ def test_windows_of_a_film_can_start_from_pictures_of_their_own(server):
     }
     prompt["keys"]["inputs"]["frames"] = ["parts11", 0]
     prompt["sample"]["inputs"]["positive"] = ["whole", 0]
-    assert not torch.equal(pixels(server.run(prompt)), pixels(server.run(svd_prompt(server, "one_picture"))))
+    assert not torch.equal(pixels(server.run(prompt)), pixels(server.run(svd_prompt(server, "one_image"))))
     prompt["keys"]["inputs"]["overlap"] = 4
     error = server.run(prompt).check("error").error
-    assert error.node_type == "KSampler" and "conditions for 4 windows, but this film has 3" in error.message
+    assert error.node_type == "KSampler" and "conditions for 4 windows, but this video has 3" in error.message
 
 
-def test_a_film_of_the_pack_is_enhanced_from_disk_to_disk(server, prompt):
+def test_a_video_of_the_pack_is_enhanced_from_disk_to_disk(server, prompt):
     chain = {
         "svd": {"class_type": "StreamingT2VLoadStreamingSVD", "inputs": {"ckpt_name": SVD}},
-        "video": {"class_type": "LoadVideo", "inputs": {"file": "film.mp4"}},
+        "video": {"class_type": "LoadVideo", "inputs": {"file": "video.mp4"}},
         "clip": {"class_type": "GetVideoComponents", "inputs": {"video": ["video", 0]}},
     }
     svd = to_prompt(load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json"), server.object_info())
@@ -240,7 +240,7 @@ def test_a_film_of_the_pack_is_enhanced_from_disk_to_disk(server, prompt):
     renamed[sampler]["inputs"]["start_image"] = ["clip", 0]
     prompt.update({**renamed, "video": chain["video"], "clip": chain["clip"]})
     prompt[node_of(prompt, ENHANCE)]["inputs"]["frames"] = [sampler, 0]
-    frames = film(server.run(prompt))
+    frames = video(server.run(prompt))
     assert len(frames) == 15 and frames.fps == 12
     assert list((server.base / "temp").glob("enhanced_*/chunk_00000.safetensors"))
 
@@ -250,10 +250,10 @@ def test_cancel_ends_the_enhancement_and_leaves_nothing(server, prompt):
     enhance = node_of(prompt, ENHANCE)
     report = server.run(prompt, cancel_when=lambda r: r.bars().get(enhance, (0, 0))[0] >= 2 * FRAMES)
     report.check("interrupted")
-    after = [move for move in report.progress if move.node == enhance and move.seconds > report.cancelled_at]
+    after = [move for move in report.progress if move.node == enhance and move.seconds > report.canceled_at]
     assert len(after) <= 2, "Cancel should end within one step"
     set_inputs(prompt, ENHANCE, steps=3, strength=0.7)
-    assert len(film(server.run(prompt))) == FRAMES
+    assert len(video(server.run(prompt))) == FRAMES
 
 
 def refused(server, prompt, node_type, words):
@@ -323,5 +323,5 @@ def test_the_template_for_any_model_runs_on_a_native_one(fresh_server, tmp_path)
     set_inputs(prompt, "EmptyHunyuanLatentVideo", width=64, height=48, length=41)
     set_inputs(prompt, BLEND, window=17, overlap=8)
     set_inputs(prompt, "KSampler", steps=2)
-    frames = film(server.run(prompt))
+    frames = video(server.run(prompt))
     assert (len(frames), frames.width, frames.height) == (41, 64, 48)

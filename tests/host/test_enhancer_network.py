@@ -230,7 +230,7 @@ def test_attention_goes_through_the_host(model):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda cond: cond[0][1].pop("concat_latent_image"), ["picture", "Enhancer Conditioning"]),
+        (lambda cond: cond[0][1].pop("concat_latent_image"), ["image", "Enhancer Conditioning"]),
         (lambda cond: cond[0].__setitem__(0, torch.zeros(1, 7, WIDTH + 1)), [str(WIDTH), str(WIDTH + 1)]),
         (lambda cond: cond[0].__setitem__(0, torch.zeros(2, 7, WIDTH)), ["one prompt", "[2, 7"]),
         (lambda cond: cond[0][1].__setitem__(i2vgenxl.IMAGE_EMBEDDING, torch.zeros(1, 1, 3)), [str(WIDTH), "3"]),

@@ -1,4 +1,4 @@
-"""The enhancement stage on the host: lengths, sizes, seeds, key frames, streams, Cancel, progress, memory option."""
+"""The enhancement stage on the host: lengths, sizes, seeds, keyframes, streams, Cancel, progress, memory option."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def enhancer() -> host.Enhancer:
     )
 
 
-def film(frames: int, height: int = 64, width: int = 64, seed: int = 3) -> Tensor:
-    """A smooth moving picture, IMAGE `[F, H, W, 3]`."""
+def video(frames: int, height: int = 64, width: int = 64, seed: int = 3) -> Tensor:
+    """A smooth moving image, IMAGE `[F, H, W, 3]`."""
     generator = torch.Generator("cpu").manual_seed(seed)
     rows, columns = torch.linspace(0, 3, height).view(-1, 1), torch.linspace(0, 3, width).view(1, -1)
     phases = torch.rand(3, generator=generator) * 6
@@ -96,7 +96,7 @@ class CountedFrames(FrameStream):
 
 @pytest.mark.parametrize("frames", [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 8, 13])
 def test_no_frame_is_dropped_whatever_the_length(enhancer, frames):
-    result = host.enhance_images(enhancer, request(film(frames)))
+    result = host.enhance_images(enhancer, request(video(frames)))
     assert result.shape == (frames, 64, 64, 3)
     assert result.isfinite().all() and result.min() >= 0 and result.max() <= 1
     assert result.std() > 0
@@ -104,20 +104,20 @@ def test_no_frame_is_dropped_whatever_the_length(enhancer, frames):
 
 def test_the_seed_decides_and_nothing_else_does(enhancer):
     state = torch.random.get_rng_state()
-    once = host.enhance_images(enhancer, request(film(8)))
+    once = host.enhance_images(enhancer, request(video(8)))
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(99)
-    again = host.enhance_images(enhancer, request(film(8)))
+    again = host.enhance_images(enhancer, request(video(8)))
     torch.random.set_rng_state(state)
-    other = host.enhance_images(enhancer, request(film(8), replace(SETTINGS, seed=8)))
+    other = host.enhance_images(enhancer, request(video(8), replace(SETTINGS, seed=8)))
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
 
 
 def test_a_stream_in_is_a_stream_out_on_disk_with_the_same_frames(enhancer):
     reads = []
-    stream = CountedFrames(film(13), reads)
-    images = host.enhance_images(enhancer, request(film(13)))
+    stream = CountedFrames(video(13), reads)
+    images = host.enhance_images(enhancer, request(video(13)))
     result = host.enhance_stream(enhancer, request(stream))
     assert (len(result), result.height, result.width, result.fps) == (13, 64, 64, Fraction(24000, 1001))
     assert torch.equal(result.read(0, 13), (images * 255).round() / 255)
@@ -127,15 +127,15 @@ def test_a_stream_in_is_a_stream_out_on_disk_with_the_same_frames(enhancer):
     assert any(folder.glob("enhanced_*/chunk_00001.safetensors"))
 
 
-def test_official_behaviour_drops_the_tail_and_refuses_short_films(enhancer):
+def test_official_behavior_drops_the_tail_and_refuses_short_videos(enhancer):
     official = replace(SETTINGS, official=True)
-    assert len(host.enhance_images(enhancer, request(film(10), official))) == 8
-    assert len(host.enhance_images(enhancer, request(film(5), official))) == 5
+    assert len(host.enhance_images(enhancer, request(video(10), official))) == 8
+    assert len(host.enhance_images(enhancer, request(video(5), official))) == 5
     with pytest.raises(SettingsError, match="window of 5 frames, got 4"):
-        host.enhance_images(enhancer, request(film(4), official))
+        host.enhance_images(enhancer, request(video(4), official))
 
 
-def test_official_key_frames_are_one_clip_ours_keep_to_the_window(enhancer):
+def test_official_keyframes_are_one_clip_ours_keep_to_the_window(enhancer):
     settings = replace(SETTINGS, window_frames=3, overlap_frames=1)
     lengths = {}
 
@@ -148,8 +148,8 @@ def test_official_key_frames_are_one_clip_ours_keep_to_the_window(enhancer):
 
         model = enhancer.model.clone()
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
-        wanted = request(film(9), replace(settings, official=official))
-        lengths[official] = len(host.make_key_frames(replace(enhancer, model=model), wanted))
+        wanted = request(video(9), replace(settings, official=official))
+        lengths[official] = len(host.make_keyframes(replace(enhancer, model=model), wanted))
         return seen
 
     assert sampled(official=True) == {4}
@@ -157,21 +157,21 @@ def test_official_key_frames_are_one_clip_ours_keep_to_the_window(enhancer):
     assert lengths == {True: 4, False: 4}
 
 
-def test_key_frames_made_before_give_the_same_film(enhancer):
+def test_keyframes_made_before_give_the_same_video(enhancer):
     reads = []
-    keys = host.make_key_frames(enhancer, request(CountedFrames(film(11), reads)))
+    keys = host.make_keyframes(enhancer, request(CountedFrames(video(11), reads)))
     windows = plan_windows(11, WINDOW, OVERLAP)
     assert keys.shape == (len(windows), 64, 64, 3)
-    assert sorted(set(reads)) == [(window.start, window.start + 1) for window in windows], "only key frames are read"
-    inside = host.enhance_images(enhancer, request(film(11)))
-    # Encoding one frame or eight at a time rounds differently, which can move an 8-bit key frame by one.
-    assert (host.enhance_images(enhancer, request(film(11), key_frames=keys)) - inside).abs().max() < 2 / 255
-    with pytest.raises(SettingsError, match="2 key frames were given for 3 windows"):
-        host.enhance_images(enhancer, request(film(11), key_frames=keys[:2]))
+    assert sorted(set(reads)) == [(window.start, window.start + 1) for window in windows], "only keyframes are read"
+    inside = host.enhance_images(enhancer, request(video(11)))
+    # Encoding one frame or eight at a time rounds differently, which can move an 8-bit keyframe by one.
+    assert (host.enhance_images(enhancer, request(video(11), keyframes=keys)) - inside).abs().max() < 2 / 255
+    with pytest.raises(SettingsError, match="2 keyframes were given for 3 windows"):
+        host.enhance_images(enhancer, request(video(11), keyframes=keys[:2]))
 
 
-def test_every_window_is_shown_its_own_key_frame(enhancer):
-    keys = (film(40, seed=11)[[0, 15, 35]] * 255).round() / 255
+def test_every_window_is_shown_its_own_keyframe(enhancer):
+    keys = (video(40, seed=11)[[0, 15, 35]] * 255).round() / 255
     shown = {}
 
     def record(executor, x, timesteps, context, control, transformer_options, **conds):
@@ -180,44 +180,44 @@ def test_every_window_is_shown_its_own_key_frame(enhancer):
 
     model = enhancer.model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "record", record)
-    host.enhance_images(replace(enhancer, model=model), request(film(11), key_frames=keys))
+    host.enhance_images(replace(enhancer, model=model), request(video(11), keyframes=keys))
     windows = plan_windows(11, WINDOW, OVERLAP)
     assert set(shown) == {window.start for window in windows}
     for window, key in zip(windows, keys, strict=True):
         conds = shown[window.start]
         expected = model.model.process_latent_in(enhancer.vae.encode(key.unsqueeze(0)))
-        # Both guidance rows see the picture; only one of them sees its embedding.
+        # Both guidance rows see the image; only one of them sees its embedding.
         assert torch.allclose(conds["image_latents"], expected.expand(2, -1, -1, -1), atol=1e-5)
         dark = conds["image_embeddings"].abs().sum((1, 2)) == 0
         assert dark.sum() == 1
         assert conds["fps"].tolist() == [38, 38]
 
 
-def test_the_picture_sets_the_look_and_is_the_first_frame_by_default(enhancer):
-    default = host.enhance_images(enhancer, request(film(4)))
-    assert torch.equal(host.enhance_images(enhancer, request(film(4), picture=film(4)[:1])), default)
-    assert not torch.equal(host.enhance_images(enhancer, request(film(4), picture=film(1, seed=5))), default)
+def test_the_image_sets_the_look_and_is_the_first_frame_by_default(enhancer):
+    default = host.enhance_images(enhancer, request(video(4)))
+    assert torch.equal(host.enhance_images(enhancer, request(video(4), image=video(4)[:1])), default)
+    assert not torch.equal(host.enhance_images(enhancer, request(video(4), image=video(1, seed=5))), default)
 
 
-def test_noise_is_one_for_the_film_and_key_frames_have_their_frame_s(enhancer, monkeypatch):
+def test_noise_is_one_for_the_video_and_keyframes_have_their_frame_s(enhancer, monkeypatch):
     given = []
-    original = host.sample_film
+    original = host.sample_video
 
     def record(enhancer, latents, noise, *rest):
         given.append(noise.clone())
         return original(enhancer, latents, noise, *rest)
 
-    monkeypatch.setattr(host, "sample_film", record)
-    host.enhance_images(enhancer, request(film(11)))
+    monkeypatch.setattr(host, "sample_video", record)
+    host.enhance_images(enhancer, request(video(11)))
     keys, whole = given
     assert torch.equal(whole, torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(SETTINGS.seed)))
     assert torch.equal(keys, whole[[0, 3, 6]])
 
 
-def test_low_memory_gives_the_same_film(enhancer):
-    # One window, so that no 8-bit key frame stands in between.
-    normal = host.enhance_images(enhancer, request(film(WINDOW)))
-    low = host.enhance_images(replace(enhancer, low_memory=True), request(film(WINDOW)))
+def test_low_memory_gives_the_same_video(enhancer):
+    # One window, so that no 8-bit keyframe stands in between.
+    normal = host.enhance_images(enhancer, request(video(WINDOW)))
+    low = host.enhance_images(replace(enhancer, low_memory=True), request(video(WINDOW)))
     assert (low - normal).abs().max() <= 1e-4
 
 
@@ -233,7 +233,7 @@ def test_low_memory_gives_the_same_film(enhancer):
     ],
 )
 def test_any_size_that_is_a_multiple_of_eight_works(enhancer, height, width, box, how, expected):
-    result = host.enhance_images(enhancer, request(film(2, height, width), width=box[0], height=box[1], how=how))
+    result = host.enhance_images(enhancer, request(video(2, height, width), width=box[0], height=box[1], how=how))
     assert result.shape == (2, *expected, 3)
 
 
@@ -269,7 +269,7 @@ def test_cancel_stops_at_the_next_slice_or_step_and_leaves_nothing(enhancer, mon
     for module in (host, __import__("comfyui_streamingt2v.nodes.host.progress", fromlist=["progress"])):
         monkeypatch.setattr(module, "check_cancel", cancel)
     with pytest.raises(Cancelled):
-        host.enhance_stream(enhancer, request(CountedFrames(film(20), [])))
+        host.enhance_stream(enhancer, request(CountedFrames(video(20), [])))
     assert not list(tmp_path.iterdir())
 
 
@@ -290,11 +290,11 @@ def test_one_bar_from_start_to_end(enhancer, monkeypatch):
     monkeypatch.setattr("comfyui_streamingt2v.nodes.host.progress.comfy.utils.ProgressBar", Bar)
     for settings, frames in ((SETTINGS, 11), (SETTINGS, 4), (replace(SETTINGS, official=True), 10)):
         bars.clear()
-        host.enhance_images(enhancer, request(film(frames), settings))
+        host.enhance_images(enhancer, request(video(frames), settings))
         (bar,) = [bar for bar in bars if bar.values]
         assert bar.values == sorted(bar.values) and bar.values[-1] == bar.total
     bars.clear()
-    host.make_key_frames(enhancer, request(film(11)))
+    host.make_keyframes(enhancer, request(video(11)))
     (bar,) = [bar for bar in bars if bar.values]
     assert bar.values[-1] == bar.total
 
@@ -312,8 +312,8 @@ def test_one_bar_from_start_to_end(enhancer, monkeypatch):
 )
 def test_bad_settings_are_refused_before_anything_runs(enhancer, settings, size, words):
     reads = []
-    bad = request(CountedFrames(film(8), reads), replace(SETTINGS, **settings), *size)
-    for run in (host.enhance_images, host.enhance_stream, host.make_key_frames):
+    bad = request(CountedFrames(video(8), reads), replace(SETTINGS, **settings), *size)
+    for run in (host.enhance_images, host.enhance_stream, host.make_keyframes):
         with pytest.raises(StreamingError) as refused:
             run(enhancer, bad)
         assert all(word in str(refused.value) for word in words), str(refused.value)
@@ -347,24 +347,24 @@ def test_nodes_hand_over_what_they_are_given(enhancer):
         "memory": "normal",
         "official": False,
     }
-    expected = host.enhance_images(enhancer, request(film(8)))
-    stream, images = nodes.EnhanceVideo.execute(film(8), fps=8.0, **values).result
+    expected = host.enhance_images(enhancer, request(video(8)))
+    stream, images = nodes.EnhanceVideo.execute(video(8), fps=8.0, **values).result
     assert torch.equal(images, expected) and torch.equal(stream.read(0, 8), expected) and stream.fps == 8
-    stream, blocked = nodes.EnhanceVideo.execute(TensorFrames(film(8), 8), **values).result
+    stream, blocked = nodes.EnhanceVideo.execute(TensorFrames(video(8), 8), **values).result
     assert torch.equal(stream.read(0, 8), (expected * 255).round() / 255)
     assert "Stream to Images" in blocked.message
-    (keys,) = nodes.KeyFramePass.execute(film(8), **values).result
-    assert torch.equal(keys, host.make_key_frames(enhancer, request(film(8))))
-    batch, single, count = nodes.PickKeyFrames.execute(film(8), WINDOW, OVERLAP).result
-    assert torch.equal(batch, film(8)[[0, 3]]) and count == 2 and torch.equal(torch.cat(single), batch)
+    (keys,) = nodes.KeyframePass.execute(video(8), **values).result
+    assert torch.equal(keys, host.make_keyframes(enhancer, request(video(8))))
+    batch, single, count = nodes.PickKeyframes.execute(video(8), WINDOW, OVERLAP).result
+    assert torch.equal(batch, video(8)[[0, 3]]) and count == 2 and torch.equal(torch.cat(single), batch)
 
 
 def test_the_stage_wired_by_hand_gives_the_same_frames(enhancer):
-    """Load Enhancer, Enhancer Conditioning, Enhancer Sigmas and the host's own nodes, for a film of one window."""
+    """Load Enhancer, Enhancer Conditioning, Enhancer Sigmas and the host's own nodes, for a video of one window."""
     import comfy.sample
     import comfy.samplers
 
-    frames = film(4)
+    frames = video(4)
     positive, negative = nodes.EnhancerConditioning.execute(
         enhancer.model,
         enhancer.clip,

@@ -1,4 +1,4 @@
-"""Nodes of frame streams inside a real host: its images, videos and sound, in and out."""
+"""Nodes of frame streams inside a real host: its images, videos and audio, in and out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from streaming_core.errors import FrameMismatchError, FrameRangeError, SettingsError, VideoReadError
 from streaming_core.frames import AudioTrack, FrameStream, TensorFrames, VideoFrames, write_video
 from tests.host.inprocess import import_host, import_pack
-from tests.unit.frame_films import LazyFilm, counted_film, numbers_in, write_at_times
+from tests.unit.frame_videos import LazyVideo, counted_video, numbers_in, write_at_times
 
 import_host()
 import_pack()
@@ -52,11 +52,11 @@ def clicks(seconds: float) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def film(tmp_path_factory) -> Path:
+def source(tmp_path_factory) -> Path:
     """Four seconds at 12 fps, every frame shows its number, with clicks; lossless."""
-    path = tmp_path_factory.mktemp("film") / "film.mkv"
-    sound = AudioTrack.from_waveform(clicks(4), RATE)
-    write_video(TensorFrames(counted_film(48), 12), path, codec="ffv1", audio=sound)
+    path = tmp_path_factory.mktemp("video") / "video.mkv"
+    audio = AudioTrack.from_waveform(clicks(4), RATE)
+    write_video(TensorFrames(counted_video(48), 12), path, codec="ffv1", audio=audio)
     return path
 
 
@@ -99,30 +99,30 @@ def test_images_of_any_kind_are_a_stream(channels):
     assert torch.equal(stream.read(0, 1), images[..., :3].expand(1, 5, 7, 3))
 
 
-def test_video_files_are_read_in_slices_with_their_sound(film):
-    stream, audio, count, fps = from_video(video(film))
+def test_video_files_are_read_in_slices_with_their_audio(source):
+    stream, audio, count, fps = from_video(video(source))
     assert isinstance(stream, VideoFrames) and (count, fps) == (48, 12.0)
     assert numbers(stream) == list(range(48))
     assert isinstance(audio, FileAudio) and "waveform" not in vars(audio), "not decoded before a node asks for it"
-    # Older hosts give packed samples of lossless sound back as they are, so the truth is what was written.
+    # Older hosts give packed samples of lossless audio back as they are, so the truth is what was written.
     assert dict(audio).keys() == {"waveform", "sample_rate"} and audio["sample_rate"] == RATE
     assert audio["waveform"].shape == (1, 2, 4 * RATE)
     assert torch.allclose(audio["waveform"], clicks(4), atol=1e-4)
 
 
-def test_the_host_s_nodes_take_the_sound(film):
-    _, audio, *_ = from_video(video(film))
-    components = Types.VideoComponents(images=counted_film(24), audio=audio, frame_rate=Fraction(12))
-    path = film.with_name("theirs.mp4")
+def test_the_host_s_nodes_take_the_audio(source):
+    _, audio, *_ = from_video(video(source))
+    components = Types.VideoComponents(images=counted_video(24), audio=audio, frame_rate=Fraction(12))
+    path = source.with_name("theirs.mp4")
     InputImpl.VideoFromComponents(components).save_to(str(path))
     assert np.abs(samples(path)).max() > 0.1
 
 
-def test_a_rate_keeps_the_length_in_seconds(film):
-    stream, _, count, fps = from_video(video(film), 30.0)
+def test_a_rate_keeps_the_length_in_seconds(source):
+    stream, _, count, fps = from_video(video(source), 30.0)
     assert (count, fps) == (120, 30.0)
     assert numbers(stream) == [int(12 * number / 30) for number in range(120)]
-    components = Types.VideoComponents(images=counted_film(48), frame_rate=Fraction(12))
+    components = Types.VideoComponents(images=counted_video(48), frame_rate=Fraction(12))
     from_memory, audio, count, fps = from_video(InputImpl.VideoFromComponents(components), 30.0)
     assert (count, fps) == (120, 30.0) and audio is None
     assert numbers(from_memory) == numbers(stream)
@@ -132,9 +132,9 @@ def test_a_rate_keeps_the_length_in_seconds(film):
 def test_a_variable_rate_becomes_an_even_one(tmp_path):
     times = [0, 33, 66, 200, 233, 266, 300, 900, 933, 1000]
     path = tmp_path / "phone.mp4"
-    write_at_times(path, counted_film(len(times)), times)
+    write_at_times(path, counted_video(len(times)), times)
     stream, audio, count, fps = from_video(video(path))
-    assert audio is None, "it has no sound"
+    assert audio is None, "it has no audio"
     assert fps == pytest.approx(9, rel=0.01) and count == len(stream) == 9, "one second"
     assert numbers(stream) == [
         max(number for number, time in enumerate(times) if time <= 1000 * index / fps + 1) for index in range(count)
@@ -143,24 +143,24 @@ def test_a_variable_rate_becomes_an_even_one(tmp_path):
 
 @trims
 @pytest.mark.parametrize(("start", "seconds"), [(0.5, 1.0), (1.0, 0.0), (-2.0, 1.0), (0.25, 0.01)])
-def test_a_trimmed_video_is_that_part_sound_included(film, start, seconds):
-    value = video(film, start_time=start, duration=seconds)
+def test_a_trimmed_video_is_that_part_audio_included(source, start, seconds):
+    value = video(source, start_time=start, duration=seconds)
     stream, audio, *_ = from_video(value)
     theirs = value.get_components()
     assert numbers(stream) == numbers_in(theirs.images)
     first = round((start % 4) * RATE)
     expected = clicks(4)[..., first : first + round(seconds * RATE) if seconds else None]
     assert torch.allclose(audio["waveform"], expected, atol=1e-4), "to the sample"
-    assert to_track(audio).path == str(film), "and is read from the file when saved"
+    assert to_track(audio).path == str(source), "and is read from the file when saved"
 
 
 @trims
-def test_a_trim_beyond_the_end_is_refused(film):
+def test_a_trim_beyond_the_end_is_refused(source):
     with pytest.raises(FrameRangeError, match="48"):
-        from_video(video(film, start_time=9.0))
+        from_video(video(source, start_time=9.0))
 
 
-def test_what_shows_something_else_than_its_file_is_not_read_from_it(film):
+def test_what_shows_something_else_than_its_file_is_not_read_from_it(source):
     class Cropped(InputImpl.VideoFromFile):
         def get_dimensions(self):
             return 24, 32
@@ -169,14 +169,14 @@ def test_what_shows_something_else_than_its_file_is_not_read_from_it(film):
             whole = super().get_components()
             return Types.VideoComponents(images=whole.images[:, :, :24], audio=None, frame_rate=whole.frame_rate)
 
-    stream, *_ = from_video(Cropped(str(film)))
+    stream, *_ = from_video(Cropped(str(source)))
     assert isinstance(stream, TensorFrames) and (stream.width, len(stream)) == (24, 48)
 
 
 @pytest.mark.parametrize("cut", [0.5, 0.0])
 def test_half_a_file_is_refused_before_any_work(tmp_path, cut):
     path = tmp_path / "half.mp4"
-    write_video(LazyFilm(48, 32, 48), path)
+    write_video(LazyVideo(48, 32, 48), path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * cut)])
     with pytest.raises(VideoReadError, match=r"half\.mp4") as caught:
@@ -187,31 +187,31 @@ def test_half_a_file_is_refused_before_any_work(tmp_path, cut):
 # -- out ---------------------------------------------------------------------------------------------------------------
 
 
-def test_images_come_back_from_a_stream(film):
-    images, fps = nodes.StreamToImages.execute(from_video(video(film))[0]).result
+def test_images_come_back_from_a_stream(source):
+    images, fps = nodes.StreamToImages.execute(from_video(video(source))[0]).result
     assert numbers_in(images) == list(range(48)) and images.dtype == torch.float32 and fps == 12.0
 
 
 def test_what_does_not_fit_into_memory_is_refused_with_numbers(monkeypatch):
-    film = LazyFilm(4000, 720, 1280)
+    source = LazyVideo(4000, 720, 1280)
     monkeypatch.setattr(mm, "get_free_memory", lambda device: 2 * 2**30)
     with pytest.raises(SettingsError, match=r"4000 frames as IMAGE need 41\.2 GiB but 2\.0 GiB are free.*Trim Stream"):
-        nodes.StreamToImages.execute(film)
-    images, _ = nodes.StreamToImages.execute(film.trimmed(0, 2)).result
+        nodes.StreamToImages.execute(source)
+    images, _ = nodes.StreamToImages.execute(source.trimmed(0, 2)).result
     assert images.shape == (2, 720, 1280, 3)
 
 
 def test_collecting_ends_with_cancel(monkeypatch):
     seen = []
 
-    def cancelled():
+    def canceled():
         seen.append(1)
         if len(seen) == 3:
             raise mm.InterruptProcessingException()
 
-    monkeypatch.setattr(streams, "check_cancel", cancelled)
+    monkeypatch.setattr(streams, "check_cancel", canceled)
     with pytest.raises(mm.InterruptProcessingException):
-        nodes.StreamToImages.execute(LazyFilm(1000, 8, 8))
+        nodes.StreamToImages.execute(LazyVideo(1000, 8, 8))
     assert len(seen) == 3
 
 
@@ -226,19 +226,19 @@ def test_collecting_ends_with_cancel(monkeypatch):
         (40, 0, range(40, 48)),
     ],
 )
-def test_trim_takes_the_frames_named(film, start, length, expected):
-    [part] = nodes.TrimStream.execute(from_video(video(film))[0], start, length).result
+def test_trim_takes_the_frames_named(source, start, length, expected):
+    [part] = nodes.TrimStream.execute(from_video(video(source))[0], start, length).result
     assert numbers(part) == list(expected) and part.fps == 12
 
 
 @pytest.mark.parametrize(("start", "length"), [(48, 0), (-49, 0), (40, 9), (0, 49)])
 def test_trim_refuses_what_is_not_there(start, length):
-    with pytest.raises(FrameRangeError, match=r"the film has 48 \(0 to 47\)"):
-        nodes.TrimStream.execute(LazyFilm(48, 8, 8), start, length)
+    with pytest.raises(FrameRangeError, match=r"the video has 48 \(0 to 47\)"):
+        nodes.TrimStream.execute(LazyVideo(48, 8, 8), start, length)
 
 
-def test_join_puts_one_after_the_other(film):
-    whole = from_video(video(film))[0]
+def test_join_puts_one_after_the_other(source):
+    whole = from_video(video(source))[0]
     tail, middle, head = whole.trimmed(40), whole.trimmed(10, 12), whole.trimmed(0, 3)
     [joined] = nodes.JoinStreams.execute(tail, middle, frames_4=head).result
     assert numbers(joined) == [*range(40, 48), 10, 11, 0, 1, 2] and joined.fps == 12
@@ -248,7 +248,7 @@ def test_join_puts_one_after_the_other(film):
 def test_join_refuses_another_size_or_rate(other, words):
     height, width, fps = other
     with pytest.raises(FrameMismatchError, match=f"8x8 at 24 fps.*{words}"):
-        nodes.JoinStreams.execute(LazyFilm(3, 8, 8), LazyFilm(3, height, width, Fraction(fps)))
+        nodes.JoinStreams.execute(LazyVideo(3, 8, 8), LazyVideo(3, height, width, Fraction(fps)))
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def test_join_refuses_another_size_or_rate(other, words):
 @pytest.mark.parametrize("codec", save.SUFFIXES)
 @pytest.mark.parametrize(("size", "count"), [((65, 67), 1), ((64, 96), 5)])
 def test_every_codec_writes_a_file_that_the_host_reads(codec, size, count):
-    result = saved(LazyFilm(count, *size, Fraction(24000, 1001)), codec=codec)
+    result = saved(LazyVideo(count, *size, Fraction(24000, 1001)), codec=codec)
     path = Path(result.result[0].get_stream_source())
     assert path.is_file() and path.name == f"test_00001_{save.SUFFIXES[codec]}"
     with av.open(str(path)) as container:
@@ -275,14 +275,14 @@ def test_every_codec_writes_a_file_that_the_host_reads(codec, size, count):
 
 def test_metadata_stays_out_where_the_host_forbids_it(monkeypatch):
     monkeypatch.setattr(args, "disable_metadata", True)
-    path = saved(LazyFilm(2, 32, 32)).result[0].get_stream_source()
+    path = saved(LazyVideo(2, 32, 32)).result[0].get_stream_source()
     with av.open(path) as container:
         assert not {"workflow", "prompt"} & {key.lower() for key in container.metadata}
 
 
 @pytest.mark.parametrize("frames", [24, 48, 72])
-def test_sound_is_carried_cut_and_padded(film, frames):
-    stream, audio, *_ = from_video(video(film))
+def test_audio_is_carried_cut_and_padded(source, frames):
+    stream, audio, *_ = from_video(video(source))
     longer = nodes.JoinStreams.execute(stream, stream).result[0].trimmed(0, frames)
     path = saved(longer, codec="ffv1", audio=audio).result[0].get_stream_source()
     assert "waveform" not in vars(audio), "read from the file in blocks"
@@ -295,8 +295,8 @@ def test_sound_is_carried_cut_and_padded(film, frames):
 
 
 @trims
-def test_sound_of_a_trimmed_film_does_not_go_on_behind_it(film):
-    stream, audio, *_ = from_video(video(film, start_time=1.0, duration=1.0))
+def test_audio_of_a_trimmed_video_does_not_go_on_behind_it(source):
+    stream, audio, *_ = from_video(video(source, start_time=1.0, duration=1.0))
     slow = TensorFrames(stream.read(0, len(stream)), 4)
     path = saved(slow, codec="ffv1", audio=audio).result[0].get_stream_source()
     found = np.abs(samples(path).reshape(-1, 2)[:, 0].astype(float))
@@ -306,11 +306,11 @@ def test_sound_of_a_trimmed_film_does_not_go_on_behind_it(film):
 
 def test_any_audio_of_the_host_will_do():
     audio = {"waveform": clicks(2)[:, :1], "sample_rate": RATE}
-    path = saved(LazyFilm(24, 32, 32, Fraction(12)), audio=audio).result[0].get_stream_source()
+    path = saved(LazyVideo(24, 32, 32, Fraction(12)), audio=audio).result[0].get_stream_source()
     assert samples(path).shape[1] == pytest.approx(2 * RATE, abs=2048)
-    for wrong in ("sound", {"waveform": torch.zeros(2, 1, 100), "sample_rate": RATE}):
+    for wrong in ("audio", {"waveform": torch.zeros(2, 1, 100), "sample_rate": RATE}):
         with pytest.raises(SettingsError):
-            saved(LazyFilm(2, 32, 32), audio=wrong)
+            saved(LazyVideo(2, 32, 32), audio=wrong)
 
 
 def test_a_bitrate_takes_the_place_of_crf():
@@ -339,16 +339,16 @@ def test_quality_is_checked_before_anything_runs(values, words):
     assert answer is True if words is None else words in answer
 
 
-def test_pictures_are_written_into_a_folder(film, tmp_path):
-    stream = from_video(video(film))[0].trimmed(3, 15)
+def test_images_are_written_into_a_folder(source, tmp_path):
+    stream = from_video(video(source))[0].trimmed(3, 15)
     chosen = {"filename_prefix": "frames/test", "compress_level": 1}
     result = hidden(save.SaveStreamAsPngs).execute(stream, **chosen)
     folder = Path(result.result[0])
     assert folder.parent == tmp_path / "output" / "frames"
     names = [f"frame_{number:05d}.png" for number in range(12)]
     assert sorted(path.name for path in folder.iterdir()) == names
-    pictures = [torch.from_numpy(np.array(Image.open(folder / name))) for name in names]
-    assert numbers_in(torch.stack(pictures).float() / 255) == list(range(3, 15))
+    images = [torch.from_numpy(np.array(Image.open(folder / name))) for name in names]
+    assert numbers_in(torch.stack(images).float() / 255) == list(range(3, 15))
     assert Image.open(folder / names[0]).text["workflow"] == '{"a": 1}'
     shown = result.ui["images"]
     assert [item["filename"] for item in shown] == [names[number] for number in (0, 3, 6, 8, 11)]
@@ -360,12 +360,12 @@ def test_pictures_are_written_into_a_folder(film, tmp_path):
 def test_cancel_leaves_neither_file_nor_folder(monkeypatch, tmp_path):
     seen = []
 
-    def cancelled():
+    def canceled():
         seen.append(1)
         if len(seen) == 5:
             raise mm.InterruptProcessingException()
 
-    monkeypatch.setattr("comfyui_streamingt2v.nodes.host.video.files.check_cancel", cancelled)
+    monkeypatch.setattr("comfyui_streamingt2v.nodes.host.video.files.check_cancel", canceled)
     for node, values in (
         (save.SaveStream, {}),
         (save.SaveStreamAsPngs, {"filename_prefix": "video/test", "compress_level": 1}),
@@ -373,8 +373,8 @@ def test_cancel_leaves_neither_file_nor_folder(monkeypatch, tmp_path):
         seen.clear()
         with pytest.raises(mm.InterruptProcessingException):
             if values:
-                hidden(node).execute(LazyFilm(1000, 32, 32), **values)
+                hidden(node).execute(LazyVideo(1000, 32, 32), **values)
             else:
-                saved(LazyFilm(1000, 32, 32))
+                saved(LazyVideo(1000, 32, 32))
         assert not list((tmp_path / "output" / "video").iterdir())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("encode")]

@@ -1,4 +1,4 @@
-"""Films from file to file on a real host over its API: the shipped templates, preview, Cancel, kill -9."""
+"""Videos from file to file on a real host over its API: the shipped templates, preview, Cancel, kill -9."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.tiny import write_tiny_streamingsvd
 from tests.tiny_ema_vfi import write_tiny_ema_vfi
 from tests.tiny_enhancer import write_tiny_enhancer
 from tests.tiny_modelscope import write_tiny_modelscope
-from tests.unit.frame_films import smooth_film
+from tests.unit.frame_videos import smooth_video
 
 SOURCE, INTERPOLATE, SAVE = (
     "StreamingT2VStreamFromVideo",
@@ -32,7 +32,7 @@ CHECKPOINT, ENCODERS, ENHANCER = "tiny_chain.safetensors", "tiny_encoders.ckpt",
 
 
 def furnish(server):
-    """A film with a tone of one second and models for every step."""
+    """A video with a tone of one second and models for every step."""
     models = server.base / "models"
     for name in ("checkpoints", "diffusion_models"):
         (models / name).mkdir(parents=True, exist_ok=True)
@@ -42,8 +42,8 @@ def furnish(server):
     write_tiny_enhancer(models / "diffusion_models" / ENHANCER)
     (server.base / "input").mkdir(exist_ok=True)
     tone = 0.5 * torch.sin(torch.arange(RATE) * (2 * torch.pi * 440 / RATE)).expand(1, 1, -1)
-    source = TensorFrames(smooth_film(FRAMES, 64, 96), 12)
-    write_video(source, server.base / "input" / "with_sound.mp4", audio=AudioTrack.from_waveform(tone, RATE))
+    source = TensorFrames(smooth_video(FRAMES, 64, 96), 12)
+    write_video(source, server.base / "input" / "with_audio.mp4", audio=AudioTrack.from_waveform(tone, RATE))
     pixels = np.random.default_rng(1).integers(0, 255, (64, 128, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(server.base / "input" / "chain.png")
     return server
@@ -57,7 +57,7 @@ def server(host_server):
 def interpolation_prompt(server) -> dict:
     """The shipped template with a tiny file."""
     prompt = to_prompt(load_workflow(dev.ROOT / "workflows" / "interpolate_video.json"), server.object_info())
-    set_inputs(prompt, "LoadVideo", file="with_sound.mp4")
+    set_inputs(prompt, "LoadVideo", file="with_audio.mp4")
     set_inputs(prompt, "StreamingT2VLoadEmaVfi", model_name="tiny_t.pkl", dtype="float32")
     return prompt
 
@@ -71,7 +71,7 @@ def node_of(prompt: dict, kind: str) -> str:
     return next(name for name, node in prompt.items() if node["class_type"] == kind)
 
 
-def film(report) -> VideoFrames:
+def video(report) -> VideoFrames:
     [output] = report.check().outputs
     return VideoFrames.open(output.path)
 
@@ -83,11 +83,11 @@ def level(path) -> np.ndarray:
     return np.abs(samples[: len(samples) // 4410 * 4410]).reshape(-1, 4410).mean(1)
 
 
-def test_the_template_doubles_the_rate_and_carries_the_sound(server, prompt):
+def test_the_template_doubles_the_rate_and_carries_the_audio(server, prompt):
     report = server.run(prompt).check()
-    found = film(report)
+    found = video(report)
     assert (len(found), found.fps, found.has_audio) == (2 * FRAMES - 1, 24, True)
-    source = VideoFrames.open(server.base / "input" / "with_sound.mp4")
+    source = VideoFrames.open(server.base / "input" / "with_audio.mp4")
     original, doubled = source.read(0, FRAMES), found.read(0, len(found))[::2]
     assert (original - doubled).abs().mean() < 0.02, "every second frame is an original"
     loud = level(found.path)
@@ -96,9 +96,9 @@ def test_the_template_doubles_the_rate_and_carries_the_sound(server, prompt):
     assert shown.kind == "images" and shown.path.parent == server.base / "output" / "video"
 
 
-def test_slow_motion_has_silence_behind_its_sound(server, prompt):
+def test_slow_motion_has_silence_behind_its_audio(server, prompt):
     set_inputs(prompt, INTERPOLATE, multiplier=4, fps=12.0)
-    found = film(server.run(prompt))
+    found = video(server.run(prompt))
     assert (len(found), found.fps) == (4 * (FRAMES - 1) + 1, 12)
     loud = level(found.path)
     assert len(loud) == 40 and loud[1:9].min() > 0.2 and loud[12:].max() < 1e-3
@@ -115,27 +115,27 @@ def test_slow_motion_has_silence_behind_its_sound(server, prompt):
 )
 def test_exact_counts_and_rates(server, prompt, target, values, frames, rate):
     set_inputs(prompt, INTERPOLATE, target=target, **values)
-    found = film(server.run(prompt))
+    found = video(server.run(prompt))
     assert (len(found), found.fps) == (frames, rate)
     assert float(found.seconds) == pytest.approx(FRAMES / 12 if target == "frame rate" else frames / rate, abs=0.1)
 
 
-def test_trimmed_joined_and_written_as_pictures(server, prompt):
+def test_trimmed_joined_and_written_as_images(server, prompt):
     source, save = node_of(prompt, SOURCE), node_of(prompt, SAVE)
     for name, start, length in (("head", 0, 3), ("tail", -2, 0)):
         inputs = {"frames": [source, 0], "start": start, "length": length}
         prompt[name] = {"class_type": "StreamingT2VTrimStream", "inputs": inputs}
     joined = {"frames_1": ["tail", 0], "frames_2": ["head", 0]}
     prompt["joined"] = {"class_type": "StreamingT2VJoinStreams", "inputs": joined}
-    inputs = {"frames": ["joined", 0], "filename_prefix": "frames/film", "compress_level": 1}
+    inputs = {"frames": ["joined", 0], "filename_prefix": "frames/video", "compress_level": 1}
     prompt[save] = {"class_type": "StreamingT2VSaveStreamAsPngs", "inputs": inputs}
     report = server.run(prompt).check()
     assert report.bars()[save] == (5, 5)
     paths = [output.path for output in report.outputs]
     assert [path.name for path in paths] == [f"frame_{number:05d}.png" for number in range(5)]
-    pictures = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths]) / 255
-    frames = VideoFrames.open(server.base / "input" / "with_sound.mp4").read(0, FRAMES)
-    assert (pictures - frames[[11, 12, 0, 1, 2]]).abs().max() < 1 / 255 + 1e-6
+    images = torch.stack([torch.from_numpy(np.array(Image.open(path))) for path in paths]) / 255
+    frames = VideoFrames.open(server.base / "input" / "with_audio.mp4").read(0, FRAMES)
+    assert (images - frames[[11, 12, 0, 1, 2]]).abs().max() < 1 / 255 + 1e-6
     assert "StreamingT2VTrimStream" in Image.open(paths[0]).text["prompt"]
 
 
@@ -149,10 +149,10 @@ def test_streams_become_images_for_the_host_s_nodes(server, prompt):
     made = {"images": ["images", 0], "fps": ["images", 1], "audio": [source, 1]}
     prompt["made"] = {"class_type": "CreateVideo", "inputs": made}
     prompt["again"] = {"class_type": SOURCE, "inputs": {"video": ["made", 0], "fps": 0.0}}
-    frames = VideoFrames.open(server.base / "input" / "with_sound.mp4").read(0, FRAMES)
+    frames = VideoFrames.open(server.base / "input" / "with_audio.mp4").read(0, FRAMES)
     for origin, audio in (("back", [source, 1]), ("again", ["again", 1])):
         prompt[save]["inputs"] |= {"frames": [origin, 0], "audio": audio, "codec": "ffv1"}
-        found = film(server.run(prompt))
+        found = video(server.run(prompt))
         assert (len(found), found.fps, found.has_audio) == (FRAMES, 12, True)
         assert (found.read(0, FRAMES) - frames).abs().max() < 1 / 255 + 1e-6
 
@@ -177,7 +177,7 @@ def test_a_quality_that_does_not_exist_is_refused_before_anything_runs(server, p
 
 def test_half_a_file_is_refused_on_its_node(server, prompt):
     folder = server.base / "input"
-    content = (folder / "with_sound.mp4").read_bytes()
+    content = (folder / "with_audio.mp4").read_bytes()
     (folder / "half.mp4").write_bytes(content[: len(content) // 2])
     set_inputs(prompt, "LoadVideo", file="half.mp4")
     error = server.run(prompt).check("error").error
@@ -186,7 +186,7 @@ def test_half_a_file_is_refused_on_its_node(server, prompt):
 
 
 @pytest.mark.slow
-def test_kill_in_the_middle_of_saving_leaves_no_film(fresh_server, tmp_path):
+def test_kill_in_the_middle_of_saving_leaves_no_video(fresh_server, tmp_path):
     server = furnish(fresh_server(base=tmp_path / "base"))
     prompt = interpolation_prompt(server)
     set_inputs(prompt, INTERPOLATE, multiplier=64)
@@ -202,7 +202,7 @@ def test_kill_in_the_middle_of_saving_leaves_no_film(fresh_server, tmp_path):
     left = [path.name for path in (server.base / "output").rglob("*") if path.is_file()]
     assert all(name.startswith(".") and name.endswith(".part") for name in left), left
     again = fresh_server(base=tmp_path / "base")
-    assert len(film(again.run(interpolation_prompt(again)))) == 2 * FRAMES - 1
+    assert len(video(again.run(interpolation_prompt(again)))) == 2 * FRAMES - 1
 
 
 # -- the official chain ------------------------------------------------------------------------------------------------
@@ -250,5 +250,5 @@ def test_enhancer_and_interpolator_can_be_left_out(server, on, frames, rate, siz
     prompt = copy.deepcopy(chain(server, on))
     kinds = {node["class_type"] for node in prompt.values()}
     assert (ENHANCE in kinds, INTERPOLATE in kinds) == ("Enhance" in on, "Interpolate" in on)
-    found = film(server.run(prompt))
+    found = video(server.run(prompt))
     assert (len(found), found.fps, (found.width, found.height)) == (frames, rate, size)

@@ -69,7 +69,7 @@ def test_error_carries_the_message_of_the_node(host_server):
 def test_cancel_interrupts(host_server):
     prompt = noise_image(width=1024, frames=400)
     report = host_server.run(prompt, cancel_when=lambda report: report.started).check("interrupted")
-    assert report.cancelled_at < report.seconds
+    assert report.canceled_at < report.seconds
 
 
 def test_peak_memory_is_reported(host_server):

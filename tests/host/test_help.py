@@ -19,17 +19,17 @@ def nodes() -> list[help_pages.Node]:
 
 def test_every_node_has_a_page_and_every_page_a_node(nodes):
     pages = {path.stem for path in help_pages.PAGES.glob("*.md")}
-    pictures = {path.stem for path in (help_pages.PAGES / help_pages.PICTURES).glob("*.svg")}
+    images = {path.stem for path in (help_pages.PAGES / help_pages.IMAGES).glob("*.svg")}
     ids = {node.id for node in nodes}
-    assert pages == ids and pictures == ids
+    assert pages == ids and images == ids
 
 
 def test_pages_agree_with_the_nodes(nodes):
     stale, wiring = [], help_pages.read_wiring(nodes)
     for node in nodes:
         page = (help_pages.PAGES / f"{node.id}.md").read_text("utf-8")
-        drawing = (help_pages.PAGES / help_pages.PICTURES / f"{node.id}.svg").read_text("utf-8")
-        if page != help_pages.expected(node, page) or drawing != help_pages.picture(node, wiring):
+        drawing = (help_pages.PAGES / help_pages.IMAGES / f"{node.id}.svg").read_text("utf-8")
+        if page != help_pages.expected(node, page) or drawing != help_pages.image(node, wiring):
             stale.append(node.id)
     assert not stale, "run `python -m tests.help_pages --write`"
 
@@ -57,4 +57,4 @@ def test_a_change_of_a_node_is_noticed(nodes):
     renamed = help_pages.Node(node.id, node.title, node.inputs[1:], node.outputs)
     assert help_pages.expected(renamed, page) != page
     wiring = help_pages.read_wiring(nodes)
-    assert help_pages.picture(renamed, wiring) != help_pages.picture(node, wiring)
+    assert help_pages.image(renamed, wiring) != help_pages.image(node, wiring)

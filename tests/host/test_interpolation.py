@@ -132,8 +132,8 @@ def test_targets_meet_count_rate_and_speed(files):
         ({"target": "official doubling", "num_frames": 10}, 10, 24),
         ({"target": "official doubling", "num_frames": 7, "fps": 12.0}, 7, 12),
     ):
-        film = interpolate(model, source, **options)
-        assert (len(film), film.fps) == (count, fps), options
+        video = interpolate(model, source, **options)
+        assert (len(video), video.fps) == (count, fps), options
     with pytest.raises(SettingsError, match="fps"):
         interpolate(model, source, target="frame rate")
 
@@ -173,8 +173,8 @@ def test_weights_of_another_type_are_cast_where_they_are_used(files):
 
 
 def test_cancel_ends_at_the_next_pair(files, monkeypatch):
-    film = interpolate(load(), clip(4))
-    slices = film.slices()
+    video = interpolate(load(), clip(4))
+    slices = video.slices()
     assert len(next(slices)) == 2
     mm.interrupt_current_processing(True)
     with pytest.raises(mm.InterruptProcessingException):

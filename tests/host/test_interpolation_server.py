@@ -1,4 +1,4 @@
-"""Interpolated films on a real host over its API: from the shipped template to the written file."""
+"""Interpolated videos on a real host over its API: from the shipped template to the written file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(host_server):
 
 @pytest.fixture
 def prompt(server) -> dict:
-    """StreamingSVD's template with interpolation between film and file."""
+    """StreamingSVD's template with interpolation between video and file."""
     template = load_workflow(dev.ROOT / "workflows" / "streamingsvd_image_to_video.json")
     made = to_prompt(template, server.object_info())
     set_inputs(made, "LoadImage", image="interpolated.png")
@@ -70,8 +70,8 @@ def node_of(prompt: dict, kind: str) -> str:
 def test_file_has_the_frames_and_the_rate_asked_for(server, prompt):
     report = server.run(prompt).check()
     [output] = report.outputs
-    film = VideoFrames.open(output.path)
-    assert (len(film), film.fps, film.width, film.height) == (20, Fraction(24), 128, 64)
+    video = VideoFrames.open(output.path)
+    assert (len(video), video.fps, video.width, video.height) == (20, Fraction(24), 128, 64)
     bar = [move.value for move in report.progress if move.node == node_of(prompt, SAVE)]
     assert bar == sorted(bar)
     assert report.bars()[node_of(prompt, SAVE)] == (20, 20)
@@ -81,17 +81,17 @@ def test_file_has_the_frames_and_the_rate_asked_for(server, prompt):
 def test_official_doubling_makes_the_official_count(server, prompt):
     set_inputs(prompt, INTERPOLATE, target="official doubling", num_frames=2 * NUM_FRAMES, fps=0.0)
     [output] = server.run(prompt).check().outputs
-    film = VideoFrames.open(output.path)
-    assert (len(film), film.fps) == (2 * NUM_FRAMES, 24)
+    video = VideoFrames.open(output.path)
+    assert (len(video), video.fps) == (2 * NUM_FRAMES, 24)
 
 
 def test_cancel_leaves_no_file(server, prompt):
     set_inputs(prompt, INTERPOLATE, target="multiplier", multiplier=64)
-    set_inputs(prompt, SAVE, filename_prefix="cancelled/film")
+    set_inputs(prompt, SAVE, filename_prefix="canceled/video")
     save = node_of(prompt, SAVE)
     report = server.run(prompt, cancel_when=lambda r: r.bars().get(save, (0, 0))[0] > 0).check("interrupted")
     assert report.bars()[save][0] < report.bars()[save][1]
-    folder = server.base / "output" / "cancelled"
+    folder = server.base / "output" / "canceled"
     assert not folder.exists() or not list(folder.iterdir())
 
 

@@ -22,7 +22,7 @@ from streaming_core.metrics.flow import RAFT_FILE, empty_raft
 from streaming_core.metrics.measure import measure
 from tests.host.inprocess import import_host, import_pack
 from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from tests.unit.metrics_films import pan, stream
+from tests.unit.metrics_videos import pan, stream
 
 import_host()
 import_pack()
@@ -46,7 +46,7 @@ def as_the_host_runs_nodes():
 
 
 @pytest.fixture(scope="module")
-def film() -> torch.Tensor:
+def shown_frames() -> torch.Tensor:
     frames = torch.cat((pan(30), pan(12, seed=3)))
     frames[24:] += 0.03
     return frames.clamp(0, 1)
@@ -124,12 +124,12 @@ def test_other_values_are_no_optical_flow():
         host.estimator(host.managed(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu")))
 
 
-def test_mawe_of_the_node_is_mawe_of_the_core(files, film):
+def test_mawe_of_the_node_is_mawe_of_the_core(files, shown_frames):
     from streaming_core.metrics.flow import raft_estimator
     from streaming_core.metrics.measure import measure_mawe
 
     optical_flow = quick(host.load_raft(SAFE_FILE))
-    frames = film[28:31]
+    frames = shown_frames[28:31]
     value, is_still, text = nodes.MeasureMawe.execute(frames, optical_flow).result
     want = measure_mawe(stream(frames), raft_estimator(lambda left, right: optical_flow.model(left, right)[-1]))
     assert value == pytest.approx(want.value) and not is_still
@@ -137,24 +137,24 @@ def test_mawe_of_the_node_is_mawe_of_the_core(files, film):
     assert any(loaded.model is optical_flow for loaded in mm.current_loaded_models)
 
 
-def test_a_still_film_has_no_mawe(files, film):
+def test_a_still_video_has_no_mawe(files, shown_frames):
     optical_flow = quick(host.load_raft(SAFE_FILE))
-    value, is_still, text = nodes.MeasureMawe.execute(film[:1].expand(3, -1, -1, -1), optical_flow).result
+    value, is_still, text = nodes.MeasureMawe.execute(shown_frames[:1].expand(3, -1, -1, -1), optical_flow).result
     assert is_still and text.startswith("still: none of 2 pairs")
     assert type(value).__name__ == "ExecutionBlocker"
 
 
 @pytest.mark.skipif(find_spec("comfy_extras.nodes_void") is None, reason="this host has no optical flow of its own")
-def test_the_hosts_own_loader_gives_the_same(files, film):
+def test_the_hosts_own_loader_gives_the_same(files, shown_frames):
     from comfy_extras.nodes_void import OpticalFlowLoader
 
     theirs, ours = OpticalFlowLoader.execute(SAFE_FILE).result[0], host.load_raft(SAFE_FILE)
-    pair = film[:2].movedim(-1, 1)[..., :64, :96].contiguous() * 255
+    pair = shown_frames[:2].movedim(-1, 1)[..., :64, :96].contiguous() * 255
     pair = torch.nn.functional.interpolate(pair, (128, 128))
     assert torch.equal(*(host.estimator(model).estimate(pair[:1], pair[1:]) for model in (theirs, ours)))
 
 
-def test_cancel_ends_within_one_pair(files, film):
+def test_cancel_ends_within_one_pair(files, shown_frames):
     optical_flow = quick(host.load_raft(SAFE_FILE))
     calls = []
 
@@ -164,14 +164,14 @@ def test_cancel_ends_within_one_pair(files, film):
 
     optical_flow.model.register_forward_hook(press_cancel)
     with pytest.raises(mm.InterruptProcessingException):
-        nodes.MeasureMawe.execute(film, optical_flow)
+        nodes.MeasureMawe.execute(shown_frames, optical_flow)
     assert len(calls) == 1
 
 
 # -- CLIP of the host --------------------------------------------------------------------------------------------------
 
 
-def test_clip_scores_are_cosines_of_projected_embeddings(film, tmp_path):
+def test_clip_scores_are_cosines_of_projected_embeddings(shown_frames, tmp_path):
     clip_vision, clip = tiny_clip_vision(tmp_path, 24), tiny_clip(l=16, g=24)
     tools = host.clip_tools(clip_vision, clip, " a cat ")
     part = clip.cond_stage_model.clip_g
@@ -181,8 +181,8 @@ def test_clip_scores_are_cosines_of_projected_embeddings(film, tmp_path):
     part.reset_clip_options()
     want = part.transformer.text_projection.weight @ unprojected
     torch.testing.assert_close(tools.text, want, atol=1e-5, rtol=1e-5)
-    found = measure(stream(film), lay_out(42, (24, 18)), clip=tools)
-    images = clip_vision.encode_image(film)["image_embeds"]
+    found = measure(stream(shown_frames), lay_out(42, (24, 18)), clip=tools)
+    images = clip_vision.encode_image(shown_frames)["image_embeds"]
     cosine = torch.nn.functional.cosine_similarity
     torch.testing.assert_close(torch.tensor(found.text.values), cosine(images, want[None]), atol=1e-5, rtol=0)
     torch.testing.assert_close(torch.tensor(found.anchor.values), cosine(images, images[:1]), atol=1e-5, rtol=0)
@@ -215,36 +215,36 @@ def test_a_clip_without_projection_is_refused(tmp_path, weight):
         host.clip_tools(tiny_clip_vision(tmp_path, 24), clip, "a cat")
 
 
-def test_an_anchor_may_have_alpha_and_company(film, tmp_path):
+def test_an_anchor_may_have_alpha_and_company(shown_frames, tmp_path):
     clip_vision = tiny_clip_vision(tmp_path, 24)
-    anchor = torch.cat((film[5:8], torch.ones_like(film[5:8, ..., :1])), -1)
+    anchor = torch.cat((shown_frames[5:8], torch.ones_like(shown_frames[5:8, ..., :1])), -1)
     tools = host.clip_tools(clip_vision, anchor=anchor)
-    assert measure(stream(film), clip=tools).anchor.values[5] == pytest.approx(1, abs=1e-5)
+    assert measure(stream(shown_frames), clip=tools).anchor.values[5] == pytest.approx(1, abs=1e-5)
 
 
-# -- films of the host -------------------------------------------------------------------------------------------------
+# -- videos of the host ------------------------------------------------------------------------------------------------
 
 
-def test_every_kind_of_film_is_taken(film, tmp_path):
-    path = tmp_path / "film.mp4"
-    write_video(stream(film, fps=12), path)
+def test_every_kind_of_video_is_taken(shown_frames, tmp_path):
+    path = tmp_path / "video.mp4"
+    write_video(stream(shown_frames, fps=12), path)
     from_file = streams.as_stream(InputImpl.VideoFromFile(str(path)), 24.0)
     assert isinstance(from_file, VideoFrames) and (len(from_file), from_file.fps) == (42, 12)
-    components = Types.VideoComponents(images=film, frame_rate=Fraction(8))
+    components = Types.VideoComponents(images=shown_frames, frame_rate=Fraction(8))
     from_memory = streams.as_stream(InputImpl.VideoFromComponents(components), 24.0)
     assert isinstance(from_memory, TensorFrames) and from_memory.fps == 8
-    images = streams.as_stream(film, 30.0)
+    images = streams.as_stream(shown_frames, 30.0)
     assert isinstance(images, TensorFrames) and images.fps == 30
     assert streams.as_stream(images, 5.0) is images
     with pytest.raises(FrameError, match="got str"):
-        streams.as_stream("film.mp4", 24.0)
+        streams.as_stream("video.mp4", 24.0)
 
 
 @pytest.mark.skipif(not hasattr(InputImpl.VideoFromFile, "get_active_trim_window"), reason="this host trims no videos")
 @pytest.mark.parametrize(("start", "seconds"), [(0.5, 1.0), (1.0, 0.0), (0.0, 2.0)])
-def test_trimmed_videos_are_read_as_the_host_reads_them(film, tmp_path, start, seconds):
-    path = tmp_path / "film.mp4"
-    write_video(stream(film, fps=12), path)
+def test_trimmed_videos_are_read_as_the_host_reads_them(shown_frames, tmp_path, start, seconds):
+    path = tmp_path / "video.mp4"
+    write_video(stream(shown_frames, fps=12), path)
     video = InputImpl.VideoFromFile(str(path), start_time=start, duration=seconds)
     ours, theirs = streams.as_stream(video, 24.0), video.get_components().images
     whole = InputImpl.VideoFromFile(str(path)).get_components().images
@@ -257,10 +257,10 @@ def test_trimmed_videos_are_read_as_the_host_reads_them(film, tmp_path, start, s
 
 
 @pytest.fixture(scope="module")
-def server(host_server, film):
-    """The session's server with a film in its input folder."""
-    write_video(stream(film, fps=12), host_server.base / "input" / "measured.mp4")
-    longer = film[:, ::2, ::2].repeat(40, 1, 1, 1)
+def server(host_server, shown_frames):
+    """The session's server with a video in its input folder."""
+    write_video(stream(shown_frames, fps=12), host_server.base / "input" / "measured.mp4")
+    longer = shown_frames[:, ::2, ::2].repeat(40, 1, 1, 1)
     write_video(stream(longer, fps=12), host_server.base / "input" / "measured_long.mp4")
     return host_server
 
@@ -278,17 +278,17 @@ def prompt(server) -> dict:
 def test_template_writes_the_whole_report(server, prompt):
     report = server.run(prompt).check()
     node = next(key for key, value in prompt.items() if value["class_type"] == "StreamingT2VVideoReport")
-    [picture] = [output.path for output in report.outputs if output.node == node]
-    assert picture.parent == server.base / "output" / "report" and picture.suffix == ".png"
-    with Image.open(picture) as image:
+    [chart] = [output.path for output in report.outputs if output.node == node]
+    assert chart.parent == server.base / "output" / "report" and chart.suffix == ".png"
+    with Image.open(chart) as image:
         assert image.width == 1024 and json.loads(image.info["prompt"])[node]["inputs"]["chunks"] == "24,18"
-    found = json.loads(picture.with_suffix(".json").read_text())
-    assert found["film"]["frames"] == 42 and found["film"]["fps"] == 12
+    found = json.loads(chart.with_suffix(".json").read_text())
+    assert found["video"]["frames"] == 42 and found["video"]["fps"] == 12
     assert found["boundaries"] == [24] and found["cuts"]["frames"] == [30]
     assert found["seams"]["largest"] > 5
-    assert len(list(csv.reader(picture.with_suffix(".csv").open()))) == 43
+    assert len(list(csv.reader(chart.with_suffix(".csv").open()))) == 43
     [text] = report.ui[node]["text"]
-    assert text == picture.with_suffix(".txt").read_text() and "at frame 24" in text
+    assert text == chart.with_suffix(".txt").read_text() and "at frame 24" in text
     assert report.bars()[node] == (42, 42)
 
 
@@ -303,13 +303,13 @@ def test_cancel_stops_a_report(server, prompt):
     set_inputs(prompt, "LoadVideo", file="measured_long.mp4")
     written = set((server.base / "output").rglob("*"))
     report = server.run(prompt, cancel_when=lambda so_far: len(so_far.progress) >= 2).check("interrupted")
-    assert report.seconds - report.cancelled_at < 10
+    assert report.seconds - report.canceled_at < 10
     assert max(step.value for step in report.progress) < 1680
     assert set((server.base / "output").rglob("*")) == written
 
 
 def test_report_is_described(server):
     info = server.object_info("StreamingT2VVideoReport")["StreamingT2VVideoReport"]
-    assert info["output_node"] and info["output_name"] == ["picture", "text", "json"]
+    assert info["output_node"] and info["output_name"] == ["image", "text", "json"]
     assert set(info["input"]["optional"]) == {"optical_flow", "clip_vision", "clip", "anchor"}
     assert os.path.commonprefix([info["category"], "video/StreamingT2V"]) == "video/StreamingT2V"

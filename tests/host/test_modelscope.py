@@ -83,14 +83,14 @@ def run_folders(server) -> set[str]:
     return {entry.name for entry in path.iterdir()} if path.is_dir() else set()
 
 
-def film(report) -> VideoFrames:
+def video(report) -> VideoFrames:
     [output] = report.check().outputs
     return VideoFrames.open(output.path)
 
 
 def test_the_template_makes_its_80_frames(server, prompt):
     report = server.run(prompt).check()
-    frames = film(report)
+    frames = video(report)
     assert (len(frames), frames.width, frames.height, frames.fps) == (80, 32, 32, 8)
     # A first clip and eight chunks of two steps: one bar that never goes back.
     sampler = node_of(prompt, SAMPLER)
@@ -101,7 +101,7 @@ def test_the_template_makes_its_80_frames(server, prompt):
 @pytest.mark.parametrize("num_frames", [1, 16, 17, 29])
 def test_any_length_is_met_exactly(server, prompt, num_frames):
     set_inputs(prompt, SAMPLER, num_frames=num_frames)
-    assert len(film(server.run(prompt))) == num_frames
+    assert len(video(server.run(prompt))) == num_frames
 
 
 def test_the_same_seed_makes_the_same_bytes_and_another_does_not(server, prompt):
@@ -109,7 +109,7 @@ def test_the_same_seed_makes_the_same_bytes_and_another_does_not(server, prompt)
         own = copy.deepcopy(prompt)
         set_inputs(own, SAMPLER, seed=seed, run_name=run_name, num_frames=26)
         set_inputs(own, "StreamingT2VSaveStream", codec="ffv1", filename_prefix=f"video/{run_name}")
-        frames = film(server.run(own))
+        frames = video(server.run(own))
         return frames.read(0, len(frames))
 
     first = made(5, "t2v_a")
@@ -118,7 +118,7 @@ def test_the_same_seed_makes_the_same_bytes_and_another_does_not(server, prompt)
 
 
 def test_cancel_ends_within_a_step_and_the_run_goes_on(server, prompt):
-    set_inputs(prompt, SAMPLER, run_name="t2v_cancelled", num_frames=48)
+    set_inputs(prompt, SAMPLER, run_name="t2v_canceled", num_frames=48)
     set_inputs(prompt, CHUNKS, steps=6)
     sampler = node_of(prompt, SAMPLER)
 
@@ -126,12 +126,12 @@ def test_cancel_ends_within_a_step_and_the_run_goes_on(server, prompt):
         return report.bars().get(sampler, (0, 0))[0] >= 9
 
     report = server.run(prompt, cancel_when=into_second_chunk).check("interrupted")
-    steps_after = [move for move in report.progress if move.node == sampler and move.seconds > report.cancelled_at]
+    steps_after = [move for move in report.progress if move.node == sampler and move.seconds > report.canceled_at]
     assert len(steps_after) <= 2, "Cancel should end within one step"
-    chunks = sorted(path.name for path in (server.base / "output/streaming_runs/t2v_cancelled").glob("chunk_*"))
+    chunks = sorted(path.name for path in (server.base / "output/streaming_runs/t2v_canceled").glob("chunk_*"))
     assert 1 <= len(chunks) < 5
     set_inputs(prompt, SAMPLER, num_frames=24)
-    assert len(film(server.run(prompt))) == 24
+    assert len(video(server.run(prompt))) == 24
 
 
 def test_prompts_per_chunk_change_only_their_chunks(server, prompt):
@@ -142,11 +142,11 @@ def test_prompts_per_chunk_change_only_their_chunks(server, prompt):
         "inputs": {"clip": [node_of(prompt, LOADER), 1], "prompts": "a cat\na cat"},
     }
     prompt[node_of(prompt, CHUNKS)]["inputs"]["prompts"] = ["texts", 0]
-    before = film(server.run(prompt)).read(0, 32)
+    before = video(server.run(prompt)).read(0, 32)
     kept = server.base / "output/streaming_runs/t2v_prompts"
     stamps = {path.name: path.stat().st_mtime_ns for path in kept.glob("chunk_*")}
     set_inputs(prompt, "StreamingT2VChunkPrompts", prompts="a cat\na cat\na dog at night")
-    after = film(server.run(prompt)).read(0, 32)
+    after = video(server.run(prompt)).read(0, 32)
     assert torch.equal(before[:24], after[:24]) and not torch.equal(before[24:], after[24:])
     changed = {path.name for path in kept.glob("chunk_*") if path.stat().st_mtime_ns != stamps.get(path.name)}
     assert len(changed) == 1, "a changed prompt makes its chunk again, and none before it"
@@ -159,22 +159,22 @@ def test_prompts_per_chunk_change_only_their_chunks(server, prompt):
 def test_a_clip_of_another_workflow_is_continued(server, prompt):
     pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(server.base / "input" / "t2v_start.png")
-    prompt["picture"] = {"class_type": "LoadImage", "inputs": {"image": "t2v_start.png"}}
-    prompt["clip"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["picture", 0], "amount": 10}}
+    prompt["image"] = {"class_type": "LoadImage", "inputs": {"image": "t2v_start.png"}}
+    prompt["clip"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["image", 0], "amount": 10}}
     prompt[node_of(prompt, SAMPLER)]["inputs"]["first_clip"] = ["clip", 0]
     set_inputs(prompt, SAMPLER, num_frames=19)
-    assert len(film(server.run(prompt))) == 19
+    assert len(video(server.run(prompt))) == 19
     own = copy.deepcopy(prompt)
     own[node_of(own, SAMPLER)]["inputs"]["start_image"] = own[node_of(own, SAMPLER)]["inputs"].pop("first_clip")
     refused(server, own, SAMPLER, ["from the prompt, not from start_image", "first_clip"])
 
 
-def test_the_refined_film_has_as_many_frames(server):
+def test_the_refined_video_has_as_many_frames(server):
     prompt = make_prompt(server, refine=True)
     set_inputs(prompt, SAMPLER, num_frames=27)
     report = server.run(prompt).check()
-    films = [VideoFrames.open(output.path) for output in report.outputs]
-    assert sorted((len(each), each.width, each.height, each.fps) for each in films) == [
+    videos = [VideoFrames.open(output.path) for output in report.outputs]
+    assert sorted((len(each), each.width, each.height, each.fps) for each in videos) == [
         (27, 32, 32, 8),
         (27, 64, 64, 8),
     ]
@@ -244,11 +244,11 @@ def test_nodes_work_in_a_graph_of_host_nodes(server, prompt):
     assert len(server.run(graph).check().outputs) == 16
 
 
-def test_without_apm_the_film_is_made_and_the_log_says_so(server, prompt):
+def test_without_apm_the_video_is_made_and_the_log_says_so(server, prompt):
     for name in ("apm", "clip_vision"):
         del prompt[node_of(prompt, CHUNKS)]["inputs"][name]
     set_inputs(prompt, SAMPLER, num_frames=18, run_name="t2v_no_apm")
-    assert len(film(server.run(prompt))) == 18
+    assert len(video(server.run(prompt))) == 18
     assert "without appearance preservation" in server.log_tail()
 
 
@@ -259,7 +259,7 @@ def refused(server, prompt, node_type, words):
     assert len(error.message.strip().splitlines()) == 1
     for word in words:
         assert word in error.message, error.message
-    assert run_folders(server) == before, "a refused film must leave nothing behind"
+    assert run_folders(server) == before, "a refused video must leave nothing behind"
 
 
 def svd_file(server, path):
@@ -333,4 +333,4 @@ def test_a_safetensors_copy_is_written_once_and_loads(server, prompt):
     copied = (folder(server, "checkpoints") / CHECKPOINT).with_suffix(".safetensors")
     assert len(load_file(copied)) > 500
     set_inputs(prompt, LOADER, safetensors_copy=False, ckpt_name=copied.name)
-    assert len(film(server.run(prompt))) == 3
+    assert len(video(server.run(prompt))) == 3

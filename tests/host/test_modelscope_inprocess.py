@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsError
 from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.script import Cue, Script, parse_cues
-from streaming_core.loop.state import film_chunks, pick_anchor, start_film
+from streaming_core.loop.state import pick_anchor, start_video, video_chunks
 from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
 from tests.host.inprocess import import_host, import_pack
@@ -117,8 +117,8 @@ def prompts(loaded):
 
 
 def anchored(host, loaded, prompts, seed=3, weight=1.0, count=1):
-    picture = frames(seed, count, 80).movedim(-1, 1)
-    tokens = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, picture)
+    image = frames(seed, count, 80).movedim(-1, 1)
+    tokens = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, image)
     return (
         host.apm.with_tokens(prompts[0], tokens.positive, weight),
         host.apm.with_tokens(prompts[1], tokens.negative, weight),
@@ -166,15 +166,15 @@ def test_anchor_changes_what_is_made_and_weight_zero_does_not(host, loaded, prom
 
 
 def test_several_anchors_are_averaged(host, loaded):
-    pictures = frames(5, 3, 80).movedim(-1, 1)
-    tokens = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, pictures)
+    images = frames(5, 3, 80).movedim(-1, 1)
+    tokens = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, images)
     assert tokens.positive.shape == (1, 16, 64) and tokens.negative.shape == (1, 16, 64)
-    repeated = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, pictures[:1].expand(3, -1, -1, -1))
-    single = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, pictures[:1])
+    repeated = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, images[:1].expand(3, -1, -1, -1))
+    single = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, images[:1])
     torch.testing.assert_close(repeated.positive, single.positive, atol=1e-5, rtol=0)
     assert not torch.allclose(tokens.positive, single.positive, atol=1e-3)
-    grey = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, torch.full((1, 3, 32, 32), 0.5))
-    torch.testing.assert_close(grey.positive, grey.negative, atol=1e-4, rtol=0)
+    gray = host.apm.anchor_tokens(loaded.clip_vision, loaded.apm, torch.full((1, 3, 32, 32), 0.5))
+    torch.testing.assert_close(gray.positive, gray.negative, atol=1e-4, rtol=0)
 
 
 def test_base_model_ignores_an_anchor_and_says_so(host, base, loaded, prompts, caplog):
@@ -305,32 +305,32 @@ def chunk_sampler(host, loaded, texts, **settings):
     return host.family.ModelscopeChunkSampler(**{**defaults, **settings})
 
 
-def film(sampler, num_frames: int, seed: int = 33):
+def video(sampler, num_frames: int, seed: int = 33):
     plan = ChunkPlan(num_frames, 16, 8, 16, seed)
     first = sampler.sample_first_clip(plan.chunk(0), SIDE, SIDE)
-    state = start_film(plan, first, pick_anchor(first, 0), sampler)
-    made = [first, *(part for _, part in film_chunks(state, sampler))]
+    state = start_video(plan, first, pick_anchor(first, 0), sampler)
+    made = [first, *(part for _, part in video_chunks(state, sampler))]
     return torch.cat(made)[:num_frames]
 
 
-def test_film_has_its_length_and_repeats(host, loaded, prompts, caplog):
+def test_video_has_its_length_and_repeats(host, loaded, prompts, caplog):
     caplog.set_level(logging.INFO)
     sampler = chunk_sampler(host, loaded, prompts)
-    whole = film(sampler, 29)
+    whole = video(sampler, 29)
     assert whole.shape == (29, 3, SIDE, SIDE)
-    assert torch.equal(whole, film(sampler, 29))
+    assert torch.equal(whole, video(sampler, 29))
     assert "32x32 is not the 256x256 that StreamingModelscope was trained on" in caplog.text
-    assert torch.equal(film(sampler, 20), whole[:20]), "a shorter film is the beginning of a longer one"
-    assert not torch.equal(film(sampler, 29, seed=34)[:16], whole[:16])
+    assert torch.equal(video(sampler, 20), whole[:20]), "a shorter video is the beginning of a longer one"
+    assert not torch.equal(video(sampler, 29, seed=34)[:16], whole[:16])
 
 
-def test_a_film_keeps_the_looks_of_several_anchors(host, loaded, prompts):
-    from comfyui_streamingt2v.nodes.host.runs import films
+def test_a_video_keeps_the_looks_of_several_anchors(host, loaded, prompts):
+    from comfyui_streamingt2v.nodes.host.runs import videos
 
     def made(anchor):
-        request = films.FilmRequest(20, 16, 8, SIDE, SIDE, "crop", 5, 0, anchor=anchor)
+        request = videos.VideoRequest(20, 16, 8, SIDE, SIDE, "crop", 5, 0, anchor=anchor)
         with torch.inference_mode():
-            state, first = films.begin_film(chunk_sampler(host, loaded, prompts), request)
+            state, first = videos.begin_video(chunk_sampler(host, loaded, prompts), request)
         return state
 
     both = made(frames(1, 2, 40))
@@ -343,8 +343,8 @@ def test_a_film_keeps_the_looks_of_several_anchors(host, loaded, prompts):
 def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
     caplog.set_level(logging.INFO)
     other = encode(loaded.clip, "an empty street at night")
-    one = film(chunk_sampler(host, loaded, prompts), 32)
-    two = film(chunk_sampler(host, loaded, prompts, prompts=(prompts[0], other)), 32)
+    one = video(chunk_sampler(host, loaded, prompts), 32)
+    two = video(chunk_sampler(host, loaded, prompts, prompts=(prompts[0], other)), 32)
     assert torch.equal(one[:16], two[:16]) and not torch.equal(one[16:24], two[16:24])
     assert "chunk 2 has no prompt of its own; the last of 2 goes on" in caplog.text
     settings = [chunk_sampler(host, loaded, prompts, prompts=p) for p in ((prompts[0],), (prompts[0], other))]
@@ -354,9 +354,9 @@ def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
 
 
 def test_guidance_steps_and_seed_take_effect(host, loaded, prompts):
-    base = film(chunk_sampler(host, loaded, prompts), 24)
+    base = video(chunk_sampler(host, loaded, prompts), 24)
     for sampling in (host.family.official_sampling(3), host.family.official_sampling(2, cfg=2.0)):
-        changed = film(chunk_sampler(host, loaded, prompts, sampling=sampling), 24)
+        changed = video(chunk_sampler(host, loaded, prompts, sampling=sampling), 24)
         assert torch.equal(changed[:16], base[:16]) and not torch.equal(changed[16:], base[16:])
 
 
@@ -368,8 +368,8 @@ def test_a_plans_prompts_and_strengths_act_on_their_chunks(host, loaded, prompts
         plan = ChunkPlan(32, 16, 8, 16, 33, script)
         with torch.inference_mode():
             first = sampler.sample_first_clip(plan.chunk(0), SIDE, SIDE)
-            state = start_film(plan, first, pick_anchor(first, 0), sampler)
-            frames = torch.cat([first, *(part for _, part in film_chunks(state, sampler))])
+            state = start_video(plan, first, pick_anchor(first, 0), sampler)
+            frames = torch.cat([first, *(part for _, part in video_chunks(state, sampler))])
         return frames, [sampler.chunk_settings(chunk) for chunk in plan.chunks]
 
     base, base_settings = made(Script())

@@ -1,4 +1,4 @@
-"""Any Model Chunk Sampler, Colour Anchor and Extend Video on a real host over its API, with their templates."""
+"""Any Model Chunk Sampler, Color Anchor and Extend Video on a real host over its API, with their templates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import dev
 from streaming_core.frames import TensorFrames, VideoFrames, write_video
 from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
-SAMPLER, FILM, SAVE = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VSaveStream"
+SAMPLER, VIDEO, SAVE = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VSaveStream"
 SMALL = {"width": 64, "height": 48, "chunk_frames": 17, "overlap_frames": 9}
 
 
@@ -53,7 +53,7 @@ def prompt(server) -> dict:
     for node in stock:
         del prompt[node]
     set_inputs(prompt, "BasicScheduler", steps=2)
-    set_inputs(prompt, FILM, num_frames=38, **SMALL)
+    set_inputs(prompt, VIDEO, num_frames=38, **SMALL)
     return prompt
 
 
@@ -61,29 +61,29 @@ def node_of(prompt, kind: str) -> str:
     return next(node for node, value in prompt.items() if value["class_type"] == kind)
 
 
-def film(report) -> VideoFrames:
+def video(report) -> VideoFrames:
     outputs = [output for output in report.check().outputs if output.path.suffix in (".mp4", ".mkv")]
     return VideoFrames.open(outputs[-1].path)
 
 
 def test_the_template_for_any_model_makes_exactly_the_frames_asked_for(server, prompt):
-    frames = film(server.run(prompt))
+    frames = video(server.run(prompt))
     assert (len(frames), frames.width, frames.height) == (38, 64, 48)
-    assert not any(node["class_type"] == "StreamingT2VColourAnchor" for node in prompt.values()), "off by default"
+    assert not any(node["class_type"] == "StreamingT2VColorAnchor" for node in prompt.values()), "off by default"
 
 
 def test_lengths_are_adapted_and_the_log_says_so(server, prompt):
-    set_inputs(prompt, FILM, chunk_frames=16, overlap_frames=7, run_name="odd")
-    assert len(film(server.run(prompt))) == 38
+    set_inputs(prompt, VIDEO, chunk_frames=16, overlap_frames=7, run_name="odd")
+    assert len(video(server.run(prompt))) == 38
     assert "chunks of 17 frames with 9 overlapping instead of 16 and 7" in server.log()
 
 
-def test_colour_anchor_is_one_key_away(server, prompt):
+def test_color_anchor_is_one_key_away(server, prompt):
     workflow = load_workflow(dev.ROOT / "workflows" / "long_video_any_model.json")
-    node = next(node for node in workflow["nodes"] if node["type"] == "StreamingT2VColourAnchor")
+    node = next(node for node in workflow["nodes"] if node["type"] == "StreamingT2VColorAnchor")
     assert node["mode"] == 4
-    prompt["colour"] = {
-        "class_type": "StreamingT2VColourAnchor",
+    prompt["color"] = {
+        "class_type": "StreamingT2VColorAnchor",
         "inputs": {
             "chunk_sampler": [node_of(prompt, SAMPLER), 0],
             "space": "lab",
@@ -91,34 +91,34 @@ def test_colour_anchor_is_one_key_away(server, prompt):
             "cut_threshold": 0.0,
         },
     }
-    set_inputs(prompt, FILM, run_name="coloured")
-    prompt[node_of(prompt, FILM)]["inputs"]["chunk_sampler"] = ["colour", 0]
-    assert len(film(server.run(prompt))) == 38
+    set_inputs(prompt, VIDEO, run_name="colored")
+    prompt[node_of(prompt, VIDEO)]["inputs"]["chunk_sampler"] = ["color", 0]
+    assert len(video(server.run(prompt))) == 38
 
 
-def pictures(report) -> list[np.ndarray]:
+def images(report) -> list[np.ndarray]:
     outputs = sorted((output for output in report.check().outputs), key=lambda output: output.path.name)
     return [np.asarray(Image.open(output.path)).astype(int) for output in outputs]
 
 
-def test_a_chain_of_single_steps_makes_the_film_of_stream_sampler(server, prompt):
+def test_a_chain_of_single_steps_makes_the_video_of_stream_sampler(server, prompt):
     """What the host's own loop nodes do with Stream Chunk: carry the state from step to step."""
-    set_inputs(prompt, FILM, collect_images=True, run_name="whole")
+    set_inputs(prompt, VIDEO, collect_images=True, run_name="whole")
     whole = copy.deepcopy(prompt)
     whole[node_of(whole, SAVE)] = {
         "class_type": "SaveImage",
-        "inputs": {"images": [node_of(whole, FILM), 2], "filename_prefix": "native/whole"},
+        "inputs": {"images": [node_of(whole, VIDEO), 2], "filename_prefix": "native/whole"},
     }
-    expected = pictures(server.run(whole))
+    expected = images(server.run(whole))
     steps = copy.deepcopy(prompt)
     inputs = {
         name: value
-        for name, value in steps[node_of(steps, FILM)]["inputs"].items()
+        for name, value in steps[node_of(steps, VIDEO)]["inputs"].items()
         if name not in ("run_name", "fps", "collect_images")
     }
     del steps[node_of(steps, SAVE)]
-    sampler, previous = inputs["chunk_sampler"], node_of(steps, FILM)
-    steps[previous] = {"class_type": "StreamingT2VStartFilm", "inputs": inputs}
+    sampler, previous = inputs["chunk_sampler"], node_of(steps, VIDEO)
+    steps[previous] = {"class_type": "StreamingT2VStartVideo", "inputs": inputs}
     steps["save0"] = {"class_type": "SaveImage", "inputs": {"images": [previous, 1], "filename_prefix": "native/step0"}}
     for number in (1, 2, 3):
         steps[f"step{number}"] = {
@@ -130,9 +130,9 @@ def test_a_chain_of_single_steps_makes_the_film_of_stream_sampler(server, prompt
             "class_type": "SaveImage",
             "inputs": {"images": [previous, 1], "filename_prefix": f"native/step{number}"},
         }
-    made = pictures(server.run(steps))
+    made = images(server.run(steps))
     assert len(made) == len(expected) == 38
-    # A film on disk is rounded to 8 bit before it becomes an image.
+    # A video on disk is rounded to 8 bit before it becomes an image.
     assert max(abs(one - two).max() for one, two in zip(made, expected, strict=True)) <= 1
 
 
@@ -141,11 +141,11 @@ def test_a_video_of_ones_own_is_extended_without_a_gap_or_repeat(server):
     set_inputs(prompt, "LoadVideo", file="own.mp4")
     set_inputs(prompt, "StreamingT2VLoadStreamingSVD", ckpt_name="tiny.safetensors")
     set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=2, first_steps=2)
-    set_inputs(prompt, FILM, chunk_frames=8, overlap_frames=3)
+    set_inputs(prompt, VIDEO, chunk_frames=8, overlap_frames=3)
     set_inputs(prompt, "StreamingT2VExtendVideo", new_frames=11, tail_frames=6, width=128, height=64)
     set_inputs(prompt, SAVE, codec="ffv1")
     report = server.run(prompt)
-    frames = film(report)
+    frames = video(report)
     # 30 frames at 24 per second are 15 at 12, and 11 new ones.
     assert (len(frames), frames.width, frames.height, frames.fps) == (26, 128, 64, 12)
     light = frames.read(0, 15).mean((1, 2, 3))

@@ -12,7 +12,7 @@ import torch
 
 from streaming_core.errors import SettingsError
 from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.loop.state import continue_video, pick_anchor, start_video, video_chunks
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
@@ -21,7 +21,7 @@ import_pack()
 import comfy.samplers  # noqa: E402
 from comfyui_streamingt2v.nodes.host.native import sampler as native  # noqa: E402
 from comfyui_streamingt2v.nodes.host.native.conditions import condition_kind  # noqa: E402
-from comfyui_streamingt2v.nodes.host.runs import films  # noqa: E402
+from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 from comfyui_streamingt2v.nodes.host.svd import build  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
@@ -80,11 +80,11 @@ def begun(sampler, kind, num_frames=40, chunk=17, overlap=9, seed=3):
         clip = sampler.sample_first_clip(plan.chunk(0), torch.rand(1, 3, *size_of(kind)))
     else:
         clip = sampler.sample_first_clip(plan.chunk(0), *size_of(kind))
-    return start_film(plan, clip, pick_anchor(clip.frames, 0), sampler), clip
+    return start_video(plan, clip, pick_anchor(clip.frames, 0), sampler), clip
 
 
 @every_family
-def test_films_have_their_exact_length_and_hold_the_tail_bit_for_bit(kind):
+def test_videos_have_their_exact_length_and_hold_the_tail_bit_for_bit(kind):
     sampler = sampler_of(kind)
     state, clip = begun(sampler, kind)
     layout = sampler.layout
@@ -96,7 +96,7 @@ def test_films_have_their_exact_length_and_hold_the_tail_bit_for_bit(kind):
         latents = sampler.sample_chunk(chunk, tail, state.anchor)
         assert latents.shape[layout.axis] == layout.latents(chunk.num_frames)
         assert torch.equal(latents.narrow(layout.axis, 0, held), layout.last(tail, held))
-        state, frames = continue_film(state, sampler)
+        state, frames = continue_video(state, sampler)
         assert frames.shape[0] == chunk.num_frames - chunk.overlap_frames and frames.isfinite().all()
         new = latents.narrow(layout.axis, held, latents.shape[layout.axis] - held)
         expected = torch.cat([tail, new], dim=layout.axis)
@@ -111,9 +111,9 @@ def test_the_model_sees_the_held_latents_and_changes_only_the_rest(kind):
     sampler = sampler_of(kind)
     state, _ = begun(sampler, kind)
     other = replace(state, tail=state.tail.flip(sampler.layout.axis) + 0.5)
-    one, two = continue_film(state, sampler)[1], continue_film(other, sampler)[1]
+    one, two = continue_video(state, sampler)[1], continue_video(other, sampler)[1]
     assert not torch.equal(one, two)
-    assert torch.equal(one, continue_film(state, sampler)[1])
+    assert torch.equal(one, continue_video(state, sampler)[1])
 
 
 @every_family
@@ -175,7 +175,7 @@ def test_a_users_clip_is_encoded_once_and_nothing_after_it(kind):
     sampler = sampler_of(kind, vae)
     chunk, overlap = sampler.fit_lengths(17, 9)
     clip = torch.rand(23, 3, *size_of(kind))
-    state = start_film(ChunkPlan(70, chunk, overlap, 23), clip, clip[:1], sampler)
+    state = start_video(ChunkPlan(70, chunk, overlap, 23), clip, clip[:1], sampler)
     layout = sampler.layout
     keep = layout.latents(vae.encoded[-1])
     assert state.tail.shape[2] == keep >= layout.latents(overlap)
@@ -184,7 +184,7 @@ def test_a_users_clip_is_encoded_once_and_nothing_after_it(kind):
     assert torch.equal(state.tail, vae.encode(clip[-layout.frames(keep) :].movedim(1, -1)))
     count = len(vae.encoded)
     total = 23
-    for each, frames in film_chunks(state, sampler):
+    for each, frames in video_chunks(state, sampler):
         total += min(len(frames), each.plan.chunk(each.num_chunks - 1).new_frames)
     assert total == 70 and len(vae.encoded) == count
 
@@ -214,8 +214,8 @@ def test_svd_gets_the_anchor_beside_every_frame_and_its_embedding_as_text():
     sampler.sample_chunk(state.next_chunk, state.tail, state.anchor)
     rows = seen["c"]["c_concat"].shape[0] // 17
     concat = seen["c"]["c_concat"].unflatten(0, (rows, 17))
-    picture = next(row for row in concat if row.abs().sum() > 0)
-    assert torch.allclose(picture, state.anchor.embedding.latent.expand_as(picture))
+    image = next(row for row in concat if row.abs().sum() > 0)
+    assert torch.allclose(image, state.anchor.embedding.latent.expand_as(image))
     frame = state.anchor.frame.mean((2, 3)).repeat(1, 6)[:, :16]
     assert any(torch.allclose(text.flatten(), frame.flatten()) for text in seen["c"]["c_crossattn"])
 
@@ -234,8 +234,8 @@ def test_wan_is_shown_the_anchor_or_the_tail_and_a_mask(image_condition):
     first = anchor if image_condition == "anchor" else tail[:, :, :1]
     assert torch.allclose(image[:, :, :1], first, atol=1e-5)
     assert torch.allclose(image[:, :, 1:3], tail[:, :, 1:], atol=1e-5)
-    grey = sampler.encode(torch.full((1, *size_of(tiny.WAN_I2V), 3), 0.5))
-    assert torch.allclose(image[:, :, 3:], model.model.process_latent_in(grey).expand(1, 16, 2, 4, 4), atol=1e-5)
+    gray = sampler.encode(torch.full((1, *size_of(tiny.WAN_I2V), 3), 0.5))
+    assert torch.allclose(image[:, :, 3:], model.model.process_latent_in(gray).expand(1, 16, 2, 4, 4), atol=1e-5)
 
 
 def test_a_single_held_latent_is_not_replaced_by_the_anchor():
@@ -317,7 +317,7 @@ def test_a_plans_prompt_is_encoded_with_what_stands_beside_the_connected_one():
 
 
 def test_wans_own_decoder_continues_its_clip():
-    """Frames of a continued film against one decoding of all its latents, by the host's own VAE of Wan."""
+    """Frames of a continued video against one decoding of all its latents, by the host's own VAE of Wan."""
     sampler = sampler_of(tiny.WAN, wan_vae())
     layout = sampler.layout
     latents = torch.randn(1, 16, 14, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -335,11 +335,11 @@ def test_wans_own_decoder_continues_its_clip():
 
 
 @pytest.mark.parametrize("kind", [tiny.SVD, tiny.WAN, tiny.LTX], ids=lambda kind: kind.name)
-def test_stream_films_resume_bit_for_bit(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(films, "runs_root", lambda: tmp_path)
+def test_stream_videos_resume_bit_for_bit(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(videos, "runs_root", lambda: tmp_path)
     sampler = sampler_of(kind)
     side = size_of(kind)[0]
-    request = films.FilmRequest(
+    request = videos.VideoRequest(
         num_frames=37,
         chunk_frames=16,
         overlap_frames=8,
@@ -350,7 +350,7 @@ def test_stream_films_resume_bit_for_bit(kind, tmp_path, monkeypatch):
         anchor_frame=2,
         start_image=torch.rand(1, 20, 20, 3, generator=torch.Generator().manual_seed(1)),
     )
-    whole = films.make_film(sampler, request, "whole", 12.0)
+    whole = videos.make_video(sampler, request, "whole", 12.0)
     assert len(whole) == 37
 
     made = []
@@ -364,6 +364,6 @@ def test_stream_films_resume_bit_for_bit(kind, tmp_path, monkeypatch):
 
     fields = {f: getattr(sampler, f) for f in sampler.__dataclass_fields__ if f != "_encoded"}
     with pytest.raises(RuntimeError):
-        films.make_film(Stopping(**fields), request, "cut", 12.0)
-    resumed = films.make_film(Stopping(**fields), request, "cut", 12.0)
+        videos.make_video(Stopping(**fields), request, "cut", 12.0)
+    resumed = videos.make_video(Stopping(**fields), request, "cut", 12.0)
     assert torch.equal(resumed.read(0, 37), whole.read(0, 37))

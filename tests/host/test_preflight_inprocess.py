@@ -1,4 +1,4 @@
-"""Preflight: numbers that hold against what a film really takes, and refusals with those numbers."""
+"""Preflight: numbers that hold against what a video really takes, and refusals with those numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.plan import FilmPlan
+from streaming_core.loop.plan import VideoPlan
 from streaming_core.runs.care import run_bytes
 from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
@@ -24,9 +24,9 @@ GIB = 2**30
 def host():
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host.runs import films, preflight
+    from comfyui_streamingt2v.nodes.host.runs import preflight, videos
 
-    return SimpleNamespace(films=films, preflight=preflight)
+    return SimpleNamespace(videos=videos, preflight=preflight)
 
 
 @pytest.fixture
@@ -42,29 +42,29 @@ def costs(host):
 )
 @settings(max_examples=15, deadline=None)
 def test_a_run_takes_the_disk_that_was_said(host, num_frames, chunk_frames, overlap, size):
-    plan = FilmPlan(num_frames, chunk_frames, min(overlap, chunk_frames - 1), 0, Fraction(12))
+    plan = VideoPlan(num_frames, chunk_frames, min(overlap, chunk_frames - 1), 0, Fraction(12))
     height, width = size
     sampler = PaintedChunks()
     said = host.preflight.preflight(sampler, plan, width, height)
     assert sampler.calls == [], "nothing was made"
     image = torch.rand(1, height, width, 3)
     widgets = {"num_frames": 0, "chunk_frames": 0, "overlap_frames": 0, "seed": 0, "fit": "crop", "anchor_frame": 0}
-    request = host.films.FilmRequest.of(plan, **widgets, width=width, height=height, start_image=image)
+    request = host.videos.VideoRequest.of(plan, **widgets, width=width, height=height, start_image=image)
     name = f"disk {num_frames} {chunk_frames} {overlap} {height}"
-    host.films.make_film(sampler, request, name, 12)
+    host.videos.make_video(sampler, request, name, 12)
     assert len(sampler.calls) == said.num_chunks and said.steps == 2 * said.num_chunks
-    taken = run_bytes(host.films.runs_root() / name)
+    taken = run_bytes(host.videos.runs_root() / name)
     assert taken <= said.disk_needed <= taken * 1.05 + 8192 * said.num_chunks
 
 
 def test_what_fits_is_let_through(costs):
     costs.refuse_what_cannot_fit()
     assert costs.text.splitlines() == [
-        "film: 100 frames in 6 chunks",
+        "video: 100 frames in 6 chunks",
         "model: 6 clips, 175 sampling steps",
         "time: not measured; turn time_a_step on",
         "disk: 1024 MiB needed, 2048 MiB free",
-        "RAM: 1024 MiB for one chunk, 8192 MiB free, whatever the film's length",
+        "RAM: 1024 MiB for one chunk, 8192 MiB free, whatever the video's length",
         "weights: 1024 MiB in all",
         "VRAM: 4096 MiB at least, 9216 MiB to hold all of a step, 16.0 GiB there",
     ]
@@ -90,6 +90,6 @@ def test_weights_may_stay_outside_the_device(costs):
     replace(costs, vram_total=5 * GIB).refuse_what_cannot_fit()
 
 
-def test_wrong_sizes_are_refused_as_by_the_film(host):
+def test_wrong_sizes_are_refused_as_by_the_video(host):
     with pytest.raises(SettingsError, match="width must be a multiple of 8 pixels, got 60"):
-        host.preflight.preflight(PaintedChunks(), FilmPlan(9, 4, 2, 0, Fraction(12)), 60, 32)
+        host.preflight.preflight(PaintedChunks(), VideoPlan(9, 4, 2, 0, Fraction(12)), 60, 32)

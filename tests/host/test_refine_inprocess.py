@@ -59,7 +59,7 @@ def texts():
     return [[[torch.randn(1, 77, WIDTH, generator=generator), {}]] for _ in range(2)]
 
 
-def film(frames: int, height: int = 32, width: int = 32) -> TensorFrames:
+def video(frames: int, height: int = 32, width: int = 32) -> TensorFrames:
     return TensorFrames(torch.rand(frames, height, width, 3, generator=torch.Generator().manual_seed(1)), 8)
 
 
@@ -110,36 +110,36 @@ def test_host_sampler_takes_the_official_steps(host, model, texts):
 
 @pytest.mark.parametrize("frames", [1, 5, 6, 7, 13])
 def test_no_frame_is_lost(host, model, vae, texts, frames):
-    images = host.refine.refine_images(request(host, model, vae, texts, film(frames)))
+    images = host.refine.refine_images(request(host, model, vae, texts, video(frames)))
     assert images.shape == (frames, 32, 32, 3) and images.isfinite().all()
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_same_seed_same_film_and_streams_equal_batches(host, model, vae, texts):
-    first = host.refine.refine_images(request(host, model, vae, texts, film(9)))
-    assert torch.equal(first, host.refine.refine_images(request(host, model, vae, texts, film(9))))
-    stream = host.refine.refine_stream(request(host, model, vae, texts, film(9)))
+def test_same_seed_same_video_and_streams_equal_batches(host, model, vae, texts):
+    first = host.refine.refine_images(request(host, model, vae, texts, video(9)))
+    assert torch.equal(first, host.refine.refine_images(request(host, model, vae, texts, video(9))))
+    stream = host.refine.refine_stream(request(host, model, vae, texts, video(9)))
     assert len(stream) == 9 and stream.fps == 8
     torch.testing.assert_close(stream.read(0, 9), first, atol=1 / 255, rtol=0)
-    other = host.refine.refine_images(request(host, model, vae, texts, film(9), seed=34))
+    other = host.refine.refine_images(request(host, model, vae, texts, video(9), seed=34))
     assert not torch.equal(first, other)
 
 
 def test_result_fits_the_box_without_bars(host, model, vae, texts):
-    wide = request(host, model, vae, texts, film(3, 32, 60))
+    wide = request(host, model, vae, texts, video(3, 32, 60))
     assert (wide.size.height_px, wide.size.width_px) == (16, 32)
     assert host.refine.refine_images(wide).shape == (3, 16, 32, 3)
 
 
 def test_settings_that_cannot_work_are_refused(host, model, vae, texts):
     with pytest.raises(SettingsError, match="overlap of 6"):
-        request(host, model, vae, texts, film(3), overlap_frames=6)
+        request(host, model, vae, texts, video(3), overlap_frames=6)
     with pytest.raises(SettingsError, match="between 1 and 998, got 999"):
-        request(host, model, vae, texts, film(3), level=999)
+        request(host, model, vae, texts, video(3), level=999)
     base = host.models / "base_tiny.safetensors"
     write_tiny_base(base)
     with pytest.raises(SettingsError, match="refining needs MS-Vid2Vid"):
-        request(host, host.family.load_modelscope_unet(base.name), vae, texts, film(3))
+        request(host, host.family.load_modelscope_unet(base.name), vae, texts, video(3))
 
 
 def test_other_files_are_named(host):

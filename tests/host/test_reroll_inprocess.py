@@ -1,4 +1,4 @@
-"""Chunks drawn anew: which model calls happen, which files change, what the film looks like then."""
+"""Chunks drawn anew: which model calls happen, which files change, what the video looks like then."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
-from streaming_core.loop.plan import FilmPlan
+from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.script import Cue, Script
 from streaming_core.runs.care import delete_older, set_aside_damaged, use_revision
 from streaming_core.runs.folder import RunFolder
@@ -27,23 +27,23 @@ STEP, NUM_FRAMES, NUM_CHUNKS = FRAMES - OVERLAP, 24, 6
 def host():
     import_host()
     import_pack()
-    from comfyui_streamingt2v.nodes.host.runs import films, reroll
+    from comfyui_streamingt2v.nodes.host.runs import reroll, videos
 
-    return {"films": films, "reroll": reroll}
+    return {"videos": videos, "reroll": reroll}
 
 
 class Run:
-    """A run of the test's own: makes its film, or chunks of it anew; both return its frames."""
+    """A run of the test's own: makes its video, or chunks of it anew; both return its frames."""
 
     def __init__(self, host, name: str):
         self.host, self.name = host, name
         self.sampler = PaintedChunks()
         image = torch.rand(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(3))
         sizes = NUM_FRAMES, FRAMES, OVERLAP, WIDTH, HEIGHT
-        self.request = host["films"].FilmRequest(*sizes, "crop", 7, 1, start_image=image)
+        self.request = host["videos"].VideoRequest(*sizes, "crop", 7, 1, start_image=image)
 
-    def film(self, name: str | None = None, **changes) -> torch.Tensor:
-        stream = self.host["films"].make_film(self.sampler, replace(self.request, **changes), name or self.name, 4)
+    def video(self, name: str | None = None, **changes) -> torch.Tensor:
+        stream = self.host["videos"].make_video(self.sampler, replace(self.request, **changes), name or self.name, 4)
         return stream.read(0, len(stream))
 
     def reroll(self, *chunks, mode="new", seed=1, scope="only these", sampler=None) -> torch.Tensor:
@@ -58,7 +58,7 @@ class Run:
         return calls
 
     def open(self, write=False) -> RunFolder:
-        return RunFolder.open(self.host["films"].runs_root(), self.name, write=write)
+        return RunFolder.open(self.host["videos"].runs_root(), self.name, write=write)
 
     def files(self) -> dict[str, tuple[int, str]]:
         return {
@@ -80,7 +80,7 @@ def frames_of(index: int) -> slice:
 
 
 def test_only_the_chosen_chunks_are_made_and_no_other_file_is_touched(run, caplog):
-    before = run.film()
+    before = run.video()
     assert run.calls() == list(range(NUM_CHUNKS))
     files = run.files()
     after = run.reroll(2, 4)
@@ -91,7 +91,7 @@ def test_only_the_chosen_chunks_are_made_and_no_other_file_is_touched(run, caplo
         same = torch.equal(before[frames_of(index)], after[frames_of(index)])
         assert same == (index not in (2, 4)), f"chunk {index}"
     caplog.set_level(logging.INFO)
-    again = run.film()
+    again = run.video()
     assert run.calls() == [] and torch.equal(again, after), "Stream Sampler keeps what was drawn anew"
     seeds = [run.records()[index].seed for index in (2, 4)]
     assert f"drawn anew and kept so: chunk 2 (seed {seeds[0]}), 4 (seed {seeds[1]})" in caplog.text
@@ -99,7 +99,7 @@ def test_only_the_chosen_chunks_are_made_and_no_other_file_is_touched(run, caplo
 
 
 def test_the_end_of_a_chunk_drawn_anew_passes_over_into_what_was_continued(run):
-    before = run.film()
+    before = run.video()
     after = run.reroll(2)
     new = run.open().read_chunk(2).frames.float() / 255
     old, seen = before[frames_of(2)], after[frames_of(2)]
@@ -109,8 +109,8 @@ def test_the_end_of_a_chunk_drawn_anew_passes_over_into_what_was_continued(run):
         assert torch.allclose(seen[frame], new[frame] * (1 - weight) + old[frame] * weight, atol=1e-6)
 
 
-def test_neighbours_drawn_anew_together_need_no_seam(run):
-    run.film()
+def test_neighbors_drawn_anew_together_need_no_seam(run):
+    run.video()
     run.calls()
     after = run.reroll(2, 3)
     assert run.calls() == [2, 3]
@@ -122,7 +122,7 @@ def test_neighbours_drawn_anew_together_need_no_seam(run):
 
 
 def test_a_second_drawing_still_ends_like_what_was_continued(run):
-    before = run.film()
+    before = run.video()
     run.reroll(2, seed=1)
     after = run.reroll(2, seed=2)
     record = run.records()[2]
@@ -133,22 +133,22 @@ def test_a_second_drawing_still_ends_like_what_was_continued(run):
 
 
 def test_all_after_continue_it(run):
-    before = run.film()
+    before = run.video()
     run.calls()
     after = run.reroll(3, scope="also all after", mode="given", seed=99)
     assert run.calls() == [3, 4, 5]
     assert torch.equal(after[: frames_of(3).start], before[: frames_of(3).start])
     records = run.records()
     assert [records[index].seed for index in range(NUM_CHUNKS)] == [7, 7, 7, 99, 7, 7]
-    # The same as a film planned so from the beginning, and Stream Sampler has nothing to do.
+    # The same as a video planned so from the beginning, and Stream Sampler has nothing to do.
     script = Script(seeds=(Cue(99, 3), Cue(7, 4)))
-    assert torch.equal(run.film(name="planned so", script=script), after)
+    assert torch.equal(run.video(name="planned so", script=script), after)
     run.calls()
-    assert torch.equal(run.film(), after) and run.calls() == []
+    assert torch.equal(run.video(), after) and run.calls() == []
 
 
 def test_the_first_clip_can_be_drawn_anew(run):
-    before = run.film()
+    before = run.video()
     run.calls()
     only = run.reroll(0)
     assert run.calls() == [0]
@@ -157,11 +157,11 @@ def test_the_first_clip_can_be_drawn_anew(run):
     everything = run.reroll(0, scope="also all after", seed=5)
     assert run.calls() == list(range(NUM_CHUNKS))
     assert not torch.equal(run.open().chunk_file(0).read("anchor"), kept), "the anchor is a frame of the first clip"
-    assert torch.equal(run.film(), everything) and run.calls() == []
+    assert torch.equal(run.video(), everything) and run.calls() == []
 
 
 def test_the_same_request_again_goes_on_where_it_stopped(run, monkeypatch):
-    run.film()
+    run.video()
     run.calls()
     original = PaintedChunks.sample_chunk
 
@@ -183,7 +183,7 @@ def test_the_same_request_again_goes_on_where_it_stopped(run, monkeypatch):
 
 
 def test_what_is_there_is_not_made_again_whatever_else_is_asked_for(run):
-    run.film()
+    run.video()
     run.reroll(2)
     run.calls()
     run.reroll(2, 4)
@@ -199,7 +199,7 @@ def test_what_is_there_is_not_made_again_whatever_else_is_asked_for(run):
 
 
 def test_older_drawings_can_be_chosen_again_and_deleted(run):
-    before = run.film()
+    before = run.video()
     after = run.reroll(2)
     with run.open(write=True) as folder:
         use_revision(folder, 2, 0)
@@ -207,36 +207,36 @@ def test_older_drawings_can_be_chosen_again_and_deleted(run):
         use_revision(folder, 2, 1)
         assert torch.equal(folder.frames_stream(NUM_FRAMES).read(0, NUM_FRAMES), after)
     run.calls()
-    assert torch.equal(run.film(), after) and run.calls() == []
+    assert torch.equal(run.video(), after) and run.calls() == []
     with run.open(write=True) as folder:
         assert delete_older(folder) == 0, "chunk 3 continues the older drawing, so its seam needs it"
         use_revision(folder, 2, 0)
         assert delete_older(folder) > 0
         assert len(folder.manifest.drawings(2)) == 1
-    assert torch.equal(run.film(), before) and run.calls() == []
+    assert torch.equal(run.video(), before) and run.calls() == []
 
 
-def test_a_longer_film_goes_on_behind_what_was_drawn_anew(run):
-    run.film()
+def test_a_longer_video_goes_on_behind_what_was_drawn_anew(run):
+    run.video()
     after = run.reroll(2)
     run.calls()
-    longer = run.film(num_frames=NUM_FRAMES + STEP)
+    longer = run.video(num_frames=NUM_FRAMES + STEP)
     assert run.calls() == [NUM_CHUNKS]
     assert torch.equal(longer[:NUM_FRAMES], after[:NUM_FRAMES])
 
 
 def test_a_changed_setting_draws_everything_it_changes(run):
-    before = run.film()
+    before = run.video()
     run.reroll(2)
     run.calls()
     script = Script(cam_strength=(Cue(0.5, 4),))
-    changed = run.film(script=script)
+    changed = run.video(script=script)
     assert run.calls() == [4, 5], "chunk 2 and the others before keep their settings"
     assert not torch.equal(changed[frames_of(4)], before[frames_of(4)])
 
 
 def test_a_damaged_chunk_alone_is_made_again(run):
-    before = run.film()
+    before = run.video()
     run.calls()
     for index in (0, 3):
         path = run.open().chunk_file(index).path
@@ -244,27 +244,27 @@ def test_a_damaged_chunk_alone_is_made_again(run):
         content[-1] ^= 1
         path.write_bytes(content)
     with pytest.raises(RunDamagedError, match="set it aside with Run Inspector"):
-        run.film()
+        run.video()
     with run.open(write=True) as folder:
         assert set_aside_damaged(folder) == ("chunk_00000.safetensors", "chunk_00003.safetensors")
-    assert torch.equal(run.film(), before)
+    assert torch.equal(run.video(), before)
     assert run.calls() == [0, 3]
 
 
 def test_a_damaged_drawing_gives_way_to_the_older_one(run):
-    before = run.film()
+    before = run.video()
     run.reroll(2)
     run.calls()
     path = run.open().chunk_file(2).path
     path.write_bytes(path.read_bytes()[:100])
     with run.open(write=True) as folder:
         set_aside_damaged(folder)
-    assert torch.equal(run.film(), before) and run.calls() == []
+    assert torch.equal(run.video(), before) and run.calls() == []
 
 
 def test_what_cannot_be_drawn_anew_says_why(run):
-    run.film()
-    with pytest.raises(SettingsError, match=f"chunk 6 is not in this film of {NUM_CHUNKS}"):
+    run.video()
+    with pytest.raises(SettingsError, match=f"chunk 6 is not in this video of {NUM_CHUNKS}"):
         run.reroll(2, 6)
     with pytest.raises(RunMismatchError, match="another style"):
         run.reroll(2, sampler=PaintedChunks(style="dots"))
@@ -281,7 +281,7 @@ def test_what_cannot_be_drawn_anew_says_why(run):
 
 def test_your_own_clip_cannot_be_drawn_anew_but_what_follows_can(run):
     clip = torch.rand(FRAMES + 2, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(4))
-    before = run.film(start_image=None, first_clip=clip)
+    before = run.video(start_image=None, first_clip=clip)
     run.calls()
     after = run.reroll(1)
     assert run.calls() == [1]
@@ -290,12 +290,12 @@ def test_your_own_clip_cannot_be_drawn_anew_but_what_follows_can(run):
         run.reroll(0)
 
 
-def test_a_plan_makes_the_same_film_as_the_widgets(host, run):
-    plan = FilmPlan(NUM_FRAMES, FRAMES, OVERLAP, 7, Fraction(4))
+def test_a_plan_makes_the_same_video_as_the_widgets(host, run):
+    plan = VideoPlan(NUM_FRAMES, FRAMES, OVERLAP, 7, Fraction(4))
     names = ("width", "height", "fit", "anchor_frame", "start_image")
     widgets = {name: getattr(run.request, name) for name in names}
     wrong = {"num_frames": 1, "chunk_frames": 2, "overlap_frames": 1, "seed": 0}
-    before = run.film()
+    before = run.video()
     run.calls()
-    run.request = host["films"].FilmRequest.of(plan, **wrong, **widgets)
-    assert torch.equal(run.film(), before) and run.calls() == []
+    run.request = host["videos"].VideoRequest.of(plan, **wrong, **widgets)
+    assert torch.equal(run.video(), before) and run.calls() == []

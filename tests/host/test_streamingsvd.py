@@ -27,7 +27,7 @@ def furnish(server):
     pixels = np.random.default_rng(0).integers(0, 255, (90, 160, 4), dtype=np.uint8)
     Image.fromarray(pixels[..., :3]).save(server.base / "input" / "start.png")
     Image.fromarray(pixels).save(server.base / "input" / "transparent.png")
-    Image.fromarray(pixels[..., 0]).save(server.base / "input" / "grey.png")
+    Image.fromarray(pixels[..., 0]).save(server.base / "input" / "gray.png")
     Image.fromarray(pixels[:1, :1, :3]).save(server.base / "input" / "dot.png")
     return server
 
@@ -64,14 +64,14 @@ def run_folders(server) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
-def film(report) -> VideoFrames:
+def video(report) -> VideoFrames:
     [output] = report.check().outputs
     return VideoFrames.open(output.path)
 
 
 def test_the_template_makes_exactly_the_frames_asked_for(server, prompt):
     report = server.run(prompt).check()
-    frames = film(report)
+    frames = video(report)
     assert (len(frames), frames.width, frames.height) == (14, 128, 64)
     sampler = next(node for node, value in prompt.items() if value["class_type"] == "StreamingT2VStreamSampler")
     bar = [move.value for move in report.progress if move.node == sampler]
@@ -79,12 +79,12 @@ def test_the_template_makes_exactly_the_frames_asked_for(server, prompt):
     assert bar == sorted(bar) and report.bars()[sampler] == (6.0, 6.0)
 
 
-def test_the_same_seed_makes_the_same_film_and_another_does_not(server, prompt):
+def test_the_same_seed_makes_the_same_video_and_another_does_not(server, prompt):
     def made(seed, run_name):
         own = copy.deepcopy(prompt)
         set_inputs(own, "StreamingT2VStreamSampler", seed=seed, run_name=run_name)
         set_inputs(own, "StreamingT2VSaveStream", codec="ffv1", filename_prefix=f"video/{run_name}")
-        frames = film(server.run(own))
+        frames = video(server.run(own))
         return frames.read(0, len(frames))
 
     first = made(5, "same_a")
@@ -92,19 +92,19 @@ def test_the_same_seed_makes_the_same_film_and_another_does_not(server, prompt):
     assert not torch.equal(first, made(6, "same_c"))
 
 
-def test_a_longer_film_begins_like_the_shorter_one_and_reuses_its_chunks(server, prompt):
+def test_a_longer_video_begins_like_the_shorter_one_and_reuses_its_chunks(server, prompt):
     set_inputs(prompt, "StreamingT2VStreamSampler", run_name="growing", num_frames=10)
     set_inputs(prompt, "StreamingT2VSaveStream", codec="ffv1")
-    short = film(server.run(prompt))
+    short = video(server.run(prompt))
     longer = copy.deepcopy(prompt)
     set_inputs(longer, "StreamingT2VStreamSampler", num_frames=17)
-    long = film(server.run(longer))
+    long = video(server.run(longer))
     assert len(short) == 10 and len(long) == 17
     assert torch.equal(short.read(0, 10), long.read(0, 10))
 
 
 def test_cancel_ends_within_a_step_keeps_finished_chunks_and_the_run_goes_on(server, prompt):
-    set_inputs(prompt, "StreamingT2VStreamSampler", run_name="cancelled", num_frames=40)
+    set_inputs(prompt, "StreamingT2VStreamSampler", run_name="canceled", num_frames=40)
     set_inputs(prompt, "StreamingT2VStreamingSVDChunkSampler", steps=4)
     sampler = next(node for node, value in prompt.items() if value["class_type"] == "StreamingT2VStreamSampler")
 
@@ -112,20 +112,20 @@ def test_cancel_ends_within_a_step_keeps_finished_chunks_and_the_run_goes_on(ser
         return report.bars().get(sampler, (0, 0))[0] >= 7
 
     report = server.run(prompt, cancel_when=into_second_chunk).check("interrupted")
-    steps_after = [move for move in report.progress if move.node == sampler and move.seconds > report.cancelled_at]
+    steps_after = [move for move in report.progress if move.node == sampler and move.seconds > report.canceled_at]
     assert len(steps_after) <= 2, "Cancel should end within one step"
-    chunks = sorted(p.name for p in (server.base / "output/streaming_runs/cancelled").glob("chunk_*"))
+    chunks = sorted(p.name for p in (server.base / "output/streaming_runs/canceled").glob("chunk_*"))
     assert chunks[0].startswith("chunk_00000") and len(chunks) < 8
     set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=13)
     resumed = server.run(prompt).check()
-    assert len(film(resumed)) == 13
+    assert len(video(resumed)) == 13
 
 
-def test_odd_pictures_are_taken(server, prompt):
-    for name in ("transparent.png", "grey.png"):
+def test_odd_images_are_taken(server, prompt):
+    for name in ("transparent.png", "gray.png"):
         set_inputs(prompt, "LoadImage", image=name)
         set_inputs(prompt, "StreamingT2VStreamSampler", num_frames=3)
-        assert len(film(server.run(prompt))) == 3
+        assert len(video(server.run(prompt))) == 3
 
 
 def test_images_come_only_when_asked_for(server, prompt):
@@ -203,37 +203,37 @@ def _refused(server, prompt, node_type, words):
     assert len(error.message.strip().splitlines()) == 1
     for word in words:
         assert word in error.message, error.message
-    assert run_folders(server) == before, "a refused film must leave nothing behind"
+    assert run_folders(server) == before, "a refused video must leave nothing behind"
 
 
 def sockets(prompt, node_type) -> str:
     return next(node for node, value in prompt.items() if value["class_type"] == node_type)
 
 
-def pictures(report) -> np.ndarray:
+def images(report) -> np.ndarray:
     return np.stack([np.asarray(Image.open(output.path)) for output in report.check().outputs])
 
 
-def test_single_steps_make_the_same_film_as_the_loop(server, prompt):
-    """Start Film and two Stream Chunks, as a loop node or a patient user would run them."""
+def test_single_steps_make_the_same_video_as_the_loop(server, prompt):
+    """Start Video and two Stream Chunks, as a loop node or a patient user would run them."""
     set_inputs(prompt, SAMPLER, num_frames=15, collect_images=True)
     loop, save = sockets(prompt, SAMPLER), sockets(prompt, "StreamingT2VSaveStream")
     whole = copy.deepcopy(prompt)
     whole[save] = {"class_type": "SaveImage", "inputs": {"images": [loop, 2], "filename_prefix": "whole"}}
-    expected = pictures(server.run(whole))
+    expected = images(server.run(whole))
 
     request = {k: v for k, v in prompt[loop]["inputs"].items() if k not in ("run_name", "fps", "collect_images")}
     steps = {key: node for key, node in prompt.items() if key not in (loop, save)}
-    steps["start"] = {"class_type": "StreamingT2VStartFilm", "inputs": request}
-    parts, state = [pictures(server.run(_saved(steps, ["start", 1])))], ["start", 0]
+    steps["start"] = {"class_type": "StreamingT2VStartVideo", "inputs": request}
+    parts, state = [images(server.run(_saved(steps, ["start", 1])))], ["start", 0]
     for number in (1, 2):
         inputs = {"chunk_sampler": request["chunk_sampler"], "state": state}
         steps[f"chunk{number}"] = {"class_type": "StreamingT2VStreamChunk", "inputs": inputs}
-        parts.append(pictures(server.run(_saved(steps, [f"chunk{number}", 1]))))
+        parts.append(images(server.run(_saved(steps, [f"chunk{number}", 1]))))
         state = [f"chunk{number}", 0]
     made = np.concatenate(parts)
     assert made.shape == expected.shape == (15, 64, 128, 3)
-    # The host saves pictures by truncation; the loop's frames were rounded to 8 bits on disk before.
+    # The host saves images by truncation; the loop's frames were rounded to 8 bits on disk before.
     assert np.abs(made.astype(int) - expected.astype(int)).max() <= 1
 
 
@@ -277,6 +277,6 @@ def test_cam_and_anchor_nodes_work_in_a_graph_of_host_nodes(server, prompt):
         },
     }
     graph["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": [load, 2]}}
-    frames = pictures(server.run(_saved(graph, ["decode", 0])))
+    frames = images(server.run(_saved(graph, ["decode", 0])))
     assert frames.shape == (6, 64, 128, 3)
     assert frames.std() > 1

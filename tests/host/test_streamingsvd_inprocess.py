@@ -1,4 +1,4 @@
-"""StreamingSVD on the host's own code in this process: building, CAM under samplers, decoding, films that resume."""
+"""StreamingSVD on the host's own code in this process: building, CAM under samplers, decoding, videos that resume."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rooms():
     import_pack()
     from comfyui_streamingt2v.nodes.host import cam as shared_cam
     from comfyui_streamingt2v.nodes.host import encoders, vae
-    from comfyui_streamingt2v.nodes.host.runs import films
+    from comfyui_streamingt2v.nodes.host.runs import videos
     from comfyui_streamingt2v.nodes.host.svd import build, cam
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
@@ -33,7 +33,7 @@ def rooms():
         "build": build,
         "cam": cam,
         "encoders": encoders,
-        "films": films,
+        "videos": videos,
         "shared_cam": shared_cam,
         "svd": svd,
         "vae": vae,
@@ -211,7 +211,7 @@ def test_decoding_does_not_depend_on_free_memory(rooms, tiny, monkeypatch):
 
 
 @pytest.fixture
-def film(rooms, tiny):
+def video(rooms, tiny):
     """A chunk sampler and a request for four chunks."""
     import comfy.samplers
 
@@ -228,13 +228,13 @@ def film(rooms, tiny):
         first_sampling=quick,
     )
     image = torch.rand(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(3))
-    return sampler, rooms["films"].FilmRequest(16, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 7, 1, start_image=image)
+    return sampler, rooms["videos"].VideoRequest(16, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 7, 1, start_image=image)
 
 
-def make(rooms, film, name, **changes):
-    sampler, request = film
+def make(rooms, video, name, **changes):
+    sampler, request = video
     with torch.inference_mode():
-        stream = rooms["films"].make_film(sampler, replace(request, **changes), name, 12)
+        stream = rooms["videos"].make_video(sampler, replace(request, **changes), name, 12)
         return stream.read(0, len(stream))
 
 
@@ -242,8 +242,8 @@ class Stopped(Exception):
     """Stands for a crash."""
 
 
-def test_a_stopped_film_goes_on_bit_for_bit(rooms, film, monkeypatch):
-    whole = make(rooms, film, "whole")
+def test_a_stopped_video_goes_on_bit_for_bit(rooms, video, monkeypatch):
+    whole = make(rooms, video, "whole")
     svd = rooms["svd"]
     original, made = svd.SvdChunkSampler.sample_chunk, []
 
@@ -256,15 +256,15 @@ def test_a_stopped_film_goes_on_bit_for_bit(rooms, film, monkeypatch):
 
     monkeypatch.setattr(svd.SvdChunkSampler, "sample_chunk", stops_at_two)
     with pytest.raises(Stopped):
-        make(rooms, film, "stopped")
+        make(rooms, video, "stopped")
     made.clear()
     made.append(2)
-    resumed = make(rooms, film, "stopped")
+    resumed = make(rooms, video, "stopped")
     assert made == [2, 2, 3], "chunk 0 and 1 must not be made again"
     assert torch.equal(whole, resumed)
 
 
-def test_what_a_film_costs(rooms, film, tiny, monkeypatch):
+def test_what_a_video_costs(rooms, video, tiny, monkeypatch):
     calls = {"clip": 0, "pixels": 0}
 
     def count(name):
@@ -278,7 +278,7 @@ def test_what_a_film_costs(rooms, film, tiny, monkeypatch):
         tiny["cam"].network.controlnet.controlnet_cond_embedding.register_forward_hook(count("pixels")),
     ]
     try:
-        make(rooms, film, "counted", seed=8)
+        make(rooms, video, "counted", seed=8)
     finally:
         for hook in hooks:
             hook.remove()
@@ -286,10 +286,10 @@ def test_what_a_film_costs(rooms, film, tiny, monkeypatch):
     assert calls == {"clip": 2, "pixels": 3}
 
 
-def test_a_changed_setting_makes_the_film_anew_and_another_model_is_refused(rooms, film):
-    first = make(rooms, film, "changed")
-    assert not torch.equal(first, make(rooms, film, "changed", seed=9))
-    sampler, request = film
+def test_a_changed_setting_makes_the_video_anew_and_another_model_is_refused(rooms, video):
+    first = make(rooms, video, "changed")
+    assert not torch.equal(first, make(rooms, video, "changed", seed=9))
+    sampler, request = video
     other = sampler.model.clone()
     key = next(iter(other.model.state_dict()))
     other.add_patches({key: (torch.zeros_like(other.model.state_dict()[key]),)}, 0.5)
@@ -297,19 +297,19 @@ def test_a_changed_setting_makes_the_film_anew_and_another_model_is_refused(room
         make(rooms, (replace(sampler, model=other), request), "changed")
 
 
-def test_a_failed_first_clip_leaves_nothing(rooms, film, monkeypatch):
+def test_a_failed_first_clip_leaves_nothing(rooms, video, monkeypatch):
     def fail(*_):
         raise Stopped
 
     monkeypatch.setattr(rooms["svd"].SvdChunkSampler, "sample_first_clip", fail)
     with pytest.raises(Stopped):
-        make(rooms, film, "nothing")
-    assert not (rooms["films"].runs_root() / "nothing").exists()
+        make(rooms, video, "nothing")
+    assert not (rooms["videos"].runs_root() / "nothing").exists()
 
 
-def test_your_own_clip_is_continued_at_the_films_size(rooms, film):
+def test_your_own_clip_is_continued_at_the_videos_size(rooms, video):
     clip = torch.rand(4, 50, 60, 3, generator=torch.Generator().manual_seed(4))
-    frames = make(rooms, film, "own", start_image=None, first_clip=clip, num_frames=9)
+    frames = make(rooms, video, "own", start_image=None, first_clip=clip, num_frames=9)
     assert frames.shape == (9, HEIGHT, WIDTH, 3)
-    fitted = film[1].fitted(clip).movedim(1, -1)
+    fitted = video[1].fitted(clip).movedim(1, -1)
     assert torch.allclose(frames[:4], fitted, atol=1 / 255)

@@ -25,13 +25,13 @@ from training.cam import CamTask, run_with_cam, with_drift
 from training.diffusion import Encoder, draw_sigmas
 from training.export import export, joined
 from training.export import main as export_command
-from training.films import make_film
-from training.footage import FilmSource, FolderSource, clip_of
+from training.footage import FolderSource, VideoSource, clip_of
 from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
 from training.loop import Recipe, Run, read_log
 from training.pool import make_pool, read_pool, write_pool
 from training.unet import UnetTask
 from training.vae import VaeTask, crop_around_movement
+from training.videos import make_video
 
 pytestmark = pytest.mark.slow
 SIZE = 32
@@ -45,11 +45,11 @@ MINIATURE = StreamingSVDConfig(
 RECIPE = Recipe(learning_rate=2e-3, matrix_rate=0.02, warmup_steps=3, average_decay=0.8, seed=5)
 
 
-class OneFilm:
-    """The same clip every time: twenty steps of CAM show on a film that they have seen, and on no other."""
+class OneVideo:
+    """The same clip every time: twenty steps of CAM show on a video that they have seen, and on no other."""
 
     def draw(self, generator, num_frames, starts, anchor_frame):
-        return clip_of(make_film(1, SIZE), num_frames, starts[0], anchor_frame)
+        return clip_of(make_video(1, SIZE), num_frames, starts[0], anchor_frame)
 
 
 def make_task(stage: str, folder: Path):
@@ -61,7 +61,7 @@ def make_task(stage: str, folder: Path):
         return UnetTask(
             base, SIZE, pool=read_pool(folder, SIZE, "narrow"), batch=1, frames=4, config=MINIATURE.cam.unet
         )
-    return CamTask(trained_base(folder), OneFilm(), SIZE, batch=1, frames=4, overlap=2)
+    return CamTask(trained_base(folder), OneVideo(), SIZE, batch=1, frames=4, overlap=2)
 
 
 def encoder_of(folder: Path) -> Encoder:
@@ -119,7 +119,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(trained, tmp_path):
 @torch.no_grad()
 def test_clips_of_a_pool_come_with_the_latents_of_their_frames(trained):
     folder = trained["vae"].folder
-    source = FilmSource(SIZE, "narrow", read_pool(folder, SIZE, "narrow"))
+    source = VideoSource(SIZE, "narrow", read_pool(folder, SIZE, "narrow"))
     clip = source.draw(torch.Generator().manual_seed(3), 4, range(6), None)
     encoded = encoder_of(folder).encode(clip.footage.frames)
     torch.testing.assert_close(clip.latents, encoded, atol=2e-3, rtol=2e-3)  # kept in half precision
@@ -127,14 +127,14 @@ def test_clips_of_a_pool_come_with_the_latents_of_their_frames(trained):
     elsewhere = source.draw(torch.Generator().manual_seed(3), 4, (5,), 2)
     expected = encoder_of(folder).encode(elsewhere.anchor)[0]
     torch.testing.assert_close(elsewhere.anchor_latent, expected, atol=2e-3, rtol=2e-3)
-    films = [make_film(seed, SIZE).render(0, 9).frames for seed in (0, 1)]
-    assert any(torch.equal(film[s : s + 4], clip.footage.frames) for film in films for s in range(6))
-    with pytest.raises(SettingsError, match="films have 9 frames and frame 10 was asked for"):
+    videos = [make_video(seed, SIZE).render(0, 9).frames for seed in (0, 1)]
+    assert any(torch.equal(video[s : s + 4], clip.footage.frames) for video in videos for s in range(6))
+    with pytest.raises(SettingsError, match="videos have 9 frames and frame 10 was asked for"):
         source.draw(torch.Generator(), 4, (6,), 0)
 
 
-def test_a_pool_of_other_films_is_refused(trained, tmp_path):
-    with pytest.raises(SettingsError, match="holds narrow films of 32 pixels, not wide ones of 64"):
+def test_a_pool_of_other_videos_is_refused(trained, tmp_path):
+    with pytest.raises(SettingsError, match="holds narrow videos of 32 pixels, not wide ones of 64"):
         read_pool(trained["vae"].folder, 64, "wide")
     with pytest.raises(SettingsError, match="run python -m training --stage pool"):
         read_pool(tmp_path, 64, "wide")
@@ -164,7 +164,9 @@ def test_a_run_can_begin_with_what_another_one_wrote(trained, loaded, tmp_path):
     """With its own file, or with the whole one that was exported, whose VAE then makes the pool, too."""
     folder, whole = trained["cam"].folder, loaded[1]
     words = ["--out", str(tmp_path), "--size", str(SIZE), "--base", str(whole), "--frames", "14"]
-    assert command.encode_films(command.arguments(["--stage", "pool", *words, "--pool-films", "2"]), lambda: False) == 0
+    assert (
+        command.encode_videos(command.arguments(["--stage", "pool", *words, "--pool-videos", "2"]), lambda: False) == 0
+    )
     own = make_pool(encoder_of(folder), SIZE, "narrow", 2, 14).latents
     torch.testing.assert_close(read_pool(tmp_path, SIZE, "narrow").latents, own, atol=0.05, rtol=0.02)
     words = ["--stage", "cam", *words[:-1], "4", "--overlap", "2"]
@@ -185,12 +187,12 @@ def test_a_stage_is_found_in_a_whole_file(trained, loaded):
             torch.testing.assert_close(found[name], tensor, atol=2e-3, rtol=2e-3)
 
 
-def test_drifted_frames_have_other_colours_and_the_same_shapes():
-    frames = make_film(1, SIZE).render(0, 2).frames
+def test_drifted_frames_have_other_colors_and_the_same_shapes():
+    frames = make_video(1, SIZE).render(0, 2).frames
     drifted = with_drift(frames, torch.Generator().manual_seed(4))
     assert drifted.shape == frames.shape and 0 <= drifted.min() and drifted.max() <= 1
     assert (drifted - frames).abs().amax() > 0.03
-    alike = frames[:, :, :1, :1].expand_as(frames)  # a place of one colour stays one
+    alike = frames[:, :, :1, :1].expand_as(frames)  # a place of one color stays one
     assert with_drift(alike, torch.Generator().manual_seed(4)).std(dim=(0, 2, 3)).max() < 1e-6
 
 
@@ -218,8 +220,8 @@ def test_the_export_has_the_official_layout(loaded):
 
 @torch.no_grad()
 def test_the_loaded_vae_is_the_trained_one(loaded, trained):
-    """Latents have the official scale, and pictures come back as they did while training."""
-    frames = make_film(1, SIZE).render(0, 3).frames
+    """Latents have the official scale, and images come back as they did while training."""
+    frames = make_video(1, SIZE).render(0, 3).frames
     averaged = Base(vae_base(trained["vae"].folder).tensors).vae(torch.device("cpu"))
     latents = loaded[0].vae.encode(frames.movedim(1, -1))
     torch.testing.assert_close(latents, averaged.encode(frames * 2 - 1), atol=0.05, rtol=0.01)
@@ -248,7 +250,7 @@ def test_the_first_stage_alone_encodes_alike(trained):
     prefix = "conditioner.embedders.3.encoder."
     image = AutoencoderKL(ddconfig=vae.autoencoder_params(MINIATURE.image_encoder), embed_dim=4)
     image.load_state_dict({key[len(prefix) :]: t for key, t in tensors.items() if key.startswith(prefix)}, strict=True)
-    frames = make_film(1, SIZE).render(0, 2).frames * 2 - 1
+    frames = make_video(1, SIZE).render(0, 2).frames * 2 - 1
     latents = image.eval().encode(frames)
     assert latents.shape == (2, 4, LATENT, LATENT) and image.decode(latents).shape == frames.shape
     image.encoder.load_state_dict({key.removeprefix("encoder."): t for key, t in folded.items()}, strict=True)
@@ -262,7 +264,7 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     from comfyui_streamingt2v.nodes.host.svd.cam import CamGuide
 
     task = trained["cam"].task
-    frames, control = 4, make_film(2, SIZE).render(0, 2).frames
+    frames, control = 4, make_video(2, SIZE).render(0, 2).frames
     generator = torch.Generator().manual_seed(3)
     noisy, image, context, vector = (
         torch.randn(4, *shape, generator=generator)
@@ -288,7 +290,7 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     assert (expected - plain).abs().max() > 1e-3  # CAM does something
 
 
-def test_the_exported_file_makes_a_film(loaded):
+def test_the_exported_file_makes_a_video(loaded):
     from comfyui_streamingt2v.nodes.host import vae
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
@@ -306,7 +308,7 @@ def test_the_exported_file_makes_a_film(loaded):
 
 def test_cam_for_a_file_and_clips_of_ones_own(loaded, tmp_path):
     """The command's own way: any file of the layout, any folder of videos; the CAM it brings along is exchanged."""
-    write_video([make_film(4, 64).render(0, 9).frames.movedim(1, -1)], tmp_path / "clip.mp4", fps=7)
+    write_video([make_video(4, 64).render(0, 9).frames.movedim(1, -1)], tmp_path / "clip.mp4", fps=7)
     words = ["--stage", "cam", "--out", str(tmp_path / "run"), "--base", str(loaded[1]), "--clips", str(tmp_path)]
     args = command.arguments(
         [*words, "--size", "64", "--frames", "4", "--overlap", "2", "--batch", "1", "--steps", "2"]
@@ -401,7 +403,7 @@ def test_noise_levels_are_drawn_as_the_recipe_says():
 
 def test_crops_hold_what_moves():
     for seed in range(20):
-        footage = make_film(seed, 128).render(0, 2)
+        footage = make_video(seed, 128).render(0, 2)
         cut = crop_around_movement(footage, 64, torch.Generator().manual_seed(seed))
         assert cut.frames.shape == (2, 3, 64, 64) and cut.moving[0].max() > 0.5
     footage.moving.zero_()

@@ -1,4 +1,4 @@
-"""Stage enhancer trains, stops and goes on, writes what Load Enhancer loads; the demo enhancer mends a film."""
+"""Stage enhancer trains, stops and goes on, writes what Load Enhancer loads; the demo enhancer mends a video."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from training.enhancer import (
     noise_ratio,
     run,
 )
-from training.enhancer_wear import Wear, colour_axes, draw_wear, worn_latents, worn_picture
-from training.films import make_film
+from training.enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn_latents
 from training.footage import clip_of
 from training.layout import CPU, Base, write_weights
 from training.loop import Run
 from training.modelscope import BASE_UNET, new_base_unet, run_base
 from training.vae import VaeTask
+from training.videos import make_video
 
 pytestmark = pytest.mark.slow
 FILE = "trained_enhancer.safetensors"
@@ -72,8 +72,8 @@ def trained(tmp_path_factory):
 def conditions(task: EnhancerTask, frames: int = 4) -> tuple[torch.Tensor, Conditions]:
     """Latents `[1, frames, 4, h, w]` and what to tell of them, always the same."""
     x = torch.randn(1, frames, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(3))
-    picture = make_film(3, SIZE).render(0, 1).frames[0]
-    return x, Conditions(task.prompts("a ball"), x[:, 0] / 2, task.embed(picture), torch.tensor([38]))
+    image = make_video(3, SIZE).render(0, 1).frames[0]
+    return x, Conditions(task.prompts("a ball"), x[:, 0] / 2, task.embed(image), torch.tensor([38]))
 
 
 def test_the_loss_falls(trained):
@@ -115,10 +115,10 @@ def test_levels_lie_on_passes_that_a_strength_begins():
     assert left.max() <= 1 and left.min() > 0
 
 
-def test_clips_of_key_frames_are_wide_apart():
-    film = make_film(4, SIZE)
-    clip = every(clip_of(film, 16, 2, None), 5)
-    expected = torch.cat([film.render(k, k + 1).frames for k in (2, 7, 12, 17)])
+def test_clips_of_keyframes_are_wide_apart():
+    video = make_video(4, SIZE)
+    clip = every(clip_of(video, 16, 2, None), 5)
+    expected = torch.cat([video.render(k, k + 1).frames for k in (2, 7, 12, 17)])
     torch.testing.assert_close(clip.footage.frames, expected)
     assert len(clip.footage.moving) == 4 and clip.latents is None
 
@@ -139,12 +139,12 @@ def demo_vae():
 
 
 @pytest.mark.parametrize("wear", [Wear(1.0, 0.05), Wear(10 / 12, 0.05), Wear(8 / 12, 0.0)])
-def test_worn_latents_are_about_those_of_worn_pictures(demo_vae, wear):
+def test_worn_latents_are_about_those_of_worn_images(demo_vae, wear):
     """As far from the clean ones, and nearer to the real ones than the clean ones are where nothing is drawn."""
-    frames = make_film(5, 96, "slow").render(0, 2).frames
+    frames = make_video(5, 96, "slow").render(0, 2).frames
     clean = demo_vae.encode(frames)
-    real = demo_vae.encode(worn_picture(frames, wear, torch.Generator().manual_seed(1)))
-    made = worn_latents(clean, wear, colour_axes(demo_vae, 96), torch.Generator().manual_seed(2))
+    real = demo_vae.encode(worn_image(frames, wear, torch.Generator().manual_seed(1)))
+    made = worn_latents(clean, wear, color_axes(demo_vae, 96), torch.Generator().manual_seed(2))
     assert 0.6 < (made - clean).std() / (real - clean).std() < 1.6
     if not wear.noise:
         assert (made - real).std() < 0.8 * (clean - real).std()
@@ -180,9 +180,9 @@ def test_the_committed_file_is_of_the_stage():
     assert demo.MODEL.stat().st_size < 12e6
 
 
-def test_the_demo_enhancer_brings_a_worn_film_nearer_to_the_true_one():
-    """One window of a film; `benchmarks/demo_enhancer.py` has the numbers of whole ones."""
-    given, truth = demo.worn_film(demo.FIRST_SEED + 100, next(iter(demo.WEARS.values())), frames=8)
+def test_the_demo_enhancer_brings_a_worn_video_nearer_to_the_true_one():
+    """One window of a video; `benchmarks/demo_enhancer.py` has the numbers of whole ones."""
+    given, truth = demo.worn_video(demo.FIRST_SEED + 100, next(iter(demo.WEARS.values())), frames=8)
     made = demo.quality(demo.enhanced(demo.MODEL, given), truth)
     alone = demo.quality(demo.through_vae(demo.MODEL, given), truth)
     assert made.psnr > alone.psnr > demo.quality(given, truth).psnr

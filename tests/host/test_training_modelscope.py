@@ -23,8 +23,7 @@ from tests.tiny_modelscope import official_shapes
 from tests.training_runs import assert_same_run, go_on, train
 from training import __main__ as command_line
 from training import modelscope_cam as command
-from training.films import COLOURS, HEADINGS, make_film
-from training.footage import FilmPool
+from training.footage import VideoPool
 from training.layout import CPU, DEMO, Base, autoencoder_tensors, random_clip_vision, write_weights
 from training.loop import Recipe, Run
 from training.modelscope import (
@@ -42,6 +41,7 @@ from training.modelscope import (
 from training.modelscope_cam import ModelscopeCamTask, export_modelscope, run_with_memories, with_specks
 from training.pool import write_pool
 from training.vae import VaeTask
+from training.videos import COLORS, HEADINGS, make_video
 
 pytestmark = pytest.mark.slow
 SIZE = 64
@@ -49,10 +49,10 @@ RECIPE = Recipe(learning_rate=5e-4, warmup_steps=3, average_decay=0.8, seed=5)
 STAGES = ("ms_unet", "ms_cam")
 
 
-def still_pool() -> FilmPool:
-    """Two films that stand still in one colour each: twenty steps can learn them, and nothing need be encoded here."""
-    colours = torch.randn(2, 1, 4, 1, 1, generator=torch.Generator().manual_seed(0))
-    return FilmPool(colours.expand(2, 12, 4, SIZE // 8, SIZE // 8).half())
+def still_pool() -> VideoPool:
+    """Two videos that stand still in one color each: twenty steps can learn them, and nothing need be encoded here."""
+    colors = torch.randn(2, 1, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    return VideoPool(colors.expand(2, 12, 4, SIZE // 8, SIZE // 8).half())
 
 
 def base_of(folder: Path) -> Base:
@@ -147,21 +147,21 @@ def test_the_unet_begins_by_taking_all_for_noise():
 
 def test_prompts_of_different_words_are_different_vectors(trained):
     prompts = Prompts(MODELSCOPE.text_encoder, CPU)
-    words = [f"a {colour} ball moving {heading}" for colour in COLOURS for heading in HEADINGS]
+    words = [f"a {color} ball moving {heading}" for color in COLORS for heading in HEADINGS]
     vectors = torch.cat([prompts(text)[:, -1] for text in words])
     assert prompts("").abs().max() == 0
     alike = torch.nn.functional.cosine_similarity(vectors[:, None], vectors, dim=-1) - torch.eye(len(words))
     assert alike.max() < 0.95 and alike.abs().mean() < 0.5
 
 
-def test_the_image_tower_tells_colours_apart(trained):
-    """Frames of one colour lie closer together than those of two; a grey picture is nothing."""
+def test_the_image_tower_tells_colors_apart(trained):
+    """Frames of one color lie closer together than those of two; a gray image is nothing."""
     encoder = trained["ms_cam"].task.encoder
-    films = [make_film(seed, SIZE) for seed in range(24)]
-    seen = torch.cat([encoder.embed(film.render(0, 1).frames)[:, 0] for film in films])
-    distances, colours = torch.cdist(seen, seen), [film.sprites[0].colour for film in films]
-    same = torch.tensor([[one == other for other in colours] for one in colours])
-    own = same & ~torch.eye(len(films), dtype=torch.bool)
+    videos = [make_video(seed, SIZE) for seed in range(24)]
+    seen = torch.cat([encoder.embed(video.render(0, 1).frames)[:, 0] for video in videos])
+    distances, colors = torch.cdist(seen, seen), [video.sprites[0].color for video in videos]
+    same = torch.tensor([[one == other for other in colors] for one in colors])
+    own = same & ~torch.eye(len(videos), dtype=torch.bool)
     assert distances[own].max() < distances[~same].min()
     assert encoder.embed(torch.full((1, 3, SIZE, SIZE), 0.5)).abs().max() < 0.1
 
@@ -172,9 +172,9 @@ def test_words_are_those_of_the_clip_or_of_the_anchor(trained):
         told, anchored = (
             draw_told(source, torch.Generator().manual_seed(seed), 4, range(2, 6), anchor) for anchor in (None, 0)
         )
-        films = [make_film(film, SIZE) for film in range(2)]
-        assert told.words in {film.words(start) for film in films for start in range(2, 6)}
-        assert anchored.words in {film.words(0) for film in films}
+        videos = [make_video(video, SIZE) for video in range(2)]
+        assert told.words in {video.words(start) for video in videos for start in range(2, 6)}
+        assert anchored.words in {video.words(0) for video in videos}
         assert torch.equal(told.clip.latents, anchored.clip.latents) and told.clip.latents.dtype == torch.float32
 
 
@@ -225,23 +225,23 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
 
     task, frames = trained["ms_cam"].task, 4
-    film = make_film(3, SIZE)
-    control, anchor = film.render(4, 6).frames, film.render(0, 1).frames
+    video = make_video(3, SIZE)
+    control, anchor = video.render(4, 6).frames, video.render(0, 1).frames
     run = Run(make_task("ms_cam", trained["ms_cam"].folder), trained["ms_cam"].folder, RECIPE)
     task = run.task
     x = torch.randn(1, frames, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(3))
-    text = task.prompts(film.words(0))
+    text = task.prompts(video.words(0))
     with run.averaged():
         tokens = task.network.projector(task.encoder.embed(anchor))
-        grey = task.network.projector(task.grey)
+        gray = task.network.projector(task.gray)
         context = join_context(text, tokens)
         expected = run_with_memories(
             task.unet, task.network.cam, context, text, control * 2 - 1, x, torch.tensor([700])
         )
     own = modelscope_apm.anchor_tokens(loaded.clip_vision, loaded.apm, anchor)
     torch.testing.assert_close(own.positive, tokens, atol=2e-3, rtol=2e-3)
-    torch.testing.assert_close(own.negative, grey, atol=2e-3, rtol=2e-3)
-    encoded = modelscope.encode_prompts(loaded.clip, [film.words(0)])[film.words(0)]
+    torch.testing.assert_close(own.negative, gray, atol=2e-3, rtol=2e-3)
+    encoded = modelscope.encode_prompts(loaded.clip, [video.words(0)])[video.words(0)]
     torch.testing.assert_close(encoded[0][0].float(), text, atol=5e-3, rtol=5e-3)
     guide = modelscope_cam.ModelscopeCamGuide(loaded.cam, encode_control_frames(loaded.cam, control.movedim(1, -1)))
     unet = loaded.model.model.diffusion_model
@@ -257,7 +257,7 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
 
 @torch.no_grad()
 def test_the_loaded_vae_is_the_trained_one(loaded, trained):
-    frames = make_film(1, SIZE).render(0, 2).frames
+    frames = make_video(1, SIZE).render(0, 2).frames
     vae = base_of(trained["ms_unet"].folder).vae(CPU)
     latents = loaded.vae.encode(frames.movedim(1, -1))
     torch.testing.assert_close(latents, vae.encode(frames * 2 - 1), atol=0.05, rtol=0.02)
@@ -265,12 +265,12 @@ def test_the_loaded_vae_is_the_trained_one(loaded, trained):
     torch.testing.assert_close(decoded, ((vae.decode(latents) + 1) / 2).clamp(0, 1), atol=1e-2, rtol=0)
 
 
-def test_text_becomes_a_film_of_several_chunks(loaded):
+def test_text_becomes_a_video_of_several_chunks(loaded):
     from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
     from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
 
     from streaming_core.loop.chunk import ChunkPlan
-    from streaming_core.loop.state import film_chunks, pick_anchor, start_film
+    from streaming_core.loop.state import pick_anchor, start_video, video_chunks
 
     prompts = modelscope.encode_prompts(loaded.clip, ["a red ball moving up left", ""])
     sampler = modelscope.ModelscopeChunkSampler(
@@ -281,8 +281,8 @@ def test_text_becomes_a_film_of_several_chunks(loaded):
     plan = ChunkPlan(8, 4, 2, 4, seed=1)
     with torch.inference_mode():
         first = sampler.sample_first_clip(plan.chunk(0), SIZE, SIZE)
-        state = start_film(plan, first, pick_anchor(first, 0), sampler)
-        frames = torch.cat([first, *(part for _, part in film_chunks(state, sampler))])
+        state = start_video(plan, first, pick_anchor(first, 0), sampler)
+        frames = torch.cat([first, *(part for _, part in video_chunks(state, sampler))])
     assert frames.shape == (8, 3, SIZE, SIZE) and frames.isfinite().all() and frames.std() > 0
 
 

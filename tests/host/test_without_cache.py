@@ -48,14 +48,14 @@ def test_the_pack_loads(uncached):
 
 
 @pytest.mark.parametrize("make", (image_to_video, text_to_video, interpolation))
-def test_it_makes_the_same_film_twice(host_server, uncached, make):
-    def film(server: HostServer) -> torch.Tensor:
+def test_it_makes_the_same_video_twice(host_server, uncached, make):
+    def video(server: HostServer) -> torch.Tensor:
         prompt = make(server)
         set_inputs(prompt, "StreamingT2VSaveStream", codec="ffv1")  # see `test_enhancer.svd_prompt`
         [output] = server.run(prompt).check().outputs
         frames = VideoFrames.open(output.path)
         return frames.read(0, len(frames))
 
-    expected = film(host_server)
-    assert torch.equal(film(uncached), expected)
-    assert torch.equal(film(uncached), expected)
+    expected = video(host_server)
+    assert torch.equal(video(uncached), expected)
+    assert torch.equal(video(uncached), expected)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> None:
-    """Seeded weights everywhere, the zero-initialised layers included; norms stay near one."""
+    """Seeded weights everywhere, the zero-initialized layers included; norms stay near one."""
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.no_grad():
         for name, weight in module.named_parameters():

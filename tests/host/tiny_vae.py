@@ -35,7 +35,7 @@ def wan_vae(dim: int = 8, seed: int = 3):
 
 @dataclass
 class PlainVae:
-    """A causal video VAE in number and size of frames; latents are averages of frames, channels repeat their colours.
+    """A causal video VAE in number and size of frames; latents are averages of frames, channels repeat their colors.
 
     As the host's VAE, `encode` takes `[F, H, W, 3]` and `decode` gives `[1, F, H, W, 3]`.
     """
@@ -70,14 +70,14 @@ class PlainVae:
         count = (images.shape[0] - 1) // c + 1
         small = torch.nn.functional.avg_pool2d(images.movedim(-1, 1), self.side)
         groups = [small[:1]] + [small[1 + k * c : 1 + (k + 1) * c].mean(0, keepdim=True) for k in range(count - 1)]
-        colours = torch.cat(groups).movedim(0, 1) * 2 - 1
+        colors = torch.cat(groups).movedim(0, 1) * 2 - 1
         repeats = -(-self.latent_channels // 3)
-        return colours.repeat(repeats, 1, 1, 1)[None, : self.latent_channels]
+        return colors.repeat(repeats, 1, 1, 1)[None, : self.latent_channels]
 
     def decode(self, latents: Tensor) -> Tensor:
         self.decoded.append(latents.shape[2])
-        colours = latents[:, :3].div(4).sigmoid()
-        frames = torch.cat([colours[:, :, :1], colours[:, :, 1:].repeat_interleave(self.frames_per_latent, 2)], 2)
+        colors = latents[:, :3].div(4).sigmoid()
+        frames = torch.cat([colors[:, :, :1], colors[:, :, 1:].repeat_interleave(self.frames_per_latent, 2)], 2)
         frames = frames.repeat_interleave(self.side, -1).repeat_interleave(self.side, -2)
         return frames.movedim(1, -1)
 

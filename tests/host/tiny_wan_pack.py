@@ -32,7 +32,7 @@ class Text:
 
 
 class Pixels:
-    """Frames from latents as Wan's VAE makes them in number and size, and back; colours are latent channels."""
+    """Frames from latents as Wan's VAE makes them in number and size, and back; colors are latent channels."""
 
     latent_channels = 16
     upscale_ratio = (lambda a: max(0, a * 4 - 3), 8, 8)
@@ -60,8 +60,8 @@ class Pixels:
         return (latents.movedim(0, 1) * 2 - 1).repeat(6, 1, 1, 1)[None, :16]
 
     def decode(self, samples):
-        colours = samples[:, :3].sigmoid().repeat_interleave(8, -1).repeat_interleave(8, -2)
-        frames = torch.cat([colours[:, :, :1], colours[:, :, 1:].repeat_interleave(4, 2)], 2)
+        colors = samples[:, :3].sigmoid().repeat_interleave(8, -1).repeat_interleave(8, -2)
+        frames = torch.cat([colors[:, :, :1], colors[:, :, 1:].repeat_interleave(4, 2)], 2)
         return frames.movedim(1, -1)
 
     def decode_tiled(self, samples, **_tiles):

@@ -16,7 +16,7 @@ import torch
 
 from streaming_core.frames import write_video
 from streaming_core.runs.folder import RunFolder, settings_hash
-from tests.unit.frame_films import LazyFilm
+from tests.unit.frame_videos import LazyVideo
 
 NUM_CHUNKS, CHUNK_FRAMES, HEIGHT, WIDTH = 12, 6, 48, 64
 HASHES = [settings_hash({"chunk": index}) for index in range(NUM_CHUNKS)]
@@ -32,7 +32,7 @@ def chunk_after(tail: torch.Tensor, index: int) -> torch.Tensor:
     return 0.5 * noise + 0.5 * tail
 
 
-def make_film(root: str) -> None:
+def make_video(root: str) -> None:
     """A run of twelve chunks, gone on with from where the last attempt was killed."""
     size = {"kind": "crash", "height": HEIGHT, "width": WIDTH, "fps": 24}
     with RunFolder.open_or_create(root, "run", num_frames=NUM_CHUNKS * CHUNK_FRAMES, **size) as run:
@@ -47,7 +47,7 @@ def make_film(root: str) -> None:
 
 
 def save_video(folder: str) -> None:
-    write_video(LazyFilm(1000, 64, 64), Path(folder) / "film.mp4", progress=lambda done, total: say("stored", done))
+    write_video(LazyVideo(1000, 64, 64), Path(folder) / "video.mp4", progress=lambda done, total: say("stored", done))
 
 
 def without_disk(work: str, folder: str) -> None:
@@ -56,7 +56,7 @@ def without_disk(work: str, folder: str) -> None:
     WORKS[work](folder)
 
 
-WORKS = {"film": make_film, "video": save_video}
+WORKS = {"run": make_video, "video": save_video}
 
 
 def main() -> None:

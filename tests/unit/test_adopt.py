@@ -13,7 +13,7 @@ from streaming_core.models.adopt import LAYERS, adopt
 
 
 def _marked_layers() -> SimpleNamespace:
-    """Layers that compute like torch's, count their calls and refuse their own initialisation to be used."""
+    """Layers that compute like torch's, count their calls and refuse their own initialization to be used."""
     calls: list[str] = []
 
     def marked(kind: type[nn.Module]) -> type[nn.Module]:

@@ -15,7 +15,7 @@ from streaming_core.windows.blending import (
     SeededCuts,
     Window,
     blend,
-    key_frames,
+    keyframes,
     official_cuts,
     overlaps,
     ownership,
@@ -34,7 +34,7 @@ seeds, steps = st.integers(0, 2**64 - 1), st.integers(0, 999)
 
 
 @given(layouts())
-def test_windows_cover_the_film(layout):
+def test_windows_cover_the_video(layout):
     num_frames, window, overlap = layout
     windows = plan_windows(num_frames, window, overlap)
     assert windows[0].start == 0 and windows[-1].stop == num_frames
@@ -82,7 +82,7 @@ def test_cuts_are_a_pure_function_of_seed_step_and_boundary(layout, seed, step):
     windows = plan_windows(num_frames, window, overlap)
     cuts = SeededCuts(seed)
     assert cuts.offsets(windows, step) == SeededCuts(seed).offsets(windows, step)
-    # A longer film has the same cuts where it has the same windows.
+    # A longer video has the same cuts where it has the same windows.
     longer = plan_windows(num_frames + window, window, overlap)
     same = [k for k, (a, b) in enumerate(zip(windows, longer, strict=False)) if a == b]
     whole = len(same) - 1
@@ -99,11 +99,11 @@ def test_blend_copies_every_frame_from_its_owner(layout, seed, step, dim):
         shape[dim] = len(window)
         frames = torch.arange(window.start, window.stop).view([-1 if axis == dim else 1 for axis in range(5)])
         parts.append((1000 * k + frames).expand(shape).float())
-    film = blend(parts, windows, offsets, dim).movedim(dim, 0)
-    assert len(film) == layout[0] and not film.isnan().any()
+    video = blend(parts, windows, offsets, dim).movedim(dim, 0)
+    assert len(video) == layout[0] and not video.isnan().any()
     for k, own in enumerate(ownership(windows, offsets)):
         for frame in range(own.start, own.stop):
-            assert (film[frame] == 1000 * k + frame).all()
+            assert (video[frame] == 1000 * k + frame).all()
 
 
 @given(layouts(max_frames=64), seeds)
@@ -111,8 +111,8 @@ def test_one_window_changes_nothing(layout, seed):
     num_frames, window, overlap = min(layout[0], layout[1]), *layout[1:]
     windows = plan_windows(num_frames, window, overlap)
     assert windows == (Window(0, num_frames),) and SeededCuts(seed).offsets(windows, 3) == ()
-    film = torch.randn(num_frames, 2, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(blend([film], windows, (), 0), film)
+    video = torch.randn(num_frames, 2, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(blend([video], windows, (), 0), video)
 
 
 def test_cuts_are_uniform_over_the_whole_overlap():
@@ -149,7 +149,7 @@ def test_official_cuts_are_the_global_random_module_s():
 )
 def test_official_layout_drops_the_tail(num_frames, starts, kept):
     windows = plan_official_windows(num_frames, 38, 12)
-    assert [*key_frames(windows)] == starts and windows[-1].stop == kept
+    assert [*keyframes(windows)] == starts and windows[-1].stop == kept
 
 
 @pytest.mark.parametrize(

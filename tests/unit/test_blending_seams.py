@@ -8,11 +8,11 @@ import torch
 from benchmarks.blending_seams import Score, hard, linear, randomized, run
 from streaming_core.windows.blending import plan_windows
 
-FILMS = range(6)
+VIDEOS = range(6)
 
 
 def mean_score(way, **process) -> Score:
-    scores = [run(way(seed), seed, **process) for seed in FILMS]
+    scores = [run(way(seed), seed, **process) for seed in VIDEOS]
     return Score(sum(s.jump for s in scores) / len(scores), sum(s.sharpness for s in scores) / len(scores))
 
 
@@ -33,7 +33,7 @@ def test_lower_jumps_than_hard_cuts_and_no_more_blur_than_averaging(process):
 
 def test_the_reference_average_has_weights_that_add_up():
     windows = plan_windows(90, 38, 12)
-    film = torch.randn(90, 4, 4, generator=torch.Generator().manual_seed(0))
-    parts = [film[window.start : window.stop] for window in windows]
-    assert torch.allclose(linear(parts, windows, 0), film, atol=1e-6)
-    assert torch.equal(hard(parts, windows, 0), film)
+    video = torch.randn(90, 4, 4, generator=torch.Generator().manual_seed(0))
+    parts = [video[window.start : window.stop] for window in windows]
+    assert torch.allclose(linear(parts, windows, 0), video, atol=1e-6)
+    assert torch.equal(hard(parts, windows, 0), video)

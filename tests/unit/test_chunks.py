@@ -1,4 +1,4 @@
-"""Frame arithmetic: whatever the lengths, the chunks tile the film exactly."""
+"""Frame arithmetic: whatever the lengths, the chunks tile the video exactly."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def plans(draw):
 
 
 @given(plans())
-def test_chunks_tile_the_film(plan):
+def test_chunks_tile_the_video(plan):
     covered = [frame for chunk in plan.chunks for frame in range(chunk.start, chunk.stop)]
     assert covered == list(range(plan.num_frames))
     assert all(chunk.new_frames >= 1 for chunk in plan.chunks)
@@ -41,7 +41,7 @@ def test_official_counts():
 
 
 @given(plans(), st.integers(1, 200))
-def test_a_longer_film_has_the_same_beginning(plan, more):
+def test_a_longer_video_has_the_same_beginning(plan, more):
     longer = ChunkPlan(plan.num_frames + more, plan.chunk_frames, plan.overlap_frames, plan.first_frames, plan.seed)
     for short, long in zip(plan.chunks[:-1], longer.chunks, strict=False):
         assert short == long

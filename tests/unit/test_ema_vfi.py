@@ -65,7 +65,7 @@ def test_every_size_works(height, width):
 
 @pytest.mark.parametrize("tta", ["off", "fast", "full"])
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
-def test_padding_is_that_of_the_padded_picture(tta, scale):
+def test_padding_is_that_of_the_padded_image(tta, scale):
     first, second = frames(50, 61)
     chosen = model(tta=tta, flow_scale=scale)
     multiple = chosen.settings.multiple_px
@@ -95,15 +95,15 @@ def test_one_pair_at_several_times_is_each_time_alone():
 
 
 def test_features_of_a_frame_serve_both_pairs():
-    film = [*frames(48, 64, 1), *frames(48, 64, 2)]
+    video = [*frames(48, 64, 1), *frames(48, 64, 2)]
     shared = model(tta="fast")
-    features = [shared.extract_features(frame) for frame in film]
+    features = [shared.extract_features(frame) for frame in video]
     cache: dict = {}
     for index in range(3):
         cache |= {"img0": features[index], "img1": features[index + 1]}
         timestep = torch.full((1, 1, 48, 64), 0.5)
-        made = shared(film[index], film[index + 1], timestep=timestep, cache=cache)
-        assert torch.equal(made, shared(film[index], film[index + 1], 0.5))
+        made = shared(video[index], video[index + 1], timestep=timestep, cache=cache)
+        assert torch.equal(made, shared(video[index], video[index + 1], 0.5))
 
 
 def test_features_of_a_pair_serve_all_its_times():
@@ -141,8 +141,8 @@ def test_two_views_in_one_batch_are_the_two_views_alone():
     chosen = model(tta="fast")
     frames_ = [chosen.extract_features(frame) for frame in (first, second)]
     views = []
-    for picture in (first, second):
-        upright = picture.flip(1)
+    for image in (first, second):
+        upright = image.flip(1)
         views.append(chosen._view(torch.cat((upright, upright.flip(2, 3)))))
     pair = chosen._pair_view(*views)
     batched = chosen._looks(pair, [0.25, 0.5])
@@ -157,8 +157,8 @@ def test_several_times_in_one_batch_are_each_time_alone():
     for scale in (1.0, 0.5):
         chosen = model(flow_scale=scale)
         (pair,) = chosen._pair(chosen.extract_features(first), chosen.extract_features(second), {})
-        together = chosen._pictures(pair, [0.2, 0.5, 0.9])
-        alone = torch.cat([chosen._pictures(pair, [time]) for time in (0.2, 0.5, 0.9)])
+        together = chosen._images(pair, [0.2, 0.5, 0.9])
+        alone = torch.cat([chosen._images(pair, [time]) for time in (0.2, 0.5, 0.9)])
         torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of any shape at the size asked for."""
+"""Images of any shape at the size asked for."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_right_size_is_left_alone():
     assert fit(frames, 64, 128) is frames
 
 
-def test_crop_keeps_the_centre_and_pad_keeps_everything():
+def test_crop_keeps_the_center_and_pad_keeps_everything():
     wide = torch.zeros(1, 3, 64, 256)
     wide[..., :16] = 1.0
     assert fit(wide, 64, 64, "crop").max() < 0.01, "the left edge is cut away"

@@ -1,4 +1,4 @@
-"""Films at another size and rate, aligned at their end."""
+"""Videos at another size and rate, aligned at their end."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ rates = st.sampled_from([Fraction(7), Fraction(12), Fraction(24), Fraction(30000
 
 @given(st.integers(1, 200), rates, rates)
 def test_the_last_frame_stays_and_times_are_kept(count, own, wanted):
-    film = AdaptedFrames(numbered(count, own), 16, 32, wanted)
-    numbers = (film.read(0, len(film))[:, 0, 0, 0] * 1000).round().int().tolist()
+    video = AdaptedFrames(numbered(count, own), 16, 32, wanted)
+    numbers = (video.read(0, len(video))[:, 0, 0, 0] * 1000).round().int().tolist()
     assert numbers[-1] == count - 1 and numbers[0] >= 0
     for place, number in enumerate(numbers):
         before_end = (len(numbers) - 1 - place) / wanted
         assert 0 <= before_end - (count - 1 - number) / own < 1 / own
     # One frame more at the beginning would be before the video.
-    assert len(film) / wanted > (count - 1) / own
+    assert len(video) / wanted > (count - 1) / own
 
 
 @given(st.integers(2, 60), st.data())
 def test_slices_are_parts_of_the_whole(count, data):
-    film = AdaptedFrames(numbered(count, 30), 24, 24, 12)
-    start = data.draw(st.integers(0, len(film) - 1))
-    stop = data.draw(st.integers(start, len(film)))
-    assert torch.equal(film.read(start, stop), film.read(0, len(film))[start:stop])
+    video = AdaptedFrames(numbered(count, 30), 24, 24, 12)
+    start = data.draw(st.integers(0, len(video) - 1))
+    stop = data.draw(st.integers(start, len(video)))
+    assert torch.equal(video.read(start, stop), video.read(0, len(video))[start:stop])
 
 
 def test_words_say_what_happened():

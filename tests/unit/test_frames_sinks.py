@@ -1,4 +1,4 @@
-"""Streams into tensors and picture folders, and reading ahead."""
+"""Streams into tensors and image folders, and reading ahead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 
 from streaming_core.errors import FrameError, VideoWriteError
 from streaming_core.frames import TensorFrames, read_ahead, to_tensor, write_png_folder
-from tests.unit.frame_films import LazyFilm, smooth_film
+from tests.unit.frame_videos import LazyVideo, smooth_video
 
 
 class Stop(Exception):
@@ -31,61 +31,61 @@ def stop_after(calls: int):
     return check_cancel
 
 
-def test_to_tensor_is_the_film():
-    film = smooth_film(11, 8, 12)
+def test_to_tensor_is_the_video():
+    video = smooth_video(11, 8, 12)
     seen = []
-    images = to_tensor(TensorFrames(film, 24), slice_frames=4, progress=lambda *done: seen.append(done))
-    assert torch.equal(images, film) and images.dtype == torch.float32
+    images = to_tensor(TensorFrames(video, 24), slice_frames=4, progress=lambda *done: seen.append(done))
+    assert torch.equal(images, video) and images.dtype == torch.float32
     assert seen == [(4, 11), (8, 11), (11, 11)]
     with pytest.raises(Stop):
-        to_tensor(TensorFrames(film, 24), slice_frames=4, check_cancel=stop_after(2))
+        to_tensor(TensorFrames(video, 24), slice_frames=4, check_cancel=stop_after(2))
 
 
-def test_pictures_are_the_frames_rounded(tmp_path):
-    film = smooth_film(5, 9, 13)
-    count = write_png_folder(TensorFrames(film, 24), tmp_path / "film", metadata={"workflow": {"a": 1}, "note": "ö"})
-    names = sorted(path.name for path in (tmp_path / "film").iterdir())
+def test_images_are_the_frames_rounded(tmp_path):
+    video = smooth_video(5, 9, 13)
+    count = write_png_folder(TensorFrames(video, 24), tmp_path / "video", metadata={"workflow": {"a": 1}, "note": "ö"})
+    names = sorted(path.name for path in (tmp_path / "video").iterdir())
     assert count == 5 and names == [f"frame_{number:05d}.png" for number in range(5)]
     for number, name in enumerate(names):
-        with Image.open(tmp_path / "film" / name) as picture:
-            assert picture.mode == "RGB"
-            assert np.array_equal(np.asarray(picture), (film[number] * 255).round().numpy().astype(np.uint8))
-            texts = dict(picture.text)
+        with Image.open(tmp_path / "video" / name) as image:
+            assert image.mode == "RGB"
+            assert np.array_equal(np.asarray(image), (video[number] * 255).round().numpy().astype(np.uint8))
+            texts = dict(image.text)
         if number == 0:
             assert json.loads(texts["workflow"]) == {"a": 1} and texts["note"] == "ö"
         else:
             assert not texts
-    assert list(tmp_path.iterdir()) == [tmp_path / "film"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "video"]
 
 
 def test_an_iterator_and_an_empty_folder_will_do(tmp_path):
-    (tmp_path / "film").mkdir()
+    (tmp_path / "video").mkdir()
     assert (
-        write_png_folder(iter([torch.rand(2, 4, 4, 3), torch.rand(1, 4, 4)]), tmp_path / "film", prefix="", digits=2)
+        write_png_folder(iter([torch.rand(2, 4, 4, 3), torch.rand(1, 4, 4)]), tmp_path / "video", prefix="", digits=2)
         == 3
     )
-    assert sorted(path.name for path in (tmp_path / "film").iterdir()) == ["00.png", "01.png", "02.png"]
+    assert sorted(path.name for path in (tmp_path / "video").iterdir()) == ["00.png", "01.png", "02.png"]
 
 
 def test_a_folder_with_something_in_it_is_kept(tmp_path):
-    (tmp_path / "film").mkdir()
-    (tmp_path / "film" / "mine.txt").write_text("mine")
+    (tmp_path / "video").mkdir()
+    (tmp_path / "video" / "mine.txt").write_text("mine")
     with pytest.raises(VideoWriteError, match="not empty"):
-        write_png_folder(LazyFilm(3, 8, 8), tmp_path / "film")
-    assert [path.name for path in (tmp_path / "film").iterdir()] == ["mine.txt"]
+        write_png_folder(LazyVideo(3, 8, 8), tmp_path / "video")
+    assert [path.name for path in (tmp_path / "video").iterdir()] == ["mine.txt"]
 
 
 def test_failures_leave_no_folder(tmp_path):
     with pytest.raises(Stop):
-        write_png_folder(LazyFilm(40, 8, 8), tmp_path / "film", slice_frames=4, check_cancel=stop_after(5))
+        write_png_folder(LazyVideo(40, 8, 8), tmp_path / "video", slice_frames=4, check_cancel=stop_after(5))
     with pytest.raises(FrameError, match="no frames"):
-        write_png_folder(iter([]), tmp_path / "film")
+        write_png_folder(iter([]), tmp_path / "video")
     with pytest.raises(FrameError, match="not numbers"):
-        write_png_folder(iter([torch.rand(2, 4, 4, 3), torch.full((1, 4, 4, 3), float("nan"))]), tmp_path / "film")
+        write_png_folder(iter([torch.rand(2, 4, 4, 3), torch.full((1, 4, 4, 3), float("nan"))]), tmp_path / "video")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").write_text("")
     with pytest.raises(VideoWriteError, match="cannot be written"):
-        write_png_folder(LazyFilm(3, 8, 8), tmp_path / "file" / "film")
+        write_png_folder(LazyVideo(3, 8, 8), tmp_path / "file" / "video")
 
 
 def test_read_ahead_gives_the_same_items_in_order():

@@ -16,7 +16,7 @@ from streaming_core.frames import JoinedFrames, ResampledFrames, TensorFrames, T
 ranges = st.tuples(st.integers(0, 40), st.integers(0, 40)).map(sorted)
 
 
-def film(num_frames: int, seed: int = 0, height: int = 3, width: int = 5) -> TensorFrames:
+def video(num_frames: int, seed: int = 0, height: int = 3, width: int = 5) -> TensorFrames:
     images = torch.rand(num_frames, height, width, 3, generator=torch.Generator().manual_seed(seed))
     return TensorFrames(images, Fraction(24))
 
@@ -28,7 +28,7 @@ def whole(stream) -> torch.Tensor:
 @given(length=st.integers(1, 20), size=st.integers(1, 25), bounds=ranges)
 @settings(max_examples=60, deadline=None)
 def test_slices_are_the_whole(length, size, bounds):
-    stream = film(length)
+    stream = video(length)
     assert torch.equal(torch.cat(list(stream.slices(size))), stream.images)
     start, stop = (min(bound, length) for bound in bounds)
     assert torch.equal(stream.read(start, stop), stream.images[start:stop])
@@ -40,7 +40,7 @@ def test_slices_are_the_whole(length, size, bounds):
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), bounds=ranges, data=st.data())
 @settings(max_examples=80, deadline=None)
 def test_join_and_trim_are_list_slices(lengths, bounds, data):
-    parts = [film(length, seed) for seed, length in enumerate(lengths)]
+    parts = [video(length, seed) for seed, length in enumerate(lengths)]
     joined = JoinedFrames(tuple(parts))
     expected = torch.cat([part.images for part in parts])
     assert len(joined) == len(expected)
@@ -62,7 +62,7 @@ def test_join_and_trim_are_list_slices(lengths, bounds, data):
 
 @given(length=st.integers(1, 12), fps=st.sampled_from([1, 7, 23.976, 24, 25, 60]), bounds=ranges)
 def test_another_rate_shows_the_frame_of_each_time_and_keeps_the_length(length, fps, bounds):
-    source = film(length)
+    source = video(length)
     stream = ResampledFrames(source, fps)
     assert abs(stream.seconds - source.seconds) <= Fraction(1, 2) / stream.fps or len(stream) == 1
     shown = [min(int(number / stream.fps * 24), length - 1) for number in range(len(stream))]
@@ -72,7 +72,7 @@ def test_another_rate_shows_the_frame_of_each_time_and_keeps_the_length(length, 
 
 
 def test_joins_of_joins_are_flat():
-    a, b, c = film(2, 0), film(3, 1), film(1, 2)
+    a, b, c = video(2, 0), video(3, 1), video(1, 2)
     assert JoinedFrames((JoinedFrames((a, b)), c)).parts == (a, b, c)
 
 
@@ -86,7 +86,7 @@ def test_joins_of_joins_are_flat():
 )
 def test_join_of_unlike_streams_names_both(other, words):
     with pytest.raises(FrameMismatchError) as caught:
-        JoinedFrames((film(2), other))
+        JoinedFrames((video(2), other))
     assert all(word in str(caught.value) for word in words)
 
 
@@ -98,33 +98,33 @@ def test_join_of_nothing():
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, 5), (3, 2), (5, 6)])
 def test_reading_out_of_range(start, stop):
     with pytest.raises(FrameRangeError, match=f"{start} to {stop}.*0 to 4"):
-        film(4).read(start, stop)
+        video(4).read(start, stop)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 2), (0, 5), (2, 2), (3, 1)])
 def test_trimming_out_of_range(start, stop):
     with pytest.raises(FrameRangeError, match=f"{start} to {stop}"):
-        TrimmedFrames(film(4), start, stop)
+        TrimmedFrames(video(4), start, stop)
 
 
 def test_slices_need_a_frame():
     with pytest.raises(SettingsError):
-        next(film(4).slices(0))
+        next(video(4).slices(0))
 
 
 def test_reading_nothing_keeps_the_size():
-    assert film(4).read(2, 2).shape == (0, 3, 5, 3)
+    assert video(4).read(2, 2).shape == (0, 3, 5, 3)
 
 
 def test_readers_do_not_see_each_other():
-    stream = film(4)
+    stream = video(4)
     before = stream.images.clone()
     stream.read(0, 4).zero_()
     assert torch.equal(stream.images, before)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 3, 5, 1)])
-def test_grey_is_repeated(shape):
+def test_gray_is_repeated(shape):
     images = torch.rand(shape)
     read = whole(TensorFrames(images, 8))
     assert read.shape == (2, 3, 5, 3)
@@ -136,8 +136,8 @@ def test_alpha_is_dropped_or_laid_over_a_background():
     assert torch.equal(whole(TensorFrames(images, 8)), images[..., :3])
     over_white = whole(TensorFrames(images, 8, background=1.0))
     assert torch.allclose(over_white, images[..., :3] * images[..., 3:] + 1 - images[..., 3:], atol=1e-6)
-    grey = torch.rand(2, 3, 5, 2)
-    assert torch.equal(whole(TensorFrames(grey, 8)), grey[..., :1].expand(-1, -1, -1, 3))
+    gray = torch.rand(2, 3, 5, 2)
+    assert torch.equal(whole(TensorFrames(gray, 8)), gray[..., :1].expand(-1, -1, -1, 3))
 
 
 def test_types_become_float32_in_0_to_1():
@@ -150,7 +150,7 @@ def test_types_become_float32_in_0_to_1():
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (0, 3, 5, 3), (2, 0, 5, 3), (2, 3, 5, 0), (1, 2, 3, 5, 3)])
-def test_what_is_no_picture_is_refused(shape):
+def test_what_is_no_image_is_refused(shape):
     with pytest.raises(FrameError):
         TensorFrames(torch.zeros(shape), 8)
 
@@ -188,7 +188,7 @@ def test_rates_that_are_none(wrong):
 
 
 def test_handles_can_be_pickled():
-    stream = JoinedFrames((film(3), film(2, 1))).trimmed(1, 4)
+    stream = JoinedFrames((video(3), video(2, 1))).trimmed(1, 4)
     assert torch.equal(whole(pickle.loads(pickle.dumps(stream))), whole(stream))
 
 

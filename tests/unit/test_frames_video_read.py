@@ -26,21 +26,21 @@ from streaming_core.frames import (
     video_read,
     write_video,
 )
-from tests.unit.frame_films import counted_film, numbers_in, psnr, set_display_matrix, smooth_film, write_at_times
+from tests.unit.frame_videos import counted_video, numbers_in, psnr, set_display_matrix, smooth_video, write_at_times
 
 LENGTH = 60
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def gop(path: Path, encoder: str, **options) -> None:
-    """A film of frame numbers with a key frame every 12 frames or so."""
-    write_at_times(path, counted_film(LENGTH, 64, 96), range(LENGTH), encoder, ticks=25, **options)
+    """A video of frame numbers with a keyframe every 12 frames or so."""
+    write_at_times(path, counted_video(LENGTH, 64, 96), range(LENGTH), encoder, ticks=25, **options)
 
 
 KINDS = {
     "h264 with B-frames": (".mp4", "libx264", {"g": 12, "bf": 3}),
-    "h264 all key frames": (".mkv", "libx264", {"g": 1}),
-    "h264 one key frame": (".mp4", "libx264", {"g": 500, "bf": 2}),
+    "h264 all keyframes": (".mkv", "libx264", {"g": 1}),
+    "h264 one keyframe": (".mp4", "libx264", {"g": 500, "bf": 2}),
     "h264 open groups": (".mkv", "libx264", {"g": 12, "bf": 3, "x264-params": "open-gop=1"}),
     "h265 open groups": (".mp4", "libx265", {"x265-params": "log-level=error:keyint=12:min-keyint=12:open-gop=1"}),
     "av1": (".mkv", "libsvtav1", {"g": 12, "preset": 12}),
@@ -111,7 +111,7 @@ def test_slices_of_any_size_equal_the_whole(kinds, size):
 
 
 def test_reading_on_opens_the_file_once(kinds, monkeypatch):
-    stream = kinds["h264 one key frame"]
+    stream = kinds["h264 one keyframe"]
     opened, decoded = [], []
     original_open, original_frames = video_read._Decoder._open, video_read.from_video_frame
     monkeypatch.setattr(video_read._Decoder, "_open", lambda self: (opened.append(1), original_open(self))[1])
@@ -119,7 +119,7 @@ def test_reading_on_opens_the_file_once(kinds, monkeypatch):
     for _ in stream.slices(7):
         pass
     assert len(opened) == 1 and len(decoded) == LENGTH
-    assert not video_read._idle, "a film read to its end is closed"
+    assert not video_read._idle, "a video read to its end is closed"
     list(stream.slices(7, 0, 21))
     assert len(video_read._idle) == 1
     two = JoinedFrames((stream.trimmed(21, 30), stream.trimmed(0, 9)))
@@ -159,7 +159,7 @@ TIMES_MS = [0, 33, 66, 200, 233, 266, 300, 900, 933, 1000]
 @pytest.fixture(params=[".mp4", ".mkv"])
 def uneven(tmp_path, request) -> Path:
     path = tmp_path / f"uneven{request.param}"
-    write_at_times(path, counted_film(len(TIMES_MS)), TIMES_MS, bf=2, g=4)
+    write_at_times(path, counted_video(len(TIMES_MS)), TIMES_MS, bf=2, g=4)
     return path
 
 
@@ -188,9 +188,9 @@ def test_uneven_frames_at_a_constant_rate(uneven, fps):
 
 @pytest.mark.parametrize("options", [{}, {"bf": 0}, {"bf": 2, "g": 4}])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_uneven_films_do_not_grow_at_their_end(tmp_path, suffix, options):
+def test_uneven_videos_do_not_grow_at_their_end(tmp_path, suffix, options):
     path = tmp_path / f"uneven{suffix}"
-    write_at_times(path, counted_film(len(TIMES_MS)), TIMES_MS, **options)
+    write_at_times(path, counted_video(len(TIMES_MS)), TIMES_MS, **options)
     assert 1 < VideoFrames.open(path).index.seconds < 1.1
 
 
@@ -221,67 +221,67 @@ def test_constant_rates_are_repeated_or_thinned_evenly(kinds, fps):
 @pytest.mark.parametrize("fps", [24, Fraction(24000, 1001), Fraction(60000, 1001), Fraction(25, 2), 144])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_written_rates_are_read_exactly(tmp_path, fps, suffix):
-    write_video(TensorFrames(counted_film(40), fps), tmp_path / f"film{suffix}")
+    write_video(TensorFrames(counted_video(40), fps), tmp_path / f"video{suffix}")
     for wanted in (None, fps):
-        stream = VideoFrames.open(tmp_path / f"film{suffix}", fps=wanted)
+        stream = VideoFrames.open(tmp_path / f"video{suffix}", fps=wanted)
         assert stream.fps == fps and len(stream) == 40 and not stream.variable_rate
         assert stream.index.seconds == 40 / Fraction(fps)
         assert numbers_in(stream.read(0, 40)) == list(range(40)), "the same rate changes nothing"
 
 
 def test_one_frame(tmp_path):
-    write_video(TensorFrames(counted_film(1), 24), tmp_path / "one.mp4")
+    write_video(TensorFrames(counted_video(1), 24), tmp_path / "one.mp4")
     stream = VideoFrames.open(tmp_path / "one.mp4")
     assert len(stream) == 1 and stream.fps == 24
     assert numbers_in(stream.read(0, 1)) == [0]
     assert len(VideoFrames.open(tmp_path / "one.mp4", fps=48)) == 2
 
 
-# Orientation, sound, colours
+# Orientation, audio, colors
 
 
 @pytest.mark.parametrize(
     ("matrix", "turn"),
     [
-        ((1, 0, 0, 1), lambda film: film),
-        ((0, 1, -1, 0), lambda film: film.rot90(-1, (1, 2))),  # x goes down: clockwise
-        ((-1, 0, 0, -1), lambda film: film.rot90(2, (1, 2))),
-        ((0, -1, 1, 0), lambda film: film.rot90(1, (1, 2))),
-        ((-1, 0, 0, 1), lambda film: film.flip(2)),
-        ((1, 0, 0, -1), lambda film: film.flip(1)),
-        ((0, 1, 1, 0), lambda film: film.transpose(1, 2)),
+        ((1, 0, 0, 1), lambda video: video),
+        ((0, 1, -1, 0), lambda video: video.rot90(-1, (1, 2))),  # x goes down: clockwise
+        ((-1, 0, 0, -1), lambda video: video.rot90(2, (1, 2))),
+        ((0, -1, 1, 0), lambda video: video.rot90(1, (1, 2))),
+        ((-1, 0, 0, 1), lambda video: video.flip(2)),
+        ((1, 0, 0, -1), lambda video: video.flip(1)),
+        ((0, 1, 1, 0), lambda video: video.transpose(1, 2)),
     ],
 )
 def test_stored_rotation_is_applied(tmp_path, matrix, turn):
-    film = smooth_film(3, 32, 48)
+    video = smooth_video(3, 32, 48)
     path = tmp_path / "phone.mp4"
-    write_video(TensorFrames(film, 24), path)
+    write_video(TensorFrames(video, 24), path)
     set_display_matrix(path, *matrix)
     stream = VideoFrames.open(path)
-    expected = turn(film)
+    expected = turn(video)
     assert (stream.height, stream.width) == expected.shape[1:3]
     assert psnr(stream.read(0, 3), expected) > 35
 
 
-def test_sound_is_noticed(tmp_path):
+def test_audio_is_noticed(tmp_path):
     audio = AudioTrack.from_waveform(torch.zeros(1, 1, 48000), 48000)
-    write_video(TensorFrames(counted_film(24), 24), tmp_path / "film.mp4", audio=audio)
-    assert VideoFrames.open(tmp_path / "film.mp4").has_audio
+    write_video(TensorFrames(counted_video(24), 24), tmp_path / "video.mp4", audio=audio)
+    assert VideoFrames.open(tmp_path / "video.mp4").has_audio
 
 
 @pytest.mark.parametrize("full_range", [False, True])
 @pytest.mark.parametrize(("space", "kr", "kb"), [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (2, 0.299, 0.114)])
 def test_matrix_and_range_of_the_file_are_used(tmp_path, space, kr, kb, full_range):
     """Planes computed here from the definitions of BT.709 and BT.601; code 2 is "not said", read as BT.601."""
-    colours = (torch.rand(8, 3, generator=torch.Generator().manual_seed(2)) * 255).round() / 255
-    path = tmp_path / "film.mkv"
+    colors = (torch.rand(8, 3, generator=torch.Generator().manual_seed(2)) * 255).round() / 255
+    path = tmp_path / "video.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("ffv1", rate=24)
         stream.width = stream.height = 32
         stream.pix_fmt = "yuv444p"
         stream.codec_context.colorspace = space
         stream.codec_context.color_range = 2 if full_range else 1
-        for red, green, blue in colours.tolist():
+        for red, green, blue in colors.tolist():
             luma = kr * red + (1 - kr - kb) * green + kb * blue
             chroma = (blue - luma) / (2 - 2 * kb), (red - luma) / (2 - 2 * kr)
             if full_range:
@@ -295,7 +295,7 @@ def test_matrix_and_range_of_the_file_are_used(tmp_path, space, kr, kb, full_ran
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     read = VideoFrames.open(path).read(0, 8)
-    assert (read.mean((1, 2)) - colours).abs().max() < 3 / 255
+    assert (read.mean((1, 2)) - colors).abs().max() < 3 / 255
 
 
 # Damage
@@ -307,11 +307,11 @@ def cut_in_half(path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov"])
-@pytest.mark.parametrize("with_sound", [False, True])
-def test_a_file_cut_in_half_is_refused(tmp_path, suffix, with_sound):
-    audio = AudioTrack.from_waveform(torch.zeros(1, 1, 48000 * 3), 48000) if with_sound else None
-    path = tmp_path / f"film{suffix}"
-    write_video(TensorFrames(counted_film(60), 24), path, audio=audio)
+@pytest.mark.parametrize("with_audio", [False, True])
+def test_a_file_cut_in_half_is_refused(tmp_path, suffix, with_audio):
+    audio = AudioTrack.from_waveform(torch.zeros(1, 1, 48000 * 3), 48000) if with_audio else None
+    path = tmp_path / f"video{suffix}"
+    write_video(TensorFrames(counted_video(60), 24), path, audio=audio)
     cut_in_half(path)
     with pytest.raises(VideoReadError, match="cut off") as caught:
         VideoFrames.open(path)
@@ -320,10 +320,10 @@ def test_a_file_cut_in_half_is_refused(tmp_path, suffix, with_sound):
 
 def test_a_streamed_file_cut_in_half_is_refused(tmp_path):
     """The index stands at the beginning and promises frames that are not there."""
-    write_video(TensorFrames(counted_film(60), 24), tmp_path / "film.mp4")
+    write_video(TensorFrames(counted_video(60), 24), tmp_path / "video.mp4")
     path = tmp_path / "fast.mp4"
     with (
-        av.open(str(tmp_path / "film.mp4")) as source,
+        av.open(str(tmp_path / "video.mp4")) as source,
         av.open(str(path), "w", options={"movflags": "faststart"}) as sink,
     ):
         stream = sink.add_stream("libx264", rate=24)
@@ -355,10 +355,10 @@ def test_damage_in_the_middle_is_an_error_not_a_hang(kinds, tmp_path):
 
 
 def test_a_file_that_changes_under_the_handle_is_refused(tmp_path):
-    path = tmp_path / "film.mp4"
-    write_video(TensorFrames(counted_film(30), 24), path)
+    path = tmp_path / "video.mp4"
+    write_video(TensorFrames(counted_video(30), 24), path)
     stream = VideoFrames.open(path)
-    write_video(TensorFrames(counted_film(20), 24), path)
+    write_video(TensorFrames(counted_video(20), 24), path)
     with pytest.raises(VideoReadError, match="changed"):
         stream.read(0, 3)
     path.unlink()
@@ -369,20 +369,20 @@ def test_a_file_that_changes_under_the_handle_is_refused(tmp_path):
 def test_what_is_no_video(tmp_path):
     with pytest.raises(VideoReadError, match="missing"):
         VideoFrames.open(tmp_path / "no.mp4")
-    (tmp_path / "text.mp4").write_text("this is not a film")
+    (tmp_path / "text.mp4").write_text("this is not a video")
     with pytest.raises(VideoReadError):
         VideoFrames.open(tmp_path / "text.mp4")
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(VideoReadError):
         VideoFrames.open(tmp_path / "empty.mp4")
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
+    with av.open(str(tmp_path / "audio.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=48000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 48000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with pytest.raises(VideoReadError, match="no video"):
-        VideoFrames.open(tmp_path / "sound.mp4")
+        VideoFrames.open(tmp_path / "audio.mp4")
 
 
 @pytest.mark.slow
@@ -394,9 +394,9 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from streaming_core.frames import VideoFrames, write_video
-from tests.unit.frame_films import LazyFilm
+from tests.unit.frame_videos import LazyVideo
 path = sys.argv[2]
-write_video(LazyFilm(int(sys.argv[3]), 240, 320), path, preset="ultrafast", slice_frames=8)
+write_video(LazyVideo(int(sys.argv[3]), 240, 320), path, preset="ultrafast", slice_frames=8)
 sums = [part.mean() for part in VideoFrames.open(path).slices(8)]
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

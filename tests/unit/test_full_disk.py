@@ -31,14 +31,14 @@ def run_folder():
         run.write_chunk(0, settings_hash="a", seed=0, frames=noise.read(0, 90), tail=noise.read(80, 90))
 
 works = {
-    "h264": lambda: write_video(noise, disk / "film.mp4", crf=0),
-    "h264 with sound": lambda: write_video(
-        noise, disk / "film.mp4", audio=AudioTrack.from_waveform(torch.rand(2, 180000), 48000), crf=0
+    "h264": lambda: write_video(noise, disk / "video.mp4", crf=0),
+    "h264 with audio": lambda: write_video(
+        noise, disk / "video.mp4", audio=AudioTrack.from_waveform(torch.rand(2, 180000), 48000), crf=0
     ),
-    "h265": lambda: write_video(noise, disk / "film.mp4", codec="h265", crf=0),
-    "av1": lambda: write_video(noise, disk / "film.mp4", codec="av1", crf=1),
-    "ffv1": lambda: write_video(noise, disk / "film.mkv", codec="ffv1"),
-    "png": lambda: write_png_folder(noise, disk / "pictures"),
+    "h265": lambda: write_video(noise, disk / "video.mp4", codec="h265", crf=0),
+    "av1": lambda: write_video(noise, disk / "video.mp4", codec="av1", crf=1),
+    "ffv1": lambda: write_video(noise, disk / "video.mkv", codec="ffv1"),
+    "png": lambda: write_png_folder(noise, disk / "images"),
     "run folder": run_folder,
 }
 torch.set_num_threads(1)
@@ -69,7 +69,7 @@ def found(tmp_path_factory) -> dict[str, tuple[str, list[str]]]:
     return {name: (error, left) for name, error, left in map(json.loads, done.stdout.splitlines())}
 
 
-@pytest.mark.parametrize("work", ["h264", "h264 with sound", "h265", "av1", "ffv1", "png"])
+@pytest.mark.parametrize("work", ["h264", "h264 with audio", "h265", "av1", "ffv1", "png"])
 def test_a_full_disk_is_said_in_one_sentence_and_leaves_nothing(found, work):
     error, left = found[work]
     assert error.startswith("VideoWriteError: ") and "No space left on device" in error and "\n" not in error

@@ -23,7 +23,7 @@ def test_nearest_lengths_are_valid_and_none_is_nearer(layout, frames):
 
 
 @given(layouts, st.integers(2, 200), st.integers(1, 200))
-def test_fitted_lengths_make_films_of_every_length(layout, chunk_frames, overlap_frames):
+def test_fitted_lengths_make_videos_of_every_length(layout, chunk_frames, overlap_frames):
     chunk, overlap = layout.fit(chunk_frames, overlap_frames)
     new_latents = layout.latents(chunk) - layout.latents(overlap)
     assert new_latents >= 1 and new_latents * layout.frames_per_latent == chunk - overlap
@@ -40,7 +40,7 @@ def test_a_length_between_two_is_refused_with_both():
 
 
 def numbered(layout, start, stop):
-    """Latents that hold their number in the film."""
+    """Latents that hold their number in the video."""
     shape = (1, 1, stop - start, 1, 1) if layout.axis == 2 else (stop - start, 1, 1, 1)
     return torch.arange(start, stop, dtype=torch.float32).view(shape)
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
 from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import continue_film, film_chunks, pick_anchor, start_film
+from streaming_core.loop.state import continue_video, pick_anchor, start_video, video_chunks
 
 
 @dataclass
 class Counting:
-    """Continues a film whose frame t holds the number t; notes what it was given."""
+    """Continues a video whose frame t holds the number t; notes what it was given."""
 
     controls: list = field(default_factory=list)
     embedded: int = 0
@@ -44,43 +44,43 @@ lengths = st.integers(2, 20).flatmap(
 
 
 @given(lengths)
-def test_the_film_goes_on_without_gap_or_repeat(values):
+def test_the_video_goes_on_without_gap_or_repeat(values):
     chunk_frames, overlap, num_frames = values
     sampler = Counting()
     plan = ChunkPlan(num_frames, chunk_frames, overlap, chunk_frames)
-    state = start_film(plan, numbered(chunk_frames), numbered(1), sampler)
-    film = [numbered(chunk_frames)[:num_frames]]
+    state = start_video(plan, numbered(chunk_frames), numbered(1), sampler)
+    video = [numbered(chunk_frames)[:num_frames]]
     while not state.is_complete:
         chunk = state.next_chunk
-        state, frames = continue_film(state, sampler)
-        film.append(frames[: chunk.new_frames])
-    assert torch.cat(film).flatten().tolist() == list(range(num_frames))
+        state, frames = continue_video(state, sampler)
+        video.append(frames[: chunk.new_frames])
+    assert torch.cat(video).flatten().tolist() == list(range(num_frames))
     assert all(len(control) == overlap for control in sampler.controls)
     assert sampler.embedded == (1 if plan.num_chunks > 1 else 0)
 
 
 def test_a_step_changes_neither_its_state_nor_what_follows_from_it():
     plan = ChunkPlan(40, 8, 3, 8)
-    state = start_film(plan, numbered(8), numbered(1), Counting())
+    state = start_video(plan, numbered(8), numbered(1), Counting())
     tail = state.tail.clone()
-    once, first = continue_film(state, Counting())
-    again, second = continue_film(state, Counting())
+    once, first = continue_video(state, Counting())
+    again, second = continue_video(state, Counting())
     assert torch.equal(state.tail, tail)
     assert torch.equal(first, second) and torch.equal(once.tail, again.tail)
-    assert len(list(film_chunks(state, Counting()))) == plan.num_chunks - 1
+    assert len(list(video_chunks(state, Counting()))) == plan.num_chunks - 1
 
 
 def test_the_tail_owns_its_memory():
     clip = numbered(8)
-    state = start_film(ChunkPlan(40, 8, 3, 8), clip, clip[:1], Counting())
+    state = start_video(ChunkPlan(40, 8, 3, 8), clip, clip[:1], Counting())
     clip.zero_()
     assert state.tail.flatten().tolist() == [5.0, 6.0, 7.0]
 
 
-def test_a_complete_film_says_so():
-    state = start_film(ChunkPlan(5, 8, 3, 8), numbered(8), numbered(1), Counting())
+def test_a_complete_video_says_so():
+    state = start_video(ChunkPlan(5, 8, 3, 8), numbered(8), numbered(1), Counting())
     with pytest.raises(SettingsError, match="already has its 5 frames"):
-        continue_film(state, Counting())
+        continue_video(state, Counting())
 
 
 def test_anchors_outside_the_clip_are_refused():

@@ -17,12 +17,12 @@ from streaming_core.metrics.cuts import (
     hsv8,
     score_size,
 )
-from tests.unit.cut_films import CutFilm, generated_films, joined, scene
+from tests.unit.cut_videos import CutVideo, generated_videos, joined, scene
 
 
 @pytest.fixture(scope="module")
-def films() -> list[CutFilm]:
-    return generated_films()
+def videos() -> list[CutVideo]:
+    return generated_videos()
 
 
 def found(detector, frames: torch.Tensor, slice_frames: int = 7) -> Cuts:
@@ -32,29 +32,29 @@ def found(detector, frames: torch.Tensor, slice_frames: int = 7) -> Cuts:
 
 
 def test_a_cut_is_counted_once_where_it_is():
-    film = joined("", scene(30, 1), scene(30, 2))
-    assert found(AdaptiveCuts(), film.frames).frames == film.cuts == (30,)
+    video = joined("", scene(30, 1), scene(30, 2))
+    assert found(AdaptiveCuts(), video.frames).frames == video.cuts == (30,)
 
 
 def test_slices_do_not_matter():
-    film = joined("", scene(24, 5), scene(24, 6), scene(24, 7))
-    assert {found(AdaptiveCuts(), film.frames, size).frames for size in (1, 2, 16, 100)} == {(24, 48)}
+    video = joined("", scene(24, 5), scene(24, 6), scene(24, 7))
+    assert {found(AdaptiveCuts(), video.frames, size).frames for size in (1, 2, 16, 100)} == {(24, 48)}
 
 
-def test_motion_fades_and_still_films_have_no_cut(films):
+def test_motion_fades_and_still_videos_have_no_cut(videos):
     names = ("pan, no cut", "still, no cut", "fast pan", "dissolve of 24 frames", "fade to black and back")
-    calm = [film for film in films if film.name in names]
+    calm = [video for video in videos if video.name in names]
     assert len(calm) == len(names)
-    assert [found(AdaptiveCuts(), film.frames).count for film in calm] == [0] * len(names)
+    assert [found(AdaptiveCuts(), video.frames).count for video in calm] == [0] * len(names)
 
 
 @pytest.mark.skipif(not has_pyscenedetect(), reason="PySceneDetect is not installed")
-def test_own_detector_agrees_with_pyscenedetect(films):
-    assert len(films) >= 20
-    own = {film.name: found(AdaptiveCuts(), film.frames).frames for film in films}
-    assert own == {film.name: found(PySceneDetectCuts(), film.frames).frames for film in films}
-    # The films must tell detectors apart: some have cuts that are found, some have none.
-    assert 10 <= sum(map(bool, own.values())) <= len(films) - 10
+def test_own_detector_agrees_with_pyscenedetect(videos):
+    assert len(videos) >= 20
+    own = {video.name: found(AdaptiveCuts(), video.frames).frames for video in videos}
+    assert own == {video.name: found(PySceneDetectCuts(), video.frames).frames for video in videos}
+    # The videos must tell detectors apart: some have cuts that are found, some have none.
+    assert 10 <= sum(map(bool, own.values())) <= len(videos) - 10
 
 
 @pytest.mark.skipif(not has_pyscenedetect(), reason="PySceneDetect is not installed")
@@ -66,15 +66,15 @@ def test_the_detector_says_who_counted(monkeypatch):
 
 @given(st.integers(0, 2**31))
 def test_hsv_is_within_its_ranges_and_exact_for_value(seed):
-    colours = torch.randint(0, 256, (1, 3, 4, 4), generator=torch.Generator().manual_seed(seed)).float()
-    hue, saturation, value = hsv8(colours).unbind(1)
-    assert torch.equal(value, colours.amax(1))
+    colors = torch.randint(0, 256, (1, 3, 4, 4), generator=torch.Generator().manual_seed(seed)).float()
+    hue, saturation, value = hsv8(colors).unbind(1)
+    assert torch.equal(value, colors.amax(1))
     assert hue.min() >= 0 and hue.max() <= 180
     assert saturation.min() >= 0 and saturation.max() <= 255
 
 
 @pytest.mark.parametrize(
-    ("colour", "want"),
+    ("color", "want"),
     [
         ((255, 0, 0), (0, 255, 255)),
         ((0, 255, 0), (60, 255, 255)),
@@ -85,8 +85,8 @@ def test_hsv_is_within_its_ranges_and_exact_for_value(seed):
         ((200, 100, 100), (0, 128, 200)),
     ],
 )
-def test_hsv_of_known_colours(colour, want):
-    assert hsv8(torch.tensor(colour).float().view(1, 3, 1, 1)).flatten().tolist() == list(want)
+def test_hsv_of_known_colors(color, want):
+    assert hsv8(torch.tensor(color).float().view(1, 3, 1, 1)).flatten().tolist() == list(want)
 
 
 @pytest.mark.parametrize(

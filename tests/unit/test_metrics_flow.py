@@ -23,21 +23,21 @@ from streaming_core.metrics.flow import (
     small_size,
 )
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
-from tests.unit.metrics_films import texture, view
+from tests.unit.metrics_videos import texture, view
 
 HEIGHT, WIDTH = 128, 192
 
 
 def moved(move) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """A frame, the same after `move` (x, y from the centre to where they go), and the flow between them."""
+    """A frame, the same after `move` (x, y from the center to where they go), and the flow between them."""
     edge = 60
-    picture = texture(HEIGHT + 2 * edge, WIDTH + 2 * edge, seed=4)
+    image = texture(HEIGHT + 2 * edge, WIDTH + 2 * edge, seed=4)
     y, x = torch.meshgrid(torch.arange(HEIGHT) - HEIGHT / 2, torch.arange(WIDTH) - WIDTH / 2, indexing="ij")
     (tx, ty), (sx, sy) = move(x, y, 1), move(x, y, -1)
     columns, rows = sx + WIDTH / 2 + edge + 0.5, sy + HEIGHT / 2 + edge + 0.5
-    place = torch.stack((columns / picture.shape[2], rows / picture.shape[1]), -1)[None] * 2 - 1
-    left = view(picture, edge, edge, HEIGHT, WIDTH)[None]
-    right = F.grid_sample(picture[None], place, mode="bicubic", align_corners=False)
+    place = torch.stack((columns / image.shape[2], rows / image.shape[1]), -1)[None] * 2 - 1
+    left = view(image, edge, edge, HEIGHT, WIDTH)[None]
+    right = F.grid_sample(image[None], place, mode="bicubic", align_corners=False)
     return left, right, torch.stack((tx - x, ty - y))[None]
 
 

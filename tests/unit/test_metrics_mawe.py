@@ -1,4 +1,4 @@
-"""Forward splatting and MAWE against slow, obvious versions of themselves, and on films whose motion is known."""
+"""Forward splatting and MAWE against slow, obvious versions of themselves, and on videos whose motion is known."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from streaming_core.metrics.mawe import (
 )
 from streaming_core.metrics.measure import measure_mawe
 from streaming_core.metrics.splat import forward_splat
-from tests.unit.metrics_films import pan, stream, texture
+from tests.unit.metrics_videos import pan, stream, texture
 
 
 def splat_one_by_one(frame: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def test_translation_has_no_warp_error():
     flow = torch.zeros(1, 2, 64, 64)
     flow[:, 0], flow[:, 1] = 3, -2
     errors, lengths = pair_errors(left, left.roll((-2, 3), (2, 3)), flow)
-    # What rolls round the edge is thrown out of the picture, and what comes in is unknown.
+    # What rolls round the edge is thrown out of the image, and what comes in is unknown.
     assert errors.item() == 0
     assert lengths.item() == pytest.approx(math.sqrt(13))
     assert official_mawe(errors, lengths).item() == 0
@@ -106,7 +106,7 @@ def test_still_pairs_are_counted_and_left_out():
     assert not result.is_still
 
 
-def test_still_film_is_reported_as_still():
+def test_still_video_is_reported_as_still():
     result = summarize([0.0, 0.0], [0.0, 0.0], [True, True])
     assert result.is_still
     assert (result.value, result.official, result.still_pairs) == (None, None, 2)
@@ -129,25 +129,25 @@ def shift_network(x: float, y: float):
     return raft_estimator(network)
 
 
-def test_measured_film_of_known_motion():
-    film = pan(5, step=(2.0, 1.0), size=(72, 72))
+def test_measured_video_of_known_motion():
+    video = pan(5, step=(2.0, 1.0), size=(72, 72))
     seen = []
-    result = measure_mawe(stream(film), shift_network(-20, -10), progress=lambda *state: seen.append(state))
+    result = measure_mawe(stream(video), shift_network(-20, -10), progress=lambda *state: seen.append(state))
     assert result.pairs == 4
     assert result.lengths == pytest.approx([math.sqrt(500)] * 4)
     # Ten times enlarged, the true motion is whole pixels: only rounding to 8 bit is left of the difference.
     assert max(result.errors) < 1
     assert seen[-1] == (5, 5)
-    wrong = measure_mawe(stream(film), shift_network(20, 10))
+    wrong = measure_mawe(stream(video), shift_network(20, 10))
     assert wrong.value > 100 * result.value
 
 
-def test_film_of_one_frame_is_refused():
+def test_video_of_one_frame_is_refused():
     with pytest.raises(FrameError, match="at least 2 frames"):
         measure_mawe(stream(pan(1)), shift_network(0, 0))
 
 
-def test_still_film_through_the_whole_measure():
-    film = pan(1).expand(6, -1, -1, -1)
-    result = measure_mawe(stream(film), shift_network(0.01, 0))
+def test_still_video_through_the_whole_measure():
+    video = pan(1).expand(6, -1, -1, -1)
+    result = measure_mawe(stream(video), shift_network(0.01, 0))
     assert result.is_still and result.still_pairs == 5

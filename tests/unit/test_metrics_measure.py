@@ -1,4 +1,4 @@
-"""What the measures say about films whose truth is known."""
+"""What the measures say about videos whose truth is known."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from streaming_core.errors import Cancelled, FrameError, SettingsError
 from streaming_core.frames import FrameStream, VideoFrames, write_video
 from streaming_core.loop.layout import Layout, lay_out, parse_chunks, windows
 from streaming_core.metrics.clip_scores import ClipTools, cosines, curve
-from streaming_core.metrics.color import colour_drift, frame_colours, straight_line_change
+from streaming_core.metrics.color import color_drift, frame_colors, straight_line_change
 from streaming_core.metrics.flow import raft_estimator
 from streaming_core.metrics.measure import measure, slice_frames
-from streaming_core.metrics.seams import against_neighbours
+from streaming_core.metrics.seams import against_neighbors
 from streaming_core.metrics.stagnation import measure_stagnation, still_pairs, with_refreshes
-from tests.unit.cut_films import grain
-from tests.unit.metrics_films import pan, stream, texture
+from tests.unit.cut_videos import grain
+from tests.unit.metrics_videos import pan, stream, texture
 
 LAYOUT = lay_out(61, (25, 18))
 
 
 @pytest.fixture(scope="module")
-def film() -> torch.Tensor:
+def video() -> torch.Tensor:
     return pan(61)
 
 
 # -- the whole pass ----------------------------------------------------------------------------------------------------
 
 
-def test_a_smooth_pan_has_nothing_to_report(film):
-    found = measure(stream(film), LAYOUT)
+def test_a_smooth_pan_has_nothing_to_report(video):
+    found = measure(stream(video), LAYOUT)
     assert found.cuts.count == 0
     assert found.seams.largest < 1.5
-    # Pure translation: what the flow does not explain is a fraction of one of 255 grey levels.
+    # Pure translation: what the flow does not explain is a fraction of one of 255 gray levels.
     assert max(found.differences) < 0.75
     assert found.stagnation.still_pairs == 0 and not found.stagnation.is_still
     assert found.stagnation.kept == pytest.approx(1, abs=0.02)
@@ -47,9 +47,9 @@ def test_a_smooth_pan_has_nothing_to_report(film):
 
 
 @pytest.mark.parametrize("boundary", [25, 43])
-@pytest.mark.parametrize("change", ["light", "contrast", "position", "picture"])
-def test_a_seam_stands_out_where_it_is(film, boundary, change):
-    frames = film.clone()
+@pytest.mark.parametrize("change", ["light", "contrast", "position", "image"])
+def test_a_seam_stands_out_where_it_is(video, boundary, change):
+    frames = video.clone()
     if change == "light":
         frames[boundary:] += 0.03
     elif change == "contrast":
@@ -64,13 +64,13 @@ def test_a_seam_stands_out_where_it_is(film, boundary, change):
     assert scores[boundary] > 5
     assert scores[boundary] > 5 * scores[other]
     assert seams.largest == scores[boundary]
-    # The curve stands out at the same place, for films whose chunks nobody knows.
+    # The curve stands out at the same place, for videos whose chunks nobody knows.
     ratios = measure(stream(frames.clamp(0, 1))).seams.ratios
     assert max(range(60), key=lambda pair: ratios[pair] or 0) in (boundary - 1, boundary)
 
 
-def test_a_seam_in_a_film_with_grain_still_stands_out(film):
-    frames = film.clone()
+def test_a_seam_in_a_video_with_grain_still_stands_out(video):
+    frames = video.clone()
     frames[25:] += 0.06
     seams = measure(stream(grain(frames, 0.02, 1)), LAYOUT).seams
     assert seams.joins[0].score > 5 > 2 > seams.joins[1].score
@@ -79,13 +79,13 @@ def test_a_seam_in_a_film_with_grain_still_stands_out(film):
 def test_a_seam_survives_video_compression(tmp_path):
     frames = pan(61, size=(180, 320))
     frames[43:] += 0.02
-    write_video(stream(frames.clamp(0, 1)), tmp_path / "film.mp4")
-    seams = measure(VideoFrames.open(tmp_path / "film.mp4"), LAYOUT).seams
+    write_video(stream(frames.clamp(0, 1)), tmp_path / "video.mp4")
+    seams = measure(VideoFrames.open(tmp_path / "video.mp4"), LAYOUT).seams
     assert seams.joins[1].score > 5 > 2 > seams.joins[0].score
 
 
-def test_a_cut_is_counted_once_and_is_no_motion(film):
-    frames = torch.cat((film[:30], pan(31, seed=9)))
+def test_a_cut_is_counted_once_and_is_no_motion(video):
+    frames = torch.cat((video[:30], pan(31, seed=9)))
     found = measure(stream(frames), LAYOUT)
     assert found.cuts.frames == (30,)
     assert found.seams.largest < 1.5
@@ -93,50 +93,50 @@ def test_a_cut_is_counted_once_and_is_no_motion(film):
     assert found.seams.ratios[29] > 5
 
 
-def test_a_join_just_behind_a_cut_is_no_seam(film):
-    frames = torch.cat((film[:42], pan(19, seed=9)))
+def test_a_join_just_behind_a_cut_is_no_seam(video):
+    frames = torch.cat((video[:42], pan(19, seed=9)))
     found = measure(stream(frames), LAYOUT)
     assert found.cuts.frames == (42,)
     assert found.seams.joins[1].frame == 43 and found.seams.joins[1].score < 1.5
 
 
-def test_a_still_film_is_still(film):
-    found = measure(stream(film[:1].expand(40, -1, -1, -1)), lay_out(40, (16, 8)))
+def test_a_still_video_is_still(video):
+    found = measure(stream(video[:1].expand(40, -1, -1, -1)), lay_out(40, (16, 8)))
     assert found.stagnation.is_still and found.stagnation.still_pairs == 39 and found.stagnation.longest_still == 39
     assert found.stagnation.kept is None
     assert found.seams.largest == 1
-    assert found.colour.largest == 0 and found.colour.trend_size < 1e-9
+    assert found.color.largest == 0 and found.color.trend_size < 1e-9
 
 
-def test_a_film_that_comes_to_rest(film):
+def test_a_video_that_comes_to_rest(video):
     frames = pan(61, position=lambda frame: (1.5 * min(frame, 30), 0))
     found = measure(stream(frames), LAYOUT).stagnation
     assert (found.stagnant_from, found.still_pairs, found.longest_still, found.kept) == (30, 30, 30, 0)
     assert not found.is_still
 
 
-def test_mawe_is_taken_from_raft_in_the_same_pass(film):
+def test_mawe_is_taken_from_raft_in_the_same_pass(video):
     zero = raft_estimator(lambda left, right: torch.zeros(len(left), 2, 720, 720))
     calls = []
-    found = measure(stream(film[:4]), lay_out(4, (2,)), flow=zero, check_cancel=lambda: calls.append(1))
+    found = measure(stream(video[:4]), lay_out(4, (2,)), flow=zero, check_cancel=lambda: calls.append(1))
     assert found.mawe.is_still and found.mawe.pairs == 3
     assert "mawe" not in found.left_out and found.flow_name.startswith("RAFT-large")
     # RAFT is slow: Cancel is asked for before every pair as well as before every slice.
     assert len(calls) == 4
 
 
-def test_slices_do_not_matter(film, monkeypatch):
-    whole = measure(stream(film[:20]), lay_out(20, (10,)))
+def test_slices_do_not_matter(video, monkeypatch):
+    whole = measure(stream(video[:20]), lay_out(20, (10,)))
     monkeypatch.setattr("streaming_core.metrics.measure.slice_frames", lambda height, width: 3)
-    sliced = measure(stream(film[:20]), lay_out(20, (10,)))
+    sliced = measure(stream(video[:20]), lay_out(20, (10,)))
     assert sliced.differences == pytest.approx(whole.differences, rel=1e-3)
     assert sliced.stagnation.motion == pytest.approx(whole.stagnation.motion, rel=1e-3)
-    assert sliced.colour_means == whole.colour_means and sliced.cuts == whole.cuts
+    assert sliced.color_means == whole.color_means and sliced.cuts == whole.cuts
 
 
-def test_progress_and_cancel(film):
+def test_progress_and_cancel(video):
     seen = []
-    measure(stream(film), LAYOUT, progress=lambda *state: seen.append(state))
+    measure(stream(video), LAYOUT, progress=lambda *state: seen.append(state))
     assert seen == [(16, 61), (32, 61), (48, 61), (61, 61)]
 
     def cancel():
@@ -145,7 +145,7 @@ def test_progress_and_cancel(film):
 
     seen.clear()
     with pytest.raises(Cancelled):
-        measure(stream(film), LAYOUT, progress=lambda *state: seen.append(state), check_cancel=cancel)
+        measure(stream(video), LAYOUT, progress=lambda *state: seen.append(state), check_cancel=cancel)
     assert seen == [(16, 61), (32, 61)]
 
 
@@ -165,23 +165,23 @@ class CountedStream(FrameStream):
         return self.frames[start:stop].clone()
 
 
-def test_frames_are_read_once_and_in_slices(film):
-    source = CountedStream(film)
+def test_frames_are_read_once_and_in_slices(video):
+    source = CountedStream(video)
     measure(source, LAYOUT)
     assert source.most == 16
     assert slice_frames(720, 1280) == 8 and slice_frames(2160, 3840) == 1 and slice_frames(256, 256) == 16
 
 
-def test_a_film_of_one_frame_is_refused(film):
+def test_a_video_of_one_frame_is_refused(video):
     with pytest.raises(FrameError, match="at least 2 frames to be measured, got 1"):
-        measure(stream(film[:1]))
+        measure(stream(video[:1]))
 
 
-# -- colours -----------------------------------------------------------------------------------------------------------
+# -- colors -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("colour", "want"),
+    ("color", "want"),
     [
         ((1, 1, 1), (100, 0, 0)),
         ((0, 0, 0), (0, 0, 0)),
@@ -191,49 +191,49 @@ def test_a_film_of_one_frame_is_refused(film):
         ((0.5, 0.5, 0.5), (53.3890, 0, 0)),
     ],
 )
-def test_lab_of_known_colours(colour, want):
-    assert srgb_to_lab(torch.tensor(colour).float()).tolist() == pytest.approx(want, abs=0.01)
+def test_lab_of_known_colors(color, want):
+    assert srgb_to_lab(torch.tensor(color).float()).tolist() == pytest.approx(want, abs=0.01)
 
 
-def grey_of_lightness(lightness: torch.Tensor) -> torch.Tensor:
-    """sRGB of the greys with the given L."""
+def gray_of_lightness(lightness: torch.Tensor) -> torch.Tensor:
+    """sRGB of the grays with the given L."""
     linear = torch.where(lightness > 8, ((lightness + 16) / 116) ** 3, lightness * 27 / 24389)
     return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 @pytest.mark.parametrize(("start", "size"), [(40.0, 20.0), (70.0, -15.0), (50.0, 4.0)])
 def test_a_ramp_of_lightness_is_measured_within_two_per_cent(start, size):
-    levels = grey_of_lightness(torch.linspace(start, start + size, 61))
+    levels = gray_of_lightness(torch.linspace(start, start + size, 61))
     levels = (levels * 255).round() / 255  # as a video file would store them
-    found = measure(stream(levels.view(-1, 1, 1, 1).expand(-1, 64, 96, 3)), LAYOUT).colour
+    found = measure(stream(levels.view(-1, 1, 1, 1).expand(-1, 64, 96, 3)), LAYOUT).color
     assert found.trend[0] == pytest.approx(size, rel=0.02)
     assert found.trend_size == pytest.approx(abs(size), rel=0.02)
     # Chunk means lie in the middle of their chunks: 12, 33.5 and 51.5 of 60.
     assert found.chunk_drift == pytest.approx([0, abs(size) * 21.5 / 60, abs(size) * 39.5 / 60], rel=0.02, abs=0.02)
 
 
-def test_a_ramp_of_colour_on_a_moving_picture_is_measured_within_two_per_cent():
+def test_a_ramp_of_color_on_a_moving_image_is_measured_within_two_per_cent():
     still = pan(1, size=(64, 96)).expand(61, -1, -1, -1)
     shift = torch.linspace(0, 0.12, 61).view(-1, 1, 1, 1) * torch.tensor([1.0, 0.2, -0.5])
     frames = (still + shift).clamp(0, 1)
     want = srgb_to_lab(frames[-1]).mean((0, 1)) - srgb_to_lab(frames[0]).mean((0, 1))
-    found = measure(stream(frames), LAYOUT).colour
+    found = measure(stream(frames), LAYOUT).color
     assert found.trend_size == pytest.approx(float(want.square().sum().sqrt()), rel=0.02)
     assert found.trend == pytest.approx(want.tolist(), rel=0.05, abs=0.1)
 
 
 def test_spread_sees_contrast():
-    picture = texture(64, 96, seed=5).movedim(0, -1)[None]
-    frames = torch.cat((picture.expand(8, -1, -1, -1), ((picture - 0.5) * 0.5 + 0.5).expand(8, -1, -1, -1)))
-    means, spreads = frame_colours(frames)
-    found = colour_drift(means, spreads, lay_out(16, (8,)))
+    image = texture(64, 96, seed=5).movedim(0, -1)[None]
+    frames = torch.cat((image.expand(8, -1, -1, -1), ((image - 0.5) * 0.5 + 0.5).expand(8, -1, -1, -1)))
+    means, spreads = frame_colors(frames)
+    found = color_drift(means, spreads, lay_out(16, (8,)))
     assert found.chunk_spread_ratio[0] == 1
     assert found.chunk_spread_ratio[1] == pytest.approx(0.5, abs=0.08)
 
 
 def test_pixels_are_sampled_evenly():
     frames = torch.rand(1, 1080, 1920, 3, generator=torch.Generator().manual_seed(1))
-    mean, spread = frame_colours(frames)
+    mean, spread = frame_colors(frames)
     lab = srgb_to_lab(frames[0]).flatten(0, 1)
     assert mean[0].tolist() == pytest.approx(lab.mean(0).tolist(), abs=0.4)
     assert spread[0].tolist() == pytest.approx(lab.std(0).tolist(), rel=0.01)
@@ -251,14 +251,14 @@ def test_straight_line_of_a_straight_line(count, start, slope):
 def test_jumps_are_judged_against_pairs_around_them():
     jumps = [1.0] * 20 + [10.0] * 20
     jumps[30] = 50.0
-    ratios = against_neighbours(jumps, frozenset({30}), floor=0.1)
+    ratios = against_neighbors(jumps, frozenset({30}), floor=0.1)
     assert ratios[5] == 1 and ratios[35] == 1
     assert ratios[30] == 5
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1e6)), max_size=60), st.sets(st.integers(0, 59)))
 def test_ratios_are_positive_numbers_or_none(jumps, joins):
-    ratios = against_neighbours(jumps, frozenset(joins), floor=0.5)
+    ratios = against_neighbors(jumps, frozenset(joins), floor=0.5)
     assert len(ratios) == len(jumps)
     assert all(ratio is None or 0 < ratio < float("inf") for ratio in ratios)
 
@@ -286,8 +286,8 @@ def test_a_slow_pan_is_not_still(step):
     assert found.kept == pytest.approx(1, abs=0.1)
 
 
-def test_a_still_film_stays_still_through_a_video_file(tmp_path):
-    """An encoder draws the whole picture anew at key frames, here after 250 frames: no motion."""
+def test_a_still_video_stays_still_through_a_video_file(tmp_path):
+    """An encoder draws the whole image anew at keyframes, here after 250 frames: no motion."""
     write_video(stream(pan(1, size=(90, 160)).expand(270, -1, -1, -1)), tmp_path / "still.mp4")
     found = measure(VideoFrames.open(tmp_path / "still.mp4"))
     assert found.stagnation.is_still and found.stagnation.still_pairs == 269
@@ -298,7 +298,7 @@ def test_refreshes_are_rare_small_and_alone():
     still = [True] * 30
     still[10] = False
     assert with_refreshes(still, [0.05] * 30) == [True] * 30
-    assert with_refreshes(still, [0.5] * 30) == still  # too large: a cut between two pictures
+    assert with_refreshes(still, [0.5] * 30) == still  # too large: a cut between two images
     still[11] = False
     assert with_refreshes(still, [0.05] * 30) == still  # two in a row move
     twelve_in_twenty_four = [True, False] * 15
@@ -324,13 +324,13 @@ def test_last_length_is_repeated_to_the_end():
 
 
 @given(st.integers(1, 500), st.lists(st.integers(1, 60), min_size=1, max_size=5))
-def test_chunks_cover_the_film_once(num_frames, lengths):
+def test_chunks_cover_the_video_once(num_frames, lengths):
     layout = lay_out(num_frames, tuple(lengths))
     assert [frame for chunk in layout.chunks for frame in chunk] == list(range(num_frames))
 
 
 @given(st.integers(1, 5000))
-def test_windows_cover_the_film_and_have_no_boundaries(num_frames):
+def test_windows_cover_the_video_and_have_no_boundaries(num_frames):
     layout = windows(num_frames)
     assert [frame for chunk in layout.chunks for frame in chunk] == list(range(num_frames))
     assert layout.boundaries == () and len(layout.chunks) <= 12
@@ -347,17 +347,17 @@ def test_chunks_as_people_write_them():
         lay_out(10, ())
 
 
-def by_colour(frames: torch.Tensor) -> torch.Tensor:
-    """Stands in for a vision model: the mean colour is the embedding."""
+def by_color(frames: torch.Tensor) -> torch.Tensor:
+    """Stands in for a vision model: the mean color is the embedding."""
     return frames.mean((1, 2))
 
 
-def test_clip_curves_follow_the_film(film):
-    frames = film.clone()
+def test_clip_curves_follow_the_video(video):
+    frames = video.clone()
     frames[43:, ..., 0] = 0
-    tools = ClipTools(by_colour, text=torch.tensor([0.0, 1.0, 1.0]), name="colours")
+    tools = ClipTools(by_color, text=torch.tensor([0.0, 1.0, 1.0]), name="colors")
     found = measure(stream(frames), LAYOUT, clip=tools)
-    assert found.clip_name == "colours" and set(found.left_out) == {"mawe"}
+    assert found.clip_name == "colors" and set(found.left_out) == {"mawe"}
     assert len(found.anchor.values) == len(found.text.values) == 61
     assert found.anchor.values[0] == pytest.approx(1)
     assert found.anchor.chunk_means[0] > 0.99 > 0.9 > found.anchor.chunk_means[2]
@@ -365,9 +365,9 @@ def test_clip_curves_follow_the_film(film):
     assert found.text.mean == pytest.approx(sum(found.text.values) / 61)
 
 
-def test_anchor_may_be_a_picture_of_its_own(film):
-    tools = ClipTools(by_colour, anchor=torch.tensor([1.0, 0, 0]).expand(1, 8, 8, 3))
-    found = measure(stream(film[:8]), lay_out(8, (8,)), clip=tools)
+def test_anchor_may_be_a_image_of_its_own(video):
+    tools = ClipTools(by_color, anchor=torch.tensor([1.0, 0, 0]).expand(1, 8, 8, 3))
+    found = measure(stream(video[:8]), lay_out(8, (8,)), clip=tools)
     assert max(found.anchor.values) < 0.9 and found.text is None and "text" in found.left_out
 
 

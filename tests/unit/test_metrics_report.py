@@ -1,4 +1,4 @@
-"""The report as text, JSON, CSV and picture, and the command that makes it from a video file."""
+"""The report as text, JSON, CSV and image, and the command that makes it from a video file."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ import dev
 from streaming_core.errors import CheckpointError
 from streaming_core.frames import write_video
 from streaming_core.loop.layout import lay_out
-from streaming_core.metrics import picture
+from streaming_core.metrics import chart
 from streaming_core.metrics.__main__ import main
+from streaming_core.metrics.chart import draw_report, frame_x, nice_step, panels, scale_of
 from streaming_core.metrics.clip_local import clip_pixels, load_clip
 from streaming_core.metrics.clip_scores import ClipTools
 from streaming_core.metrics.flow import RAFT_FILE, raft_estimator
 from streaming_core.metrics.measure import Measures, measure
-from streaming_core.metrics.picture import draw_report, frame_x, nice_step, panels, scale_of
 from streaming_core.metrics.report import as_csv, as_json, as_text, chunk_rows, curves, headlines, summary
-from tests.unit.metrics_films import pan, stream
+from tests.unit.metrics_videos import pan, stream
 
 LAYOUT = lay_out(61, (25, 18))
 
 
 @pytest.fixture(scope="module")
-def film() -> torch.Tensor:
+def shown_frames() -> torch.Tensor:
     frames = torch.cat((pan(50), pan(11, seed=3)))
     frames[43:] += 0.03
     return frames.clamp(0, 1)
 
 
 @pytest.fixture(scope="module")
-def measures(film) -> Measures:
-    tools = ClipTools(lambda frames: frames.mean((1, 2)), text=torch.ones(3), name="colours")
-    return measure(stream(film), LAYOUT, clip=tools)
+def measures(shown_frames) -> Measures:
+    tools = ClipTools(lambda frames: frames.mean((1, 2)), text=torch.ones(3), name="colors")
+    return measure(stream(shown_frames), LAYOUT, clip=tools)
 
 
 @pytest.fixture(scope="module")
-def with_mawe(film) -> Measures:
+def with_mawe(shown_frames) -> Measures:
     network = raft_estimator(lambda left, right: torch.full((len(left), 2, 720, 720), 2.0))
-    return measure(stream(torch.cat((film[:4], film[3:4]))), lay_out(5, (3,)), flow=network)
+    return measure(stream(torch.cat((shown_frames[:4], shown_frames[3:4]))), lay_out(5, (3,)), flow=network)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------------------
@@ -55,13 +55,13 @@ def with_mawe(film) -> Measures:
 
 def test_json_is_strict_and_complete(measures):
     found = json.loads(as_json(measures), parse_constant=pytest.fail)
-    assert found["film"] == {"frames": 61, "width": 160, "height": 96, "fps": 24.0, "seconds": pytest.approx(61 / 24)}
+    assert found["video"] == {"frames": 61, "width": 160, "height": 96, "fps": 24.0, "seconds": pytest.approx(61 / 24)}
     assert found["mawe"] is None and list(found["left_out"]) == ["mawe"]
     assert found["cuts"]["count"] == 1 and found["cuts"]["frames"] == [50]
     assert found["boundaries"] == [25, 43] and found["chunks_known"]
     assert [join["frame"] for join in found["seams"]["joins"]] == [25, 43]
     assert found["seams"]["largest"] == found["seams"]["joins"][1]["score"] > 5
-    assert found["anchor_similarity"]["model"] == "colours"
+    assert found["anchor_similarity"]["model"] == "colors"
     assert {len(curve) for curve in found["curves"].values()} == {61}
     assert [(row["start"], row["stop"]) for row in found["chunks"]] == [(0, 25), (25, 43), (43, 61)]
     assert [row["cuts"] for row in found["chunks"]] == [0, 0, 1]
@@ -106,29 +106,29 @@ def test_mawe_is_reported_with_its_still_pairs(with_mawe):
     assert panels(with_mawe)[0].title.startswith("MAWE")
 
 
-def test_still_film_is_called_still(film):
+def test_still_video_is_called_still(shown_frames):
     network = raft_estimator(lambda left, right: torch.zeros(len(left), 2, 720, 720))
-    found = measure(stream(film[:1].expand(4, -1, -1, -1)), flow=network)
+    found = measure(stream(shown_frames[:1].expand(4, -1, -1, -1)), flow=network)
     values = {name: value for name, value, _ in headlines(found)}
     assert values["MAWE"] == values["Motion kept"] == "still"
     assert json.loads(as_json(found), parse_constant=pytest.fail)["mawe"]["value"] is None
     assert draw_report(found).size[0] == 1024
 
 
-# -- the picture -------------------------------------------------------------------------------------------------------
+# -- the image -------------------------------------------------------------------------------------------------------
 
 
-def columns_of(image: Image.Image, colour: str, rows: slice) -> set[int]:
-    """Columns that have (nearly) the given colour in every one of the rows."""
+def columns_of(image: Image.Image, color: str, rows: slice) -> set[int]:
+    """Columns that have (nearly) the given color in every one of the rows."""
     pixels = np.asarray(image)[rows].astype(int)
-    near = np.abs(pixels - ImageColor.getrgb(colour)).sum(-1) < 90
+    near = np.abs(pixels - ImageColor.getrgb(color)).sum(-1) < 90
     return {int(column) for column in np.flatnonzero(near.mean(0) > 0.8)}
 
 
 def panel_rows(image: Image.Image, number: int, of: int) -> slice:
     """Rows in the upper part of panel `number`."""
-    bottom = image.size[1] - picture.AXIS_PX - (of - 1 - number) * (picture.PANEL_PX + picture.GAP_PX)
-    return slice(bottom - picture.PANEL_PX + 2, bottom - 2)
+    bottom = image.size[1] - chart.AXIS_PX - (of - 1 - number) * (chart.PANEL_PX + chart.GAP_PX)
+    return slice(bottom - chart.PANEL_PX + 2, bottom - 2)
 
 
 def test_boundaries_and_cuts_stand_where_they_belong(measures):
@@ -136,9 +136,9 @@ def test_boundaries_and_cuts_stand_where_they_belong(measures):
     assert image.mode == "RGB" and image.size[0] == 1024 and count == 5
     for number in range(count):
         rows = panel_rows(image, number, count)
-        assert columns_of(image, picture.BOUNDARY, rows) == {round(frame_x(frame, 61)) for frame in (25, 43)}
-        assert columns_of(image, picture.CUT, rows) == {round(frame_x(50, 61))}
-    assert frame_x(0, 61) == picture.LEFT_PX and frame_x(60, 61) == 1024 - picture.RIGHT_PX
+        assert columns_of(image, chart.BOUNDARY, rows) == {round(frame_x(frame, 61)) for frame in (25, 43)}
+        assert columns_of(image, chart.CUT, rows) == {round(frame_x(50, 61))}
+    assert frame_x(0, 61) == chart.LEFT_PX and frame_x(60, 61) == 1024 - chart.RIGHT_PX
 
 
 def test_every_panel_shows_its_curve(measures):
@@ -147,26 +147,26 @@ def test_every_panel_shows_its_curve(measures):
     for number, panel in enumerate(shown):
         rows = panel_rows(image, number, len(shown))
         part = pixels[rows.start - 5 : rows.stop + 3]
-        drawn = (np.abs(part - ImageColor.getrgb(panel.colour)).sum(-1) < 150).any(0)
+        drawn = (np.abs(part - ImageColor.getrgb(panel.color)).sum(-1) < 150).any(0)
         # The curve crosses nearly every column, and stands where its scale says.
-        assert drawn[picture.LEFT_PX + 20 : 1024 - picture.RIGHT_PX].mean() > 0.9
+        assert drawn[chart.LEFT_PX + 20 : 1024 - chart.RIGHT_PX].mean() > 0.9
     distance, scale = shown[2], scale_of(shown[2])
     rows = panel_rows(image, 2, len(shown))
     for frame in (10, 35, 55):
-        height = round((rows.stop + 2) - picture.PANEL_PX * scale.height(distance.values[frame]))
+        height = round((rows.stop + 2) - chart.PANEL_PX * scale.height(distance.values[frame]))
         around = pixels[height - 2 : height + 3, round(frame_x(frame, 61))]
-        assert (np.abs(around - ImageColor.getrgb(distance.colour)).sum(-1) < 120).any()
+        assert (np.abs(around - ImageColor.getrgb(distance.color)).sum(-1) < 120).any()
 
 
-def test_unknown_chunks_draw_no_boundaries(film):
-    found = measure(stream(film[:24]))
+def test_unknown_chunks_draw_no_boundaries(shown_frames):
+    found = measure(stream(shown_frames[:24]))
     image, count = draw_report(found), len(panels(found))
     assert count == 3
-    assert not columns_of(image, picture.BOUNDARY, panel_rows(image, 1, count))
+    assert not columns_of(image, chart.BOUNDARY, panel_rows(image, 1, count))
 
 
-def test_long_films_with_many_chunks_are_drawn(film):
-    found = measure(stream(film[:, ::4, ::4].repeat(4, 1, 1, 1)), lay_out(244, (4, 2)))
+def test_long_videos_with_many_chunks_are_drawn(shown_frames):
+    found = measure(stream(shown_frames[:, ::4, ::4].repeat(4, 1, 1, 1)), lay_out(244, (4, 2)))
     image = draw_report(found)
     assert image.size[0] == 1024 and len(image.getcolors(1 << 20)) > 500
 
@@ -182,16 +182,16 @@ def test_nice_steps(span, steps, want):
 
 
 @pytest.fixture(scope="module")
-def video(film, tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("films") / "film.mp4"
-    write_video(stream(film), path)
+def video(shown_frames, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("videos") / "video.mp4"
+    write_video(stream(shown_frames), path)
     return path
 
 
 def test_command_writes_all_files(video, tmp_path, capsys):
     files = {kind: tmp_path / "new" / f"report.{kind}" for kind in ("json", "csv", "png")}
     options = [str(part) for kind, path in files.items() for part in (f"--{kind}", path)]
-    assert main([str(video), "--chunks", "25,18", "--text", "a film", *options]) == 0
+    assert main([str(video), "--chunks", "25,18", "--text", "a video", *options]) == 0
     printed = capsys.readouterr()
     assert "61 frames, 160x96" in printed.out and "at frame 43" in printed.out
     assert "needs --clip" in printed.err
@@ -217,7 +217,7 @@ def test_command_as_people_call_it(video, tmp_path):
         (["--chunks", "25;18"], "whole numbers such as 25,18"),
         (["--raft", "absent.pth"], "download https://"),
         (["--clip", "absent"], "no config.json"),
-        (["--anchor", "absent.png"], "cannot be read as a picture"),
+        (["--anchor", "absent.png"], "cannot be read as a image"),
         (["--json", "{video}/report.json"], "cannot be written"),
     ],
 )
@@ -268,11 +268,11 @@ def clip_folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_clip_from_a_folder(clip_folder, film, video, tmp_path):
+def test_clip_from_a_folder(clip_folder, shown_frames, video, tmp_path):
     tools = load_clip(clip_folder, "a cat")
     assert tools.name == "tiny-clip" and tools.text.shape == (16,)
     with torch.inference_mode():
-        embeddings = tools.embed_frames(film[:3])
+        embeddings = tools.embed_frames(shown_frames[:3])
     assert embeddings.shape == (3, 16)
     assert not torch.equal(load_clip(clip_folder, "a dog").text, tools.text)
     assert load_clip(clip_folder, "long " * 200).text.isfinite().all()
@@ -300,7 +300,7 @@ def test_incomplete_clip_is_refused(clip_folder, tmp_path):
         load_clip(tmp_path)
 
 
-def test_clip_pixels_keep_the_centre():
+def test_clip_pixels_keep_the_center():
     frames = torch.zeros(1, 60, 100, 3)
     frames[:, :, 20:80] = 1
     pixels = clip_pixels(frames, 30)

@@ -1,4 +1,4 @@
-"""Film plans and the texts they are written in."""
+"""Video plans and the texts they are written in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
 from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.plan import FilmPlan
+from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.script import MAX_SEED, Cue, Script, chunk_prompts, parse_chunk_list, parse_cues, parse_numbers
 from streaming_core.runs.manifest import plain
 
@@ -42,7 +42,7 @@ def test_prompts_by_time_begin_with_the_chunk_that_shows_it():
     assert prompts("a\n00:03: b", 4, Fraction(4)) == ["a", "b", "b", "b"]
     assert prompts("a\n00:03.25: b", 4, Fraction(4)) == ["a", "a", "b", "b"]
     assert prompts("a\n0:00:03.25: b\n1:00:00: c", 4, Fraction(4)) == ["a", "a", "b", "b"]
-    # The last chunk is trimmed to frame 13, but a longer film has the same chunks.
+    # The last chunk is trimmed to frame 13, but a longer video has the same chunks.
     assert prompts("a\n00:04: b", 3, Fraction(4), num_frames=14) == ["a", "a", "b"]
 
 
@@ -118,7 +118,7 @@ def test_seeds_per_chunk():
 
 
 @st.composite
-def film_plans(draw):
+def video_plans(draw):
     chunk_frames = draw(st.integers(2, 30))
     script = Script(
         seeds=tuple(Cue(draw(st.integers(0, MAX_SEED)), at) for at in sorted(draw(st.sets(st.integers(0, 20))))),
@@ -128,12 +128,12 @@ def film_plans(draw):
         fps=draw(st.fractions(1, 60, max_denominator=1001)),
     )
     sizes = draw(st.integers(1, 300)), chunk_frames, draw(st.integers(1, chunk_frames - 1))
-    return FilmPlan(*sizes, draw(st.integers(0, MAX_SEED)), script.fps, script)
+    return VideoPlan(*sizes, draw(st.integers(0, MAX_SEED)), script.fps, script)
 
 
-@given(film_plans(), st.integers(1, 100))
+@given(video_plans(), st.integers(1, 100))
 def test_a_longer_plan_begins_like_the_shorter_one(plan, more):
-    longer = FilmPlan(plan.num_frames + more, *(getattr(plan, n) for n in ("chunk_frames", "overlap_frames", "seed")),
+    longer = VideoPlan(plan.num_frames + more, *(getattr(plan, n) for n in ("chunk_frames", "overlap_frames", "seed")),
                       plan.fps, plan.script)  # fmt: skip
     short, long = plan.begin(plan.chunk_frames), longer.begin(plan.chunk_frames)
     for index in range(short.num_chunks):
@@ -141,12 +141,12 @@ def test_a_longer_plan_begins_like_the_shorter_one(plan, more):
         assert (a.start, a.seed, a.prompt, a.cam_strength) == (b.start, b.seed, b.prompt, b.cam_strength)
 
 
-@given(film_plans())
+@given(video_plans())
 def test_plans_survive_a_manifest(plan):
-    assert FilmPlan.from_dict(json.loads(json.dumps(plain(plan.to_dict())))) == plan
+    assert VideoPlan.from_dict(json.loads(json.dumps(plain(plan.to_dict())))) == plan
 
 
-@given(film_plans())
+@given(video_plans())
 def test_the_table_names_every_chunk_once(plan):
     rows = [line.split(" | ") for line in plan.table().splitlines()[2:]]
     numbers = [number for row in rows for number in parse_chunk_list(row[0])]
@@ -156,7 +156,7 @@ def test_the_table_names_every_chunk_once(plan):
 
 def test_a_table():
     script = Script(increment=False, prompts=parse_cues("a dog\n2: it jumps"), cam_strength=(Cue(0.5, 1),))
-    assert FilmPlan(20, 8, 3, 5, Fraction(4), script).table() == (
+    assert VideoPlan(20, 8, 3, 5, Fraction(4), script).table() == (
         "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames that share 3\n"
         "chunk | frames | time | seed | CAM | anchor | prompt\n"
         "0 | 0-7 | 00:00.00-00:02.00 | 5 | 1 | 1 | a dog\n"
@@ -173,4 +173,4 @@ def test_only_what_a_script_changed_counts():
 
 def test_impossible_plans_are_refused_when_they_are_made():
     with pytest.raises(SettingsError, match="overlap_frames"):
-        FilmPlan(20, 8, 8, 0, Fraction(4))
+        VideoPlan(20, 8, 8, 0, Fraction(4))

@@ -78,7 +78,7 @@ PAGE_FILES = sorted(path for path in PAGES.glob("*.md") if path.stem != "README"
         ("(reference: streamingmodelscope, 4.2)", [("streamingmodelscope", ["4.2"])]),
         ("Reference: enhancer, sections 1, 2, 5. Images are", [("enhancer", ["1", "2", "5"])]),
         ("Written from reference: lvdm; no code was copied.", [("lvdm", [])]),
-        ("Reference: the 40-frame film.", []),
+        ("Reference: the 40-frame video.", []),
     ],
 )
 def test_citations_are_understood(text, found):

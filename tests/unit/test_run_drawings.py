@@ -40,7 +40,7 @@ def draw(run: RunFolder, index: int, seed: int, **options) -> None:
     )  # fmt: skip
 
 
-def film_of(run: RunFolder) -> torch.Tensor:
+def video_of(run: RunFolder) -> torch.Tensor:
     stream = run.frames_stream()
     return stream.read(0, len(stream))
 
@@ -98,17 +98,17 @@ def test_after_any_drawings_and_choices_every_chunk_ends_as_it_is_continued(tmp_
                 if wanted != present[index]:
                     own = passed_over(own, eight_bit(drawing(index, seeds[index][wanted])))
             expected.append(own)
-        film = torch.cat(expected)
-        assert torch.allclose(film_of(run), film, atol=1e-6)
+        video = torch.cat(expected)
+        assert torch.allclose(video_of(run), video, atol=1e-6)
         stream, bounds = run.frames_stream(), sorted({0, *cuts, CHUNKS * LENGTH})
         parts = [stream.read(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-        assert torch.equal(torch.cat(parts), film_of(run)), "however it is sliced"
+        assert torch.equal(torch.cat(parts), video_of(run)), "however it is sliced"
         assert missing_chunks(run.path, run.manifest, [f"h{index}" for index in range(CHUNKS)]) == ()
-        # The same from the disk, and from the chunk files alone when the latest drawings are in the film.
+        # The same from the disk, and from the chunk files alone when the latest drawings are in the video.
         assert RunManifest.load(run.path) == run.manifest
         if all(present[index] == len(seeds[index]) - 1 for index in range(CHUNKS)):
             rebuilt = RunManifest.rebuild(run.path)
-            assert torch.equal(film_of(RunFolder(run.path, rebuilt, None)), film_of(run))
+            assert torch.equal(video_of(RunFolder(run.path, rebuilt, None)), video_of(run))
 
 
 def test_seams_of_latents_pass_over_in_pixels(tmp_path):
@@ -121,10 +121,10 @@ def test_seams_of_latents_pass_over_in_pixels(tmp_path):
         options = {"num_frames": LENGTH, "seam_frames": 2, "replace_existing": True, "keep_old": True}
         run.write_chunk(0, settings_hash="h", seed=9, latents=latents(9), **options)
         decoder = GroupDecoder(lambda part: part.movedim(1, -1) ** 2)
-        film = run.frames_stream(decoder=decoder).read(0, LENGTH)
+        video = run.frames_stream(decoder=decoder).read(0, LENGTH)
     new, old = drawing(0, 9) ** 2, drawing(0, 0) ** 2
-    assert torch.equal(film[: LENGTH - 2], new[: LENGTH - 2])
-    assert torch.allclose(film[-1], new[-1] / 3 + old[-1] * 2 / 3, atol=1e-6)
+    assert torch.equal(video[: LENGTH - 2], new[: LENGTH - 2])
+    assert torch.allclose(video[-1], new[-1] / 3 + old[-1] * 2 / 3, atol=1e-6)
 
 
 def test_only_the_drawn_chunks_file_is_written(run):
@@ -145,7 +145,7 @@ def test_older_runs_without_links_get_their_seam(run):
     assert run.record(2).continues == "chunk_00001.safetensors"
     own = slice(LENGTH, 2 * LENGTH)
     expected = passed_over(eight_bit(drawing(1, 5)), eight_bit(drawing(1, 0)))
-    assert torch.allclose(film_of(run)[own], expected, atol=1e-6)
+    assert torch.allclose(video_of(run)[own], expected, atol=1e-6)
 
 
 def test_a_drawing_is_wanted_for_what_it_stands_for_only(run):
@@ -206,7 +206,7 @@ def test_damaged_chunks_are_set_aside(run):
 def test_older_drawings_are_deleted_but_for_seams(run):
     draw(run, 1, 5)
     draw(run, 1, 6)
-    film, before = film_of(run), run_bytes(run.path)
+    video, before = video_of(run), run_bytes(run.path)
     freed = delete_older(run)
     assert freed > 0
     # The manifest shrinks too, so the sum is only near.
@@ -215,7 +215,7 @@ def test_older_drawings_are_deleted_but_for_seams(run):
         "chunk_00001.r2.safetensors",
         "chunk_00001.safetensors",
     ]
-    assert torch.equal(film_of(run), film)
+    assert torch.equal(video_of(run), video)
 
 
 def test_deleting_a_run_leaves_everything_else(tmp_path):
@@ -261,7 +261,7 @@ def test_a_link_in_place_of_a_run_is_not_followed(tmp_path):
 def test_a_run_in_use_is_not_deleted(run):
     with pytest.raises(RunLockedError):
         delete_run(run.path.parent, "run")
-    assert len(run.chunks) == CHUNKS and film_of(run) is not None
+    assert len(run.chunks) == CHUNKS and video_of(run) is not None
 
 
 def test_a_damaged_run_can_be_deleted(tmp_path):

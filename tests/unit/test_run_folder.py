@@ -39,8 +39,8 @@ def frames(num_frames: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(num_frames, 4, 6, 3, generator=torch.Generator().manual_seed(seed))
 
 
-def eight_bit(film: torch.Tensor) -> torch.Tensor:
-    return (film * 255).round() / 255
+def eight_bit(video: torch.Tensor) -> torch.Tensor:
+    return (video * 255).round() / 255
 
 
 def hashes(*names: str) -> list[str]:
@@ -48,7 +48,7 @@ def hashes(*names: str) -> list[str]:
 
 
 def filled(root: Path, lengths: list[int], name: str = "run", **options) -> torch.Tensor:
-    """A run with chunks of these lengths; their film."""
+    """A run with chunks of these lengths; their video."""
     parts = [frames(length, seed) for seed, length in enumerate(lengths)]
     with RunFolder.create(root, name, {"model": "abc"}, **{**SIZE, **options}) as run:
         for index, (part, wanted) in enumerate(zip(parts, hashes(*map(str, range(len(parts)))), strict=True)):
@@ -106,19 +106,19 @@ def test_frames_can_be_stored_as_half(root):
     asked=st.integers(1, 40),
 )
 @settings(max_examples=25, deadline=None)
-def test_any_slices_of_a_run_equal_its_film(tmp_path_factory, lengths, skips, bounds, asked):
+def test_any_slices_of_a_run_equal_its_video(tmp_path_factory, lengths, skips, bounds, asked):
     parts = [frames(length + skip, seed) for seed, (length, skip) in enumerate(zip(lengths, skips, strict=False))]
-    film = eight_bit(torch.cat([part[skip:] for part, skip in zip(parts, skips, strict=False)]))
+    video = eight_bit(torch.cat([part[skip:] for part, skip in zip(parts, skips, strict=False)]))
     with RunFolder.create(tmp_path_factory.mktemp("runs"), "run", num_frames=asked, **SIZE) as run:
         for index, (part, skip) in enumerate(zip(parts, skips, strict=False)):
             run.write_chunk(index, settings_hash="h", seed=0, frames=part, skip_frames=skip)
     stream = run.frames_stream()
-    film = film[:asked]
-    assert (len(stream), stream.height, stream.width, stream.fps) == (len(film), 4, 6, SIZE["fps"])
+    video = video[:asked]
+    assert (len(stream), stream.height, stream.width, stream.fps) == (len(video), 4, 6, SIZE["fps"])
     for start, stop in bounds:
-        start, stop = min(start, len(film)), min(stop, len(film))
-        assert torch.equal(stream.read(start, stop), film[start:stop])
-    assert torch.equal(torch.cat(list(pickle.loads(pickle.dumps(stream)).slices(4))), film)
+        start, stop = min(start, len(video)), min(stop, len(video))
+        assert torch.equal(stream.read(start, stop), video[start:stop])
+    assert torch.equal(torch.cat(list(pickle.loads(pickle.dumps(stream)).slices(4))), video)
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ class Doubler:
 @settings(max_examples=25, deadline=None)
 def test_latents_are_decoded_on_demand_in_the_same_groups(tmp_path_factory, skip, size):
     latents = [frames(7, seed).movedim(-1, 1) for seed in range(3)]
-    film = torch.cat([part.movedim(1, -1).repeat_interleave(2, dim=0)[skip:] for part in latents])
+    video = torch.cat([part.movedim(1, -1).repeat_interleave(2, dim=0)[skip:] for part in latents])
     with RunFolder.create(tmp_path_factory.mktemp("runs"), "run", **SIZE) as run:
         for index, part in enumerate(latents):
             run.write_chunk(index, settings_hash="h", seed=0, latents=part, num_frames=14 - skip, skip_frames=skip)
     decoder = Doubler([])
     stream = run.frames_stream(decoder=decoder)
-    assert torch.equal(torch.cat(list(stream.slices(size))), film)
+    assert torch.equal(torch.cat(list(stream.slices(size))), video)
     expected = [group.stop - group.start for group in decoder.groups(7, skip)] * 3
     assert decoder.calls == expected, "every group once, none of another size"
 
@@ -182,7 +182,7 @@ def test_latents_without_a_decoder_or_with_a_wrong_one(root):
         run.frames_stream(decoder=GroupDecoder(lambda part: torch.rand(2, 4, 6, 3))).read(0, 1)
 
 
-def test_the_film_ends_where_a_chunk_is_missing(root):
+def test_the_video_ends_where_a_chunk_is_missing(root):
     with RunFolder.create(root, "run", **SIZE) as run:
         with pytest.raises(FrameError, match="no finished chunk"):
             run.frames_stream()
@@ -205,7 +205,7 @@ def test_resume_reuses_what_fits(root):
     assert (plan.next_index, plan.complete) == (3, False) and "3 of 4" in plan.reason
     plan = run.completed_prefix(hashes("0", "x", "2"))
     assert plan.next_index == 1 and "settings of chunk 1 changed" in plan.reason
-    assert run.completed_prefix(hashes("0")).complete, "a shorter film needs nothing new"
+    assert run.completed_prefix(hashes("0")).complete, "a shorter video needs nothing new"
     assert run.completed_prefix([]).complete
 
 
@@ -255,10 +255,10 @@ def test_finished_chunks_are_replaced_only_on_request(root):
 
 
 def test_open_or_create_goes_on_and_adapts_the_length(root):
-    film = filled(root, [3, 3])
+    video = filled(root, [3, 3])
     with RunFolder.open_or_create(root, "run", {"model": "new"}, num_frames=5, **SIZE) as run:
         assert len(run.chunks) == 2
-        assert torch.equal(run.frames_stream().read(0, 5), film[:5]) and len(run.frames_stream()) == 5
+        assert torch.equal(run.frames_stream().read(0, 5), video[:5]) and len(run.frames_stream()) == 5
     assert RunFolder.open(root, "run").manifest.settings == {"model": "new"}
     with RunFolder.open_or_create(root, "another", **SIZE) as run:
         assert not run.chunks
@@ -359,7 +359,7 @@ def damage(path: Path, how: str) -> None:
 
 @pytest.mark.parametrize(("how", "words"), [("cut", "cut off"), ("flip", "checksum"), ("missing", "missing")])
 def test_a_damaged_chunk_is_refused_and_can_be_made_again(root, how, words):
-    film = filled(root, [3, 3, 3])
+    video = filled(root, [3, 3, 3])
     wanted = hashes("0", "1", "2")
     damage(RunFolder.open(root, "run").chunk_file(1).path, how)
     with RunFolder.open(root, "run", write=True) as run:
@@ -370,12 +370,12 @@ def test_a_damaged_chunk_is_refused_and_can_be_made_again(root, how, words):
         ):
             with pytest.raises(RunDamagedError, match=f"chunk_00001.*{words}"):
                 access()
-        assert torch.equal(run.frames_stream().read(0, 3), film[:3]), "the others can be read"
+        assert torch.equal(run.frames_stream().read(0, 3), video[:3]), "the others can be read"
         plan = run.completed_prefix(wanted, rerun_damaged=True)
         assert plan.next_index == 1 and words in plan.reason
         run.write_chunk(1, settings_hash=wanted[1], seed=1, frames=frames(3, 1), replace_existing=True)
         assert run.completed_prefix(wanted).complete
-        assert torch.equal(run.frames_stream().read(0, 9), film)
+        assert torch.equal(run.frames_stream().read(0, 9), video)
 
 
 def test_damage_is_noticed_after_a_first_good_read(root):
@@ -406,7 +406,7 @@ def test_damage_is_noticed_after_a_first_good_read(root):
     ],
 )
 def test_a_damaged_manifest_is_refused_and_can_be_recovered(root, content):
-    film = filled(root, [3, 2])
+    video = filled(root, [3, 2])
     with RunFolder.open(root, "run", write=True) as run:
         run.write_chunk(1, settings_hash="new", seed=7, frames=frames(2, 7), replace_existing=True)
     manifest = root / "run" / "manifest.json"
@@ -422,9 +422,9 @@ def test_a_damaged_manifest_is_refused_and_can_be_recovered(root, content):
     assert manifest.read_bytes() == content, "nothing is overwritten"
     with recover(root, "run") as run:
         assert run.chunks == whole.chunks and run.manifest == whole
-        assert torch.equal(run.frames_stream().read(0, 3), film[:3])
+        assert torch.equal(run.frames_stream().read(0, 3), video[:3])
     assert (root / "run" / "manifest.json.damaged").read_bytes() == content
-    with pytest.raises(RunFolderError, match="sound"):
+    with pytest.raises(RunFolderError, match="intact"):
         recover(root, "run")
 
 
@@ -479,14 +479,14 @@ def test_names_that_are_paths_are_refused(root, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["film", "my film 3", "été", "🎬 take 2", "x" * 300, "a:?*b", "C:out", "con", "...x", "🎬" * 90, "a\nb"]
+    "name", ["video", "my video 3", "été", "🎬 take 2", "x" * 300, "a:?*b", "C:out", "con", "...x", "🎬" * 90, "a\nb"]
 )
 def test_other_names_become_one_folder(root, name):
-    film = filled(root, [3], name)
+    video = filled(root, [3], name)
     assert len(list(root.iterdir())) == 1
     run = RunFolder.open(root, name)
     assert run.path.parent == root.resolve() and run.manifest.name == name
-    assert torch.equal(run.frames_stream().read(0, 3), film)
+    assert torch.equal(run.frames_stream().read(0, 3), video)
 
 
 @given(a=st.text(min_size=1, max_size=200), b=st.text(min_size=1, max_size=200))

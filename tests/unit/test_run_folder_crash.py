@@ -68,33 +68,33 @@ def stored(lines: list[str]) -> list[int]:
     return [int(line.split()[1]) for line in lines if line.startswith("stored ")]
 
 
-def film_of(root: Path) -> torch.Tensor:
+def video_of(root: Path) -> torch.Tensor:
     return RunFolder.open(root, "run").frames_stream().read(0, NUM_CHUNKS * CHUNK_FRAMES)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(child, tmp_path_factory) -> tuple[torch.Tensor, float]:
-    """The film of a run that was left alone, and how many seconds one chunk took on this machine."""
+    """The video of a run that was left alone, and how many seconds one chunk took on this machine."""
     root = tmp_path_factory.mktemp("whole")
     began = time.monotonic()
-    lines = attempt(child, "film", root)
+    lines = attempt(child, "run", root)
     seconds = (time.monotonic() - began) / NUM_CHUNKS
     assert lines[-1] == "done" and stored(lines) == list(range(NUM_CHUNKS))
-    return film_of(root), seconds
+    return video_of(root), seconds
 
 
 @pytest.mark.slow
 def test_a_killed_run_loses_at_most_the_chunk_in_work(child, undisturbed, tmp_path):
-    """Killed at random moments over several films; each film ends bit for bit like one that was left alone."""
+    """Killed at random moments over several videos; each video ends bit for bit like one that was left alone."""
     dice = random.Random(5)
     whole, chunk_seconds = undisturbed
     kills = lost = 0
-    for film in range(60):
-        root = tmp_path / str(film)
+    for video in range(60):
+        root = tmp_path / str(video)
         known = 0
         while known < NUM_CHUNKS:
             target = min(known + dice.choice((0, 1, 1, 2)), NUM_CHUNKS - 1)
-            lines = attempt(child, "film", root, (f"begin {target}", dice.uniform(0, 2 * chunk_seconds)))
+            lines = attempt(child, "run", root, (f"begin {target}", dice.uniform(0, 2 * chunk_seconds)))
             begun = [int(line.split()[1]) for line in lines if line.startswith("begin ")]
             assert begun[:1] in ([], [known]) or begun[0] == known + 1, "only the chunk in work is made again"
             assert not [line for line in lines if line.startswith("error")], lines
@@ -106,7 +106,7 @@ def test_a_killed_run_loses_at_most_the_chunk_in_work(child, undisturbed, tmp_pa
             assert known >= max(stored(lines), default=-1) + 1, "what was reported as stored is there"
             lost += known == max(begun, default=0)
             assert known in (max(begun, default=0), max(begun, default=0) + 1), "at most the chunk in work is lost"
-        assert torch.equal(film_of(root), whole)
+        assert torch.equal(video_of(root), whole)
         names = {path.name for path in (root / "run").iterdir()}
         assert names == {
             "run.lock",
@@ -122,31 +122,31 @@ def test_a_killed_run_loses_at_most_the_chunk_in_work(child, undisturbed, tmp_pa
 @pytest.mark.parametrize("frames", [16, 400])
 def test_a_killed_video_has_no_final_name(child, tmp_path, frames):
     lines = attempt(child, "video", tmp_path, (f"stored {frames}", 0.02))
-    assert lines[-1] != "done" and not (tmp_path / "film.mp4").exists()
+    assert lines[-1] != "done" and not (tmp_path / "video.mp4").exists()
     assert all(path.suffix == ".part" for path in tmp_path.iterdir())
 
 
 def test_a_full_disk_costs_the_chunk_in_work_and_says_so(child, undisturbed, tmp_path):
-    lines = attempt(child, "full film", tmp_path)
+    lines = attempt(child, "full run", tmp_path)
     assert lines[-1].startswith("error RunFolderError chunk 0 could not be stored"), lines
     run = RunFolder.open(tmp_path, "run")
     assert not run.chunks
     assert sorted(path.name for path in run.path.iterdir()) == ["manifest.json", "run.lock"]
-    assert attempt(child, "film", tmp_path)[-1] == "done"
+    assert attempt(child, "run", tmp_path)[-1] == "done"
     before = {path: path.read_bytes() for path in run.path.glob("chunk_*")}
-    assert torch.equal(film_of(tmp_path), undisturbed[0])
-    assert attempt(child, "full film", tmp_path)[-1] == "done", "nothing to do, so nothing to write"
+    assert torch.equal(video_of(tmp_path), undisturbed[0])
+    assert attempt(child, "full run", tmp_path)[-1] == "done", "nothing to do, so nothing to write"
     assert {path: path.read_bytes() for path in run.path.glob("chunk_*")} == before
 
 
 def test_a_full_disk_leaves_no_video(child, tmp_path):
     lines = attempt(child, "full video", tmp_path)
     assert lines[-1].startswith("error VideoWriteError"), lines
-    assert "film.mp4" in lines[-1] and "File too large" in lines[-1]
+    assert "video.mp4" in lines[-1] and "File too large" in lines[-1]
     assert not list(tmp_path.iterdir())
 
 
 def test_the_child_can_write_a_whole_video(child, tmp_path):
-    """What the tests above cut short is sound when it is left alone."""
+    """What the tests above cut short is intact when it is left alone."""
     assert attempt(child, "video", tmp_path)[-1] == "done"
-    assert len(VideoFrames.open(tmp_path / "film.mp4")) == 1000
+    assert len(VideoFrames.open(tmp_path / "video.mp4")) == 1000

@@ -12,8 +12,8 @@ from streaming_core.interpolation.stream import CUT_THRESHOLD
 SIZE = (180, 320)
 
 
-def picture(seed: int, contrast: float = 0.15, roughness: float = 1.3) -> torch.Tensor:
-    """A picture with the spectrum of photographs, `[3, H, W]`, larger than a frame."""
+def image(seed: int, contrast: float = 0.15, roughness: float = 1.3) -> torch.Tensor:
+    """A image with the spectrum of photographs, `[3, H, W]`, larger than a frame."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (side * 3 // 2 for side in SIZE)
     down, across = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)
@@ -48,30 +48,30 @@ MOTIONS = {
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_motion_is_no_cut(motion, contrast):
     for seed in range(3):
-        source = picture(seed, contrast)
+        source = image(seed, contrast)
         assert change(seen(source), seen(source, **MOTIONS[motion])) < CUT_THRESHOLD * 0.85
 
 
 @pytest.mark.parametrize("contrast", [0.05, 0.2])
 def test_another_scene_is_a_cut(contrast):
     for seed in range(6):
-        first, second = seen(picture(seed, contrast)), seen(picture(seed + 100, contrast))
+        first, second = seen(image(seed, contrast)), seen(image(seed + 100, contrast))
         assert change(first, second) > CUT_THRESHOLD * 1.15
         assert is_cut(first, second, CUT_THRESHOLD)
         assert not is_cut(first, second, 0)
 
 
-def test_cut_between_plain_pictures():
+def test_cut_between_plain_images():
     assert is_cut(torch.zeros(*SIZE, 3), torch.ones(*SIZE, 3), CUT_THRESHOLD)
 
 
 def test_noise_flicker_and_fades_are_no_cuts():
-    source = seen(picture(1))
+    source = seen(image(1))
     generator = torch.Generator().manual_seed(2)
     noisy = [(source + 0.04 * torch.randn(source.shape, generator=generator)).clamp(0, 1) for _ in range(2)]
     assert change(*noisy) < CUT_THRESHOLD * 0.7
     assert change(source, (source * 1.08).clamp(0, 1)) < CUT_THRESHOLD * 0.7
-    other = seen(picture(50))
+    other = seen(image(50))
     assert change(0.95 * source + 0.05 * other, 0.85 * source + 0.15 * other) < CUT_THRESHOLD * 0.7
 
 

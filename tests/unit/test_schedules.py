@@ -62,8 +62,8 @@ def test_guidance_is_per_frame():
 
 @given(st.integers(1, 40), st.integers(1, 40))
 def test_clip_pixels_takes_every_size(height, width):
-    grey = torch.zeros(1, 3, height, width)
-    pixels = clip_pixels(grey, size_px=14, mean=(0.5,) * 3, std=(0.5,) * 3)
+    gray = torch.zeros(1, 3, height, width)
+    pixels = clip_pixels(gray, size_px=14, mean=(0.5,) * 3, std=(0.5,) * 3)
     assert pixels.shape == (1, 3, 14, 14)
     assert pixels.abs().max() < 1e-5
 

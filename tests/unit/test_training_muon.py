@@ -34,7 +34,7 @@ def test_muon_solves_least_squares_of_a_matrix_and_a_kernel():
     assert loss < 0.01
 
 
-def test_what_touches_pictures_and_all_vectors_stay_with_adamw():
+def test_what_touches_images_and_all_vectors_stay_with_adamw():
     first, kernel, norm = torch.nn.Conv2d(8, 64, 3), torch.nn.Conv2d(64, 32, 3), torch.nn.GroupNorm(32, 64)
     assert [is_matrix(layer.weight) for layer in (first, kernel, norm)] == [False, True, False]
     parameters = [*first.parameters(), *kernel.parameters(), *norm.parameters()]

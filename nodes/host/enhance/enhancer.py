@@ -1,6 +1,6 @@
 """The enhancement stage on the host: encode in slices, sample in windows, decode in slices.
 
-What grows with the film are latents alone; frames come from a stream and go to a run folder or, where the caller has
+What grows with the video are latents alone; frames come from a stream and go to a run folder or, where the caller has
 them in memory anyway, to a tensor (reference: enhancer, sections 1 to 7).
 """
 
@@ -36,8 +36,8 @@ from ....streaming_core.windows.enhancement import (
     clip_square,
     cover_and_crop,
     fit_size,
-    key_frame_settings,
-    key_frame_windows,
+    keyframe_settings,
+    keyframe_windows,
     plan_enhancement,
     to_image,
     to_pixels,
@@ -77,7 +77,7 @@ def encode_text(clip, text: str) -> Conditioning:
 
 
 def embed_pixels(clip_vision, pixels: Tensor) -> Tensor:
-    """CLIP embedding `[1, 1, width]` of normalised pixels `[1, 3, h, w]`."""
+    """CLIP embedding `[1, 1, width]` of normalized pixels `[1, 3, h, w]`."""
     check_cancel()
     mm.load_models_gpu([clip_vision.patcher])
     with torch.inference_mode():
@@ -85,10 +85,10 @@ def embed_pixels(clip_vision, pixels: Tensor) -> Tensor:
     return embedding.to(mm.intermediate_device()).float().unsqueeze(1)
 
 
-def picture_conditions(enhancer: Enhancer, picture: Image.Image, size: Size) -> dict:
-    """Options of a CONDITIONING that show the model `picture`, prepared as the official code does."""
-    square = clip_square(picture, size, enhancer.clip_vision.image_size)
-    wide = to_pixels(cover_and_crop(picture, size)).unsqueeze(0)
+def image_conditions(enhancer: Enhancer, image: Image.Image, size: Size) -> dict:
+    """Options of a CONDITIONING that show the model `image`, prepared as the official code does."""
+    square = clip_square(image, size, enhancer.clip_vision.image_size)
+    wide = to_pixels(cover_and_crop(image, size)).unsqueeze(0)
     return {
         IMAGE_EMBEDDING: embed_pixels(enhancer.clip_vision, clip_pixel_values(square)),
         "concat_latent_image": enhancer.vae.encode(core_to_images(wide)),
@@ -96,29 +96,29 @@ def picture_conditions(enhancer: Enhancer, picture: Image.Image, size: Size) -> 
 
 
 def conditioning_pair(
-    enhancer: Enhancer, pictures: Sequence[Image.Image], settings: EnhanceSettings, size: Size
+    enhancer: Enhancer, images: Sequence[Image.Image], settings: EnhanceSettings, size: Size
 ) -> tuple[Conditioning, Conditioning]:
-    """Positive and negative CONDITIONING; with several pictures, one for each window in order.
+    """Positive and negative CONDITIONING; with several images, one for each window in order.
 
-    The negative one sees the same encoded picture and zeros in place of its embedding.
+    The negative one sees the same encoded image and zeros in place of its embedding.
     """
     texts = [encode_text(enhancer.clip, text) for text in (settings.prompt, settings.negative_prompt)]
-    shown = [picture_conditions(enhancer, picture, size) for picture in pictures]
+    shown = [image_conditions(enhancer, image, size) for image in images]
     blind = [{key: value for key, value in options.items() if key != IMAGE_EMBEDDING} for options in shown]
     pair = []
     for text, windows in zip(texts, (shown, blind), strict=True):
         fps = {FPS_CONDITION: settings.fps_condition}
-        film = [[tokens, {**options, **windows[0], **fps}] for tokens, options in text]
+        video = [[tokens, {**options, **windows[0], **fps}] for tokens, options in text]
         if len(windows) > 1:
-            film = with_window_conditions(film, [[[None, {**options, **fps}]] for options in windows])
-        pair.append(film)
+            video = with_window_conditions(video, [[[None, {**options, **fps}]] for options in windows])
+        pair.append(video)
     return pair[0], pair[1]
 
 
-def encode_film(
+def encode_video(
     vae, frames: FrameStream, num_frames: int, size: Size, how: str, eight_bit: bool, advance: Callable[[int], None]
 ) -> Tensor:
-    """Latents `[num_frames, C, h, w]` of the film's first frames brought to `size`, slice by slice, on the CPU."""
+    """Latents `[num_frames, C, h, w]` of the video's first frames brought to `size`, slice by slice, on the CPU."""
     latents: Tensor | None = None
     done = 0
     for part in frames.slices(SLICE_FRAMES, 0, num_frames):
@@ -135,7 +135,7 @@ def encode_film(
     return latents
 
 
-def decode_film(vae, latents: Tensor, advance: Callable[[int], None]) -> Iterator[Tensor]:
+def decode_video(vae, latents: Tensor, advance: Callable[[int], None]) -> Iterator[Tensor]:
     """IMAGE slices of all `latents`, in order."""
     for part in latents.split(SLICE_FRAMES):
         check_cancel()
@@ -143,8 +143,8 @@ def decode_film(vae, latents: Tensor, advance: Callable[[int], None]) -> Iterato
         advance(len(part))
 
 
-def film_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """One noise for the whole film, from a CPU generator of its own: windows share it where they overlap."""
+def video_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """One noise for the whole video, from a CPU generator of its own: windows share it where they overlap."""
     return torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed))
 
 
@@ -165,7 +165,7 @@ def step_callback(model, frames: int, progress: StepProgress) -> Callable:
     return callback
 
 
-def sample_film(
+def sample_video(
     enhancer: Enhancer,
     latents: Tensor,
     noise: Tensor,
@@ -194,9 +194,9 @@ def sample_film(
 
 @dataclass(frozen=True)
 class EnhanceRequest:
-    """What shall be enhanced, to which size. `picture` is the look; frame 0 of the film when None.
+    """What shall be enhanced, to which size. `image` is the look; frame 0 of the video when None.
 
-    `key_frames`: IMAGE with one enhanced frame per window, in place of a key-frame pass.
+    `keyframes`: IMAGE with one enhanced frame per window, in place of a keyframe pass.
     """
 
     frames: FrameStream
@@ -204,21 +204,21 @@ class EnhanceRequest:
     height: int
     how: str
     settings: EnhanceSettings
-    picture: Tensor | None = None
-    key_frames: Tensor | None = None
+    image: Tensor | None = None
+    keyframes: Tensor | None = None
 
     def plan(self) -> EnhancePlan:
         plan = plan_enhancement(len(self.frames), self.settings)
-        if self.key_frames is not None and len(self.key_frames) != len(plan.windows):
+        if self.keyframes is not None and len(self.keyframes) != len(plan.windows):
             raise SettingsError(
-                f"{len(self.key_frames)} key frames were given for {len(plan.windows)} windows; make them with "
-                "Key-frame Pass and the same window, overlap and film"
+                f"{len(self.keyframes)} keyframes were given for {len(plan.windows)} windows; make them with "
+                "Keyframe Pass and the same window, overlap and video"
             )
         return plan
 
     @property
     def size(self) -> Size:
-        """Size of the result. "inside" keeps the aspect of the film and fits it into width and height."""
+        """Size of the result. "inside" keeps the aspect of the video and fits it into width and height."""
         box = Size(self.height, self.width)
         check_size(box)
         if self.how not in FITS:
@@ -234,82 +234,82 @@ class EnhanceRequest:
         return "crop" if self.how == "inside" else self.how
 
     def look(self) -> Image.Image:
-        """The picture that conditions the first pass."""
-        shown = self.frames.read(0, 1) if self.picture is None else to_rgb(self.picture[:1])
+        """The image that conditions the first pass."""
+        shown = self.frames.read(0, 1) if self.image is None else to_rgb(self.image[:1])
         return to_image(images_to_core(shown)[0])
 
-    def needs_key_frames(self, plan: EnhancePlan) -> bool:
-        """A film of one window is conditioned on the picture itself; the official code makes a key frame even then."""
-        return self.key_frames is None and (len(plan.windows) > 1 or self.settings.official)
+    def needs_keyframes(self, plan: EnhancePlan) -> bool:
+        """A video of one window is conditioned on the image itself; the official code makes a keyframe even then."""
+        return self.keyframes is None and (len(plan.windows) > 1 or self.settings.official)
 
     def total_steps(self, plan: EnhancePlan, main_pass: bool = True) -> int:
         """Length of the bar in frames: encoded, stepped and decoded ones."""
         steps = len(enhancer_sigmas(self.settings)) - 1
-        keys = len(plan.key_frames) * (steps + 1) if self.needs_key_frames(plan) or not main_pass else 0
-        return keys + (plan.num_frames * (steps + 2) if main_pass else len(plan.key_frames))
+        keys = len(plan.keyframes) * (steps + 1) if self.needs_keyframes(plan) or not main_pass else 0
+        return keys + (plan.num_frames * (steps + 2) if main_pass else len(plan.keyframes))
 
 
-def key_frame_pass(
+def keyframe_pass(
     enhancer: Enhancer, request: EnhanceRequest, latents: Tensor, noise: Tensor, progress: StepProgress
 ) -> Iterator[Tensor]:
-    """IMAGE slices of the enhanced key frames; `latents` and `noise` are those of the key frames."""
-    settings = key_frame_settings(len(latents), request.settings)
-    windows = key_frame_windows(len(latents), request.settings)
+    """IMAGE slices of the enhanced keyframes; `latents` and `noise` are those of the keyframes."""
+    settings = keyframe_settings(len(latents), request.settings)
+    windows = keyframe_windows(len(latents), request.settings)
     pair = conditioning_pair(enhancer, [request.look()], settings, request.size)
-    enhanced = sample_film(enhancer, latents, noise, pair, windows, settings, progress)
-    return decode_film(enhancer.vae, enhanced, progress.advance)
+    enhanced = sample_video(enhancer, latents, noise, pair, windows, settings, progress)
+    return decode_video(enhancer.vae, enhanced, progress.advance)
 
 
-def make_key_frames(enhancer: Enhancer, request: EnhanceRequest) -> Tensor:
-    """IMAGE of the enhanced key frames of a film; only these frames are read."""
+def make_keyframes(enhancer: Enhancer, request: EnhanceRequest) -> Tensor:
+    """IMAGE of the enhanced keyframes of a video; only these frames are read."""
     plan, size = request.plan(), request.size
     enhancer_sigmas(request.settings)
     progress = StepProgress(request.total_steps(plan, main_pass=False))
     encoded = []
-    for frame in plan.key_frames:
+    for frame in plan.keyframes:
         one = request.frames.trimmed(frame, frame + 1)
         official = request.settings.official
-        encoded.append(encode_film(enhancer.vae, one, 1, size, request.fit, official, progress.advance))
+        encoded.append(encode_video(enhancer.vae, one, 1, size, request.fit, official, progress.advance))
     latents = torch.cat(encoded)
-    noise = film_noise((plan.num_frames, *latents.shape[1:]), request.settings.seed)[list(plan.key_frames)]
-    return torch.cat(list(key_frame_pass(enhancer, request, latents, noise, progress)))
+    noise = video_noise((plan.num_frames, *latents.shape[1:]), request.settings.seed)[list(plan.keyframes)]
+    return torch.cat(list(keyframe_pass(enhancer, request, latents, noise, progress)))
 
 
-def enhance_film(enhancer: Enhancer, request: EnhanceRequest) -> Iterator[Tensor]:
-    """IMAGE slices of the enhanced film: as many frames as it has (fewer only where `settings.official` drops them)."""
+def enhance_video(enhancer: Enhancer, request: EnhanceRequest) -> Iterator[Tensor]:
+    """IMAGE slices of the enhanced video: as many frames as it has (fewer where `settings.official` drops some)."""
     plan, size, settings = request.plan(), request.size, request.settings
     progress = StepProgress(request.total_steps(plan))
-    latents = encode_film(
+    latents = encode_video(
         enhancer.vae, request.frames, plan.num_frames, size, request.fit, settings.official, progress.advance
     )
-    noise = film_noise(latents.shape, settings.seed)
-    if request.key_frames is not None:
-        pictures = [to_image(frame) for frame in images_to_core(to_rgb(request.key_frames))]
-    elif request.needs_key_frames(plan):
-        keys = list(plan.key_frames)
-        slices = key_frame_pass(enhancer, request, latents[keys], noise[keys], progress)
-        pictures = [to_image(frame) for part in slices for frame in images_to_core(part)]
+    noise = video_noise(latents.shape, settings.seed)
+    if request.keyframes is not None:
+        images = [to_image(frame) for frame in images_to_core(to_rgb(request.keyframes))]
+    elif request.needs_keyframes(plan):
+        keys = list(plan.keyframes)
+        slices = keyframe_pass(enhancer, request, latents[keys], noise[keys], progress)
+        images = [to_image(frame) for part in slices for frame in images_to_core(part)]
     else:
-        pictures = [request.look()]
-    pair = conditioning_pair(enhancer, pictures, settings, size)
-    enhanced = sample_film(enhancer, latents, noise, pair, plan.windows, settings, progress)
+        images = [request.look()]
+    pair = conditioning_pair(enhancer, images, settings, size)
+    enhanced = sample_video(enhancer, latents, noise, pair, plan.windows, settings, progress)
     del latents, noise
-    yield from decode_film(enhancer.vae, enhanced, progress.advance)
+    yield from decode_video(enhancer.vae, enhanced, progress.advance)
 
 
 def enhance_images(enhancer: Enhancer, request: EnhanceRequest) -> Tensor:
-    """The enhanced film as one IMAGE."""
+    """The enhanced video as one IMAGE."""
     plan, size = request.plan(), request.size
     images = torch.empty(plan.num_frames, size.height_px, size.width_px, 3)
     done = 0
-    for part in enhance_film(enhancer, request):
+    for part in enhance_video(enhancer, request):
         images[done : done + len(part)] = part
         done += len(part)
     return images
 
 
 def enhance_stream(enhancer: Enhancer, request: EnhanceRequest) -> FrameStream:
-    """The enhanced film as frames on disk, in the host's temporary folder; nothing is left when it fails."""
+    """The enhanced video as frames on disk, in the host's temporary folder; nothing is left when it fails."""
     plan, size = request.plan(), request.size
     root, name = Path(folder_paths.get_temp_directory()), f"enhanced_{time.time_ns():x}"
     run = RunFolder.create(
@@ -324,7 +324,7 @@ def enhance_stream(enhancer: Enhancer, request: EnhanceRequest) -> FrameStream:
     )
     try:
         with run:
-            for index, part in enumerate(enhance_film(enhancer, request)):
+            for index, part in enumerate(enhance_video(enhancer, request)):
                 run.write_chunk(index, settings_hash=name, seed=request.settings.seed, frames=part)
             return run.frames_stream()
     except BaseException:

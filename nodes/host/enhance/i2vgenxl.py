@@ -126,7 +126,7 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
             )
         if image is None:
             raise SettingsError(
-                "I2VGen-XL needs a picture that shows what the video looks like; make the conditioning with "
+                "I2VGen-XL needs a image that shows what the video looks like; make the conditioning with "
                 "Enhancer Conditioning"
             )
         if image.shape[-2:] != noise.shape[-2:]:

@@ -1,6 +1,6 @@
 """Refinement with MS-Vid2Vid on the host: noised to the official level, denoised in windows, no frame lost.
 
-Frames come from a stream and go to a run folder or a tensor; what grows with the film are latents alone
+Frames come from a stream and go to a run folder or a tensor; what grows with the video are latents alone
 (reference: streamingmodelscope, section 6).
 """
 
@@ -27,7 +27,7 @@ from ....streaming_core.windows.enhancement import Size
 from ..modelscope.vid2vid import Vid2VidModel, vid2vid_sigmas, with_rescaled_guidance
 from ..progress import StepProgress
 from ..windows.blending import with_blending
-from .enhancer import decode_film, encode_film, film_noise, step_callback
+from .enhancer import decode_video, encode_video, step_callback, video_noise
 
 Conditioning = list
 
@@ -52,7 +52,7 @@ class RefineSettings:
 
 @dataclass(frozen=True)
 class RefineRequest:
-    """A film, the box its result shall fit into (aspect kept), and how it is refined.
+    """A video, the box its result shall fit into (aspect kept), and how it is refined.
 
     `positive`, `negative`: CONDITIONING of the refiner's own text encoder.
     """
@@ -81,19 +81,19 @@ class RefineRequest:
         return Size(height, width)
 
 
-def refine_film(request: RefineRequest) -> Iterator[Tensor]:
-    """IMAGE slices of the refined film: as many frames as it has."""
+def refine_video(request: RefineRequest) -> Iterator[Tensor]:
+    """IMAGE slices of the refined video: as many frames as it has."""
     settings, frames = request.settings, request.frames
     sigmas = vid2vid_sigmas(settings.steps, settings.level)
     progress = StepProgress(len(frames) * (len(sigmas) + 1))
-    latents = encode_film(request.vae, frames, len(frames), request.size, "crop", False, progress.advance)
+    latents = encode_video(request.vae, frames, len(frames), request.size, "crop", False, progress.advance)
     model = with_rescaled_guidance(request.model, settings.rescale)
     if len(frames) > settings.window_frames:
         cuts = SeededCuts(settings.seed)
         model = with_blending(model, settings.window_frames, settings.overlap_frames, cuts)
     refined = comfy.sample.sample_custom(
         model,
-        film_noise(latents.shape, settings.seed),
+        video_noise(latents.shape, settings.seed),
         settings.cfg,
         comfy.samplers.sampler_object("dpmpp_2m_sde"),
         sigmas,
@@ -105,22 +105,22 @@ def refine_film(request: RefineRequest) -> Iterator[Tensor]:
         seed=settings.seed,
     )
     del latents
-    yield from decode_film(request.vae, refined, progress.advance)
+    yield from decode_video(request.vae, refined, progress.advance)
 
 
 def refine_images(request: RefineRequest) -> Tensor:
-    """The refined film as one IMAGE."""
+    """The refined video as one IMAGE."""
     size = request.size
     images = torch.empty(len(request.frames), size.height_px, size.width_px, 3)
     done = 0
-    for part in refine_film(request):
+    for part in refine_video(request):
         images[done : done + len(part)] = part
         done += len(part)
     return images
 
 
 def refine_stream(request: RefineRequest) -> FrameStream:
-    """The refined film as frames on disk, in the host's temporary folder; nothing is left when it fails."""
+    """The refined video as frames on disk, in the host's temporary folder; nothing is left when it fails."""
     size = request.size
     name = f"refined_{time.time_ns():x}"
     run = RunFolder.create(
@@ -135,7 +135,7 @@ def refine_stream(request: RefineRequest) -> FrameStream:
     )
     try:
         with run:
-            for index, part in enumerate(refine_film(request)):
+            for index, part in enumerate(refine_video(request)):
                 run.write_chunk(index, settings_hash=name, seed=request.settings.seed, frames=part)
             return run.frames_stream()
     except BaseException:

@@ -1,4 +1,4 @@
-"""APM on the host: an anchor picture becomes tokens that travel with the text (reference: streamingmodelscope, 4.2)."""
+"""APM on the host: an anchor image becomes tokens that travel with the text (reference: streamingmodelscope, 4.2)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StreamingApm:
 
 
 def build_apm(tensors: Mapping[str, Tensor], config: ImageProjectorConfig) -> StreamingApm:
-    """The token network, loaded strictly. It is small and runs once per film, so it always computes in float32."""
+    """The token network, loaded strictly. It is small and runs once per video, so it always computes in float32."""
     network = ImageProjector(config, operations=comfy.ops.manual_cast, dtype=torch.float32).eval()
     load_strict(network, tensors, "the APM token network")
     network.config = config
@@ -44,7 +44,7 @@ def build_apm(tensors: Mapping[str, Tensor], config: ImageProjectorConfig) -> St
 
 @dataclass(frozen=True)
 class AnchorTokens:
-    """Image tokens of both guidance rows, `[1, tokens, width]`: of the anchor, and of a grey picture."""
+    """Image tokens of both guidance rows, `[1, tokens, width]`: of the anchor, and of a gray image."""
 
     positive: Tensor
     negative: Tensor
@@ -53,7 +53,7 @@ class AnchorTokens:
 def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
     """Tokens of one or several anchor frames `[n, 3, H, W]` in [0, 1]; several are averaged.
 
-    The negative row officially sees a picture of zeros in [-1, 1], which is mid-grey, and not zero tokens.
+    The negative row officially sees a image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
     """
     check_cancel()
     width = apm.network.config.width
@@ -71,10 +71,10 @@ def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorToken
 
 
 def _embed(clip_vision, pixels: Tensor) -> Tensor:
-    """Pooled and projected embeddings `[n, width]` of pictures in [-1, 1]; one picture at a time, as memory allows."""
+    """Pooled and projected embeddings `[n, width]` of images in [-1, 1]; one image at a time, as memory allows."""
     prepared = clip_pixels(pixels, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
     prepared = prepared.to(device=clip_vision.load_device, dtype=torch.float32)
-    rows = [clip_vision.model(pixel_values=picture, intermediate_output=-2)[2] for picture in prepared.split(1)]
+    rows = [clip_vision.model(pixel_values=image, intermediate_output=-2)[2] for image in prepared.split(1)]
     return torch.cat(rows).float()
 
 

@@ -27,7 +27,7 @@ from ..vae import decode_clip as decode_frame_batch
 from .conditions import (
     ClipRequest,
     Conditioning,
-    Picture,
+    ShownImage,
     condition_kind,
     conditioning_values,
     every_frame,
@@ -147,7 +147,7 @@ class AnyModelChunkSampler:
 
     `clip` encodes the prompts of a plan, `clip_vision` shows the anchor to models that were trained with it.
     `held_noise`: noise on the held latents that the model sees, as a share of their size (LVDM's conditional
-    perturbation); the film keeps the clean ones. `image_condition`: what models with a picture per latent are shown
+    perturbation); the video keeps the clean ones. `image_condition`: what models with a image per latent are shown
     first, "anchor" or "tail". `previous_guidance`: weight of the guidance against the previous chunk.
     """
 
@@ -225,13 +225,13 @@ class AnyModelChunkSampler:
         """Sampling steps of a chunk."""
         return len(self.sigmas) - 1
 
-    def embed_anchor(self, frame: Tensor) -> Picture:
+    def embed_anchor(self, frame: Tensor) -> ShownImage:
         check_cancel()
         image = core_to_images(frame)
         kind = condition_kind(self.model)
         latent = None if kind == "none" else self.encode(image)
         vision = None if self.clip_vision is None else self.clip_vision.encode_image(image, crop=False)
-        return Picture(image, latent, vision)
+        return ShownImage(image, latent, vision)
 
     def encode(self, images: Tensor) -> Tensor:
         """Latents of IMAGE frames, in the model's layout."""
@@ -245,12 +245,12 @@ class AnyModelChunkSampler:
         count = layout.latents(chunk.num_frames)
         if width is None:
             image = image_or_height
-            picture = self.embed_anchor(image)
+            shown = self.embed_anchor(image)
             in_place = condition_kind(self.model) in ("none", "guide")
             held = self.encode(core_to_images(image)) if in_place and layout.axis == 2 else None
             shape = self._shape(count, *image.shape[-2:])
-            # A model that holds the picture as its first latent needs no guide besides.
-            latents = self._sample(chunk, shape, held, None if in_place else picture)
+            # A model that holds the image as its first latent needs no guide besides.
+            latents = self._sample(chunk, shape, held, None if in_place else shown)
         else:
             latents = self._sample(chunk, self._shape(count, image_or_height, width), None, None)
         return Clip(self.decode(latents, 0), latents)
@@ -285,7 +285,7 @@ class AnyModelChunkSampler:
         return images_to_core(torch.cat(list(decode_clip(layout, latents, known, decode))))
 
     def hand_off(self, plan: ChunkPlan, tail: Tensor | None, clip: Clip) -> Tensor:
-        """The last latents of the film: those that the next chunk holds, and before them some for the decoder."""
+        """The last latents of the video: those that the next chunk holds, and before them some for the decoder."""
         layout = self.layout
         held = layout.latents(plan.overlap_frames)
         keep = max(held, layout.context)
@@ -325,26 +325,26 @@ class AnyModelChunkSampler:
         if kind == "every_frame":
             return every_frame(positive, negative, request)
         if kind == "first_frames":
-            grey = self.encode if "WAN21" in {each.__name__ for each in type(self.model.model).__mro__} else None
-            return first_frames(positive, negative, request, self.image_condition, grey)
-        if kind == "guide" and request.has_picture:
-            values = {"keyframe_idxs": guide_coordinates(self.model, request.picture)}
+            gray = self.encode if "WAN21" in {each.__name__ for each in type(self.model.model).__mro__} else None
+            return first_frames(positive, negative, request, self.image_condition, gray)
+        if kind == "guide" and request.has_image:
+            values = {"keyframe_idxs": guide_coordinates(self.model, request.image)}
             return set_values(positive, **values), set_values(negative, **values)
         return positive, negative
 
-    def _sample(self, chunk: Chunk, shape: tuple[int, ...], held: Tensor | None, picture: Picture | None) -> Tensor:
+    def _sample(self, chunk: Chunk, shape: tuple[int, ...], held: Tensor | None, image: ShownImage | None) -> Tensor:
         """Latents of one model call that holds `held` at its beginning."""
         layout, kind = self.layout, condition_kind(self.model)
         count = 0 if held is None else held.shape[layout.axis]
         noise = draw_noise(chunk, shape, layout, count)
         seen = held if held is None or not self.held_noise else self._perturbed(held, noise.perturbation)
-        request = ClipRequest(shape, chunk.num_frames, seen, picture, min(1.0, chunk.anchor_strength))
+        request = ClipRequest(shape, chunk.num_frames, seen, image, min(1.0, chunk.anchor_strength))
         positive, negative = self._conditions(kind, chunk, request)
         latent, mask, unit = self._start(shape, seen, noise.latent)
-        if kind == "guide" and request.has_picture:
-            latent = torch.cat([latent, picture.latent], dim=2)
+        if kind == "guide" and request.has_image:
+            latent = torch.cat([latent, image.latent], dim=2)
             mask = torch.cat([mask, torch.full((1, 1, 1, 1, 1), 1 - request.strength)], dim=2)
-            unit = torch.cat([unit, torch.zeros_like(picture.latent)], dim=2)
+            unit = torch.cat([unit, torch.zeros_like(image.latent)], dim=2)
         model, blind = self.model, None
         guided = bool(self.previous_guidance) and count > 0
         if guided:
@@ -364,7 +364,7 @@ class AnyModelChunkSampler:
             latent,
             self.sampler,
             self.sigmas,
-            denoise_mask=mask if count or kind == "guide" and request.has_picture else None,
+            denoise_mask=mask if count or kind == "guide" and request.has_image else None,
             callback=self.progress.sampler_callback(model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=noise.sampler_seed,

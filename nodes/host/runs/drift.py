@@ -1,4 +1,4 @@
-"""Drift control around any chunk sampler: colours kept at the anchor chunk's, and a perturbed hand-off.
+"""Drift control around any chunk sampler: colors kept at the anchor chunk's, and a perturbed hand-off.
 
 Both are chunk samplers themselves, so the loop, run folders and settings hashes serve them as any family.
 """
@@ -22,12 +22,12 @@ from ....streaming_core.color.drift import (
     small_frames,
 )
 from ....streaming_core.loop.chunk import Chunk
-from ....streaming_core.loop.state import Clip, FilmState, decode_new, make_clip
+from ....streaming_core.loop.state import Clip, VideoState, decode_new, make_clip
 from ..progress import StepProgress
 
 log = logging.getLogger(__name__)
-COLOUR_SPACES = ("lab", "latent")
-REFERENCE, CUT, LAST = "colour_anchor.reference", "colour_anchor.cut", "colour_anchor.last"
+COLOR_SPACES = ("lab", "latent")
+REFERENCE, CUT, LAST = "color_anchor.reference", "color_anchor.cut", "color_anchor.last"
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class AroundSampler:
 
 
 @dataclass(frozen=True)
-class ColourAnchor(AroundSampler):
-    """Brings the colours of each chunk back to those of the film's first one (`streaming_core.drift`).
+class ColorAnchor(AroundSampler):
+    """Brings the colors of each chunk back to those of the video's first one (`streaming_core.drift`).
 
     `space`: "lab" corrects the frames, "latent" the latents before they are decoded. `strength`: 0 to 1. Scene cuts
-    above `cut_threshold` (0: do not look) end the correction: the film has gone elsewhere.
+    above `cut_threshold` (0: do not look) end the correction: the video has gone elsewhere.
 
     The corrected frames or latents are what the next chunk continues, where it continues frames or latents.
     """
@@ -64,7 +64,7 @@ class ColourAnchor(AroundSampler):
 
     def settings(self) -> dict:
         own = {"space": self.space, "strength": self.strength, "cut_threshold": self.cut_threshold}
-        return {**self.inner.settings(), "colour_anchor": own}
+        return {**self.inner.settings(), "color_anchor": own}
 
     def remember(self, clip: Clip) -> dict[str, Tensor]:
         inner = getattr(self.inner, "remember", None)
@@ -72,14 +72,14 @@ class ColourAnchor(AroundSampler):
         reference = self._reference(clip)
         return kept if reference is None else {**kept, REFERENCE: reference}
 
-    def make_clip(self, chunk: Chunk, state: FilmState) -> Clip:
+    def make_clip(self, chunk: Chunk, state: VideoState) -> Clip:
         clip = make_clip(self.inner, chunk, state)
         if not self.strength or CUT in state.memory:
             return clip
         small = torch.cat([state.memory[LAST], small_frames(clip.frames)])
         clip = replace(clip, memory={**clip.memory, LAST: small[-1:]})
         if has_cut(small, self.cut_threshold):
-            log.info("scene cut in chunk %d: colours are left as they are from here on", chunk.index)
+            log.info("scene cut in chunk %d: colors are left as they are from here on", chunk.index)
             return replace(clip, memory={**clip.memory, CUT: torch.ones(1)})
         if REFERENCE not in state.memory:
             # A first clip without latents cannot be the anchor of latents; the first chunk is.
@@ -92,7 +92,7 @@ class ColourAnchor(AroundSampler):
             return Reference.of(measure(lab_planes(clip.frames)), LEAST_LAB).to_tensor()
         return None if clip.latents is None else Reference.of(measure(_rows(clip.latents))).to_tensor()
 
-    def _corrected(self, clip: Clip, chunk: Chunk, state: FilmState) -> Clip:
+    def _corrected(self, clip: Clip, chunk: Chunk, state: VideoState) -> Clip:
         reference = Reference.from_tensor(state.memory[REFERENCE].to("cpu"))
         if self.space == "lab":
             found = find_correction(measure(lab_planes(clip.frames)), reference, chunk.index, self.strength)
@@ -124,7 +124,7 @@ def _rows(latents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PerturbedHandOff(AroundSampler):
-    """Shows the family its control frames with noise on them; the film keeps the clean ones.
+    """Shows the family its control frames with noise on them; the video keeps the clean ones.
 
     `level`: standard deviation of the noise for frames in 0..1. Drawn from the chunk's seed, once per chunk.
     """
@@ -134,7 +134,7 @@ class PerturbedHandOff(AroundSampler):
     def settings(self) -> dict:
         return {**self.inner.settings(), "perturbed_hand_off": self.level}
 
-    def make_clip(self, chunk: Chunk, state: FilmState) -> Clip:
+    def make_clip(self, chunk: Chunk, state: VideoState) -> Clip:
         # A generator of its own: the family's noise stays what it is without.
         generator = torch.Generator("cpu").manual_seed(chunk.generator().initial_seed() ^ 0x7E57)
         noise = torch.randn(state.tail.shape, generator=generator).to(state.tail)

@@ -16,7 +16,7 @@ from ....streaming_core.runs.care import (
     LOCK,
     delete_older,
     delete_run,
-    is_sound,
+    is_intact,
     recover,
     run_bytes,
     set_aside_damaged,
@@ -26,7 +26,7 @@ from ....streaming_core.runs.folder import RunFolder, list_runs
 from ....streaming_core.runs.lock import holder
 from ....streaming_core.runs.manifest import MANIFEST, ChunkRecord, RunManifest
 from ..progress import check_cancel
-from .films import runs_root
+from .videos import runs_root
 
 ACTIONS = ("look", "choose revision", "set damaged aside", "recover manifest", "delete older", "delete run")
 TILE_PX = 160
@@ -85,7 +85,7 @@ def describe(run_name: str) -> tuple[str, Tensor]:
 
 
 def describe_all() -> tuple[str, Tensor]:
-    """All runs, one line and one picture each."""
+    """All runs, one line and one image each."""
     root = runs_root()
     found = list_runs(root) if root.is_dir() else []
     lines, tiles = [f"{len(found)} runs in {root}", "run | frames | chunks | size | fps | made by | on disk"], []
@@ -95,23 +95,23 @@ def describe_all() -> tuple[str, Tensor]:
             continue
         folder = RunFolder.open(root, run.name)
         lines.append(
-            f"{run.name} | {_film_length(run)} | {len(run.chunks)} | {run.width}x{run.height} | {float(run.fps):g} | "
+            f"{run.name} | {_video_length(run)} | {len(run.chunks)} | {run.width}x{run.height} | {float(run.fps):g} | "
             f"{run.kind} | {_size(run_bytes(folder.path))}"
         )
         if len(tiles) < MAX_TILES:
-            tiles.append((_first_picture(folder), [run.name[:26], f"{len(run.chunks)} chunks"]))
+            tiles.append((_first_image(folder), [run.name[:26], f"{len(run.chunks)} chunks"]))
     return "\n".join(lines), sheet(tiles)
 
 
 def describe_run(name: str) -> tuple[str, Tensor]:
-    """The chunks of one run, one line and one picture each.
+    """The chunks of one run, one line and one image each.
 
     Raises `RunFolderError` when there is no such run or its manifest is not readable.
     """
     run = RunFolder.open(runs_root(), name)
     manifest = run.manifest
     lines = [
-        f"{name}: {_film_length(manifest)} frames, {manifest.width}x{manifest.height} at {float(manifest.fps):g} fps, "
+        f"{name}: {_video_length(manifest)} frames, {manifest.width}x{manifest.height} at {float(manifest.fps):g} fps, "
         f"made by {manifest.kind}, {_size(run_bytes(run.path))}, {_writer(run.path)}",
         "chunk | frames | seed | status | seconds | on disk | revision (kept)",
     ]
@@ -126,7 +126,7 @@ def describe_run(name: str) -> tuple[str, Tensor]:
         lines.append(_chunk_line(manifest, record, start, status))
         if len(tiles) < MAX_TILES:
             words = [f"chunk {record.index}  {status}", f"seed {record.seed}"]
-            tiles.append((_picture(stream, start + record.num_frames // 2), words))
+            tiles.append((_image(stream, start + record.num_frames // 2), words))
         start += record.num_frames
     return "\n".join(lines), sheet(tiles)
 
@@ -140,7 +140,7 @@ def _chunk_line(manifest: RunManifest, record: ChunkRecord, start: int, status: 
 
 
 def _status(run: RunFolder, record: ChunkRecord) -> str:
-    if not is_sound(run, record):
+    if not is_intact(run, record):
         return "damaged"
     return "drawn anew" if record.stands_for not in ("", record.settings_hash) else record.status
 
@@ -150,7 +150,7 @@ def _whole(manifest: RunManifest) -> list[ChunkRecord]:
     return [record for index, record in enumerate(manifest.chunks) if record.index == index]
 
 
-def _film_length(manifest: RunManifest) -> str:
+def _video_length(manifest: RunManifest) -> str:
     made = sum(record.num_frames for record in _whole(manifest))
     wanted = manifest.num_frames or made
     return f"{wanted}" if made >= wanted else f"{made} of {wanted}"
@@ -166,14 +166,14 @@ def _size(num_bytes: int) -> str:
     return f"{num_bytes / 2**20:.1f} MiB"
 
 
-def _first_picture(folder: RunFolder) -> Tensor | None:
+def _first_image(folder: RunFolder) -> Tensor | None:
     try:
-        return _picture(folder.frames_stream(), 0)
+        return _image(folder.frames_stream(), 0)
     except StreamingError:
         return None
 
 
-def _picture(stream: FrameStream | None, index: int) -> Tensor | None:
+def _image(stream: FrameStream | None, index: int) -> Tensor | None:
     """One frame, or None where it cannot be read."""
     if stream is None or index >= len(stream):
         return None
@@ -184,29 +184,29 @@ def _picture(stream: FrameStream | None, index: int) -> Tensor | None:
 
 
 def sheet(tiles: Sequence[tuple[Tensor | None, Sequence[str]]]) -> Tensor:
-    """Pictures `[H, W, 3]` in 0..1 in rows, each with its lines of words below: `[1, height, width, 3]`.
+    """Images `[H, W, 3]` in 0..1 in rows, each with its lines of words below: `[1, height, width, 3]`.
 
-    A tile without a picture is grey; no tiles at all are one of them.
+    A tile without a image is gray; no tiles at all are one of them.
     """
     tiles = list(tiles) or [(None, ["no runs"])]
-    pictures = [None if picture is None else _thumbnail(picture) for picture, _ in tiles]
-    high = max([picture.height for picture in pictures if picture is not None], default=TILE_PX * 9 // 16)
+    images = [None if image is None else _thumbnail(image) for image, _ in tiles]
+    high = max([image.height for image in images if image is not None], default=TILE_PX * 9 // 16)
     columns, step = min(COLUMNS, len(tiles)), high + 2 * LINE_PX + 6
     page = Image.new("RGB", (columns * (TILE_PX + 4) + 4, -(-len(tiles) // columns) * step + 4), (24, 24, 24))
     draw = ImageDraw.Draw(page)
-    for number, (picture, (_, words)) in enumerate(zip(pictures, tiles, strict=True)):
+    for number, (image, (_, words)) in enumerate(zip(images, tiles, strict=True)):
         x, y = 4 + number % columns * (TILE_PX + 4), 4 + number // columns * step
-        if picture is None:
+        if image is None:
             draw.rectangle((x, y, x + TILE_PX - 1, y + high - 1), fill=(96, 96, 96))
         else:
-            page.paste(picture, (x, y))
+            page.paste(image, (x, y))
         for line, text in enumerate(words):
             draw.text((x, y + high + 1 + line * LINE_PX), _printable(text), fill=(230, 230, 230))
     return torch.from_numpy(np.asarray(page, dtype=np.float32) / 255).unsqueeze(0)
 
 
-def _thumbnail(picture: Tensor) -> Image.Image:
-    image = Image.fromarray((picture * 255).round().to(torch.uint8).numpy())
+def _thumbnail(frame: Tensor) -> Image.Image:
+    image = Image.fromarray((frame * 255).round().to(torch.uint8).numpy())
     return image.resize((TILE_PX, max(1, min(2 * TILE_PX, round(TILE_PX * image.height / image.width)))))
 
 

@@ -1,4 +1,4 @@
-"""What a film will cost: model calls, seconds, disk, RAM and VRAM, from the plan and the host's own estimates."""
+"""What a video will cost: model calls, seconds, disk, RAM and VRAM, from the plan and the host's own estimates."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import ChunkPlan
-from ....streaming_core.loop.plan import FilmPlan
-from ....streaming_core.loop.state import Anchor, FilmState, continue_film
+from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.state import Anchor, VideoState, continue_video
 from ..progress import check_cancel
-from .films import FilmRequest, check_request, chunk_hashes, runs_root
+from .videos import VideoRequest, check_request, chunk_hashes, runs_root
 
 TIMED_STEPS = 3
 CLIP_COPIES = 4
@@ -25,7 +25,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class Costs:
-    """Numbers of one film; bytes, seconds.
+    """Numbers of one video; bytes, seconds.
 
     `vram_least`: what one step takes at least, None where the family gives no estimate; the other two are None where
     that is taken from the RAM.
@@ -48,11 +48,11 @@ class Costs:
     def text(self) -> str:
         """The numbers, one line each."""
         lines = [
-            f"film: {self.num_frames} frames in {self.num_chunks} chunks",
+            f"video: {self.num_frames} frames in {self.num_chunks} chunks",
             f"model: {self.num_chunks} clips, {self.steps} sampling steps",
             f"time: {_duration(self.seconds)}",
             f"disk: {_size(self.disk_needed)} needed, {_size(self.disk_free)} free",
-            f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free, whatever the film's length",
+            f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free, whatever the video's length",
             f"weights: {_size(self.weights)} in all",
         ]
         if self.vram_least is None:
@@ -71,29 +71,29 @@ class Costs:
         if self.disk_needed > self.disk_free:
             raise SettingsError(
                 f"the run needs {_size(self.disk_needed)} of disk but {_size(self.disk_free)} are free; free some, or "
-                "plan fewer frames or a smaller picture"
+                "plan fewer frames or a smaller image"
             )
         ram = self.ram_needed + (self.vram_least or 0 if self.vram_total is None else 0)
         if ram > self.ram_free:
             raise SettingsError(
                 f"one chunk needs {_size(ram)} of RAM but {_size(self.ram_free)} are free; use a smaller chunk_frames "
-                "or picture"
+                "or image"
             )
         if self.vram_total is not None and self.vram_least > self.vram_total:
             raise SettingsError(
                 f"one step needs {_size(self.vram_least)} of VRAM but the device has {_size(self.vram_total)}; use a "
-                "smaller chunk_frames or picture"
+                "smaller chunk_frames or image"
             )
 
 
-def preflight(sampler, film: FilmPlan, width: int, height: int, time_a_step: bool = False) -> Costs:
-    """The costs of a film whose first clip the model makes.
+def preflight(sampler, video: VideoPlan, width: int, height: int, time_a_step: bool = False) -> Costs:
+    """The costs of a video whose first clip the model makes.
 
     Raises `SettingsError` for sizes or prompts that the model cannot take.
     """
     blank = torch.full((1, height, width, 3), 0.5)
-    request = FilmRequest.of(
-        film, num_frames=0, chunk_frames=0, overlap_frames=0, seed=0,
+    request = VideoRequest.of(
+        video, num_frames=0, chunk_frames=0, overlap_frames=0, seed=0,
         width=width, height=height, fit="crop", anchor_frame=0,
         start_image=blank if starts_from_image(sampler) else None,
     ).made_by(sampler)  # fmt: skip
@@ -116,12 +116,12 @@ def preflight(sampler, film: FilmPlan, width: int, height: int, time_a_step: boo
 
 
 def starts_from_image(sampler) -> bool:
-    """Whether the family makes its first clip of a picture."""
+    """Whether the family makes its first clip of a image."""
     return getattr(sampler, "starts_from_image", not getattr(sampler, "starts_from_prompt", False))
 
 
 def disk_needed(plan: ChunkPlan, height: int, width: int) -> int:
-    """Bytes of the run folder: frames as bytes, a tail per chunk and two pictures as floats, and some text."""
+    """Bytes of the run folder: frames as bytes, a tail per chunk and two images as floats, and some text."""
     frames = sum(chunk.num_frames - chunk.overlap_frames for chunk in plan.chunks)
     floats = plan.num_chunks * plan.overlap_frames + 2
     return (frames + 4 * floats) * height * width * 3 + 8192 * plan.num_chunks
@@ -192,18 +192,18 @@ class StepTimer:
         return callback
 
 
-def seconds_of_a_step(sampler, plan: ChunkPlan, request: FilmRequest) -> float:
-    """Seconds of one sampling step of this size, once everything is loaded; made with grey pictures."""
+def seconds_of_a_step(sampler, plan: ChunkPlan, request: VideoRequest) -> float:
+    """Seconds of one sampling step of this size, once everything is loaded; made with gray images."""
     timer = StepTimer()
     timed = sampler.with_progress(timer)
-    grey = torch.full((1, 3, request.height, request.width), 0.5)
+    gray = torch.full((1, 3, request.height, request.width), 0.5)
     began = time.monotonic()
     try:
         if plan.num_chunks > 1 and not hasattr(sampler, "hand_off"):
-            anchor = Anchor(grey, timed.embed_anchor(grey))
-            continue_film(FilmState(plan, anchor, grey.repeat(plan.overlap_frames, 1, 1, 1), 1), timed)
+            anchor = Anchor(gray, timed.embed_anchor(gray))
+            continue_video(VideoState(plan, anchor, gray.repeat(plan.overlap_frames, 1, 1, 1), 1), timed)
         elif starts_from_image(sampler):
-            timed.sample_first_clip(plan.chunk(0), grey)
+            timed.sample_first_clip(plan.chunk(0), gray)
         else:
             timed.sample_first_clip(plan.chunk(0), request.height, request.width)
     except Enough:

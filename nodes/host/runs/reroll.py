@@ -14,13 +14,13 @@ from torch import Tensor
 from ....streaming_core.errors import RunMismatchError, SettingsError
 from ....streaming_core.frames import FrameStream
 from ....streaming_core.loop.chunk import ChunkPlan
-from ....streaming_core.loop.plan import FilmPlan
-from ....streaming_core.loop.state import Anchor, FilmState, as_clip, continue_film, pick_anchor, start_film
-from ....streaming_core.runs.care import is_sound
+from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.state import Anchor, VideoState, as_clip, continue_video, pick_anchor, start_video
+from ....streaming_core.runs.care import is_intact
 from ....streaming_core.runs.folder import RunFolder
 from ....streaming_core.runs.manifest import plain
 from ..progress import StepProgress, check_cancel
-from .films import chunk_hash, chunk_hashes, refuse_other_model, resumed_state, runs_root, store_chunk
+from .videos import chunk_hash, chunk_hashes, refuse_other_model, resumed_state, runs_root, store_chunk
 
 log = logging.getLogger(__name__)
 SEED_MODES = ("new", "given")
@@ -50,17 +50,17 @@ class RerollRequest:
         return int.from_bytes(digest, "little")
 
     def all_chunks(self, num_chunks: int) -> tuple[int, ...]:
-        """Every chunk that is made again, of a film with `num_chunks`.
+        """Every chunk that is made again, of a video with `num_chunks`.
 
-        Raises `SettingsError` for chunks that the film does not have.
+        Raises `SettingsError` for chunks that the video does not have.
         """
         if self.chunks[-1] >= num_chunks:
-            raise SettingsError(f"chunk {self.chunks[-1]} is not in this film of {num_chunks} chunks (0 is the first)")
+            raise SettingsError(f"chunk {self.chunks[-1]} is not in this video of {num_chunks} chunks (0 is the first)")
         return tuple(range(self.chunks[0], num_chunks)) if self.scope == SCOPES[1] else self.chunks
 
 
 def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
-    """Draw chunks of a run anew and return its film.
+    """Draw chunks of a run anew and return its video.
 
     Older drawings are kept. What is there already, from the same seed and behind the same chunk, is not made again: the
     same request goes on where it was interrupted. Raises `RunMismatchError` unless `sampler` is what the run was made
@@ -68,12 +68,12 @@ def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
     """
     with RunFolder.open(runs_root(), run_name, write=True, owner="Reroll Chunks") as run:
         settings = dict(run.manifest.settings)
-        film = _film_plan(run, settings)
+        video = _video_plan(run, settings)
         _refuse_other_settings(sampler, run, settings)
         first = run.record(0)
         if first is None:
             raise SettingsError(f"run {run_name!r} has no finished chunk yet; run Stream Sampler first")
-        plan = film.begin(first.num_frames)
+        plan = video.begin(first.num_frames)
         wanted = chunk_hashes(sampler, settings, plan.chunks)
         indices = request.all_chunks(plan.num_chunks)
         _refuse_unfinished(run, wanted[: indices[-1] + 1])
@@ -90,12 +90,12 @@ def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
             mm.soft_empty_cache()
         if same:
             log.info("run %s: %d chunks were drawn so before; change the seed to draw others", run_name, same)
-        return run.frames_stream(film.num_frames)
+        return run.frames_stream(video.num_frames)
 
 
-def _film_plan(run: RunFolder, settings: dict) -> FilmPlan:
+def _video_plan(run: RunFolder, settings: dict) -> VideoPlan:
     try:
-        return FilmPlan.from_dict(settings.pop("plan"))
+        return VideoPlan.from_dict(settings.pop("plan"))
     except (KeyError, TypeError, ValueError):
         raise RunMismatchError(
             f"run {run.manifest.name!r} does not say how it was planned; run Stream Sampler with it once"
@@ -120,12 +120,12 @@ def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
         if record is None or not record.accepts(each):
             what = "is not finished" if record is None else "was made with other settings"
             raise SettingsError(
-                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to make the film whole"
+                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to make the video whole"
             )
 
 
 def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> bool:
-    """Whether the chunk that is there is what would be made: from that seed, behind the chunk before it, and sound."""
+    """Whether the chunk that is there is what would be made: from that seed, behind the chunk before it, and intact."""
     record = run.record(index)
     if record.seed != seed:
         return False
@@ -135,7 +135,7 @@ def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> 
             return False
     elif record.continues not in ("", run.record(index - 1).file):
         return False
-    return is_sound(run, record)
+    return is_intact(run, record)
 
 
 @dataclass
@@ -155,7 +155,9 @@ class _Maker:
             state, frames, extra = self._first_clip(plan)
         else:
             previous = self.run.record(index - 1).settings_hash
-            state, frames = continue_film(resumed_state(self.run, self.sampler, plan, index, self.anchor), self.sampler)
+            state, frames = continue_video(
+                resumed_state(self.run, self.sampler, plan, index, self.anchor), self.sampler
+            )
         self.anchor = state.anchor if index or self.request.scope == SCOPES[1] else None
         own = chunk_hash(self.sampler, self.settings, chunk, previous)
         store_chunk(
@@ -171,7 +173,7 @@ class _Maker:
             notes={"drawn": self.request.scope},
         )
 
-    def _first_clip(self, plan: ChunkPlan) -> tuple[FilmState, Tensor, dict[str, Tensor]]:
+    def _first_clip(self, plan: ChunkPlan) -> tuple[VideoState, Tensor, dict[str, Tensor]]:
         """The first clip anew and what is stored with it; the anchor changes with it only if all chunks do."""
         manifest, chunk = self.run.manifest, plan.chunk(0)
         if self.settings.get("first_clip") is not None:
@@ -184,7 +186,7 @@ class _Maker:
         clip = as_clip(first)
         if self.request.scope == SCOPES[1] and self.settings.get("anchor") is None:
             kept["anchor"] = pick_anchor(clip.frames, self.settings["anchor_frame"])
-        return start_film(plan, clip, kept["anchor"], self.sampler), clip.frames, kept
+        return start_video(plan, clip, kept["anchor"], self.sampler), clip.frames, kept
 
     def _beginning(self) -> dict[str, Tensor]:
         file = self.run.chunk_file(0)

@@ -39,7 +39,7 @@ PREPROCESSINGS = ("official", "comfyui")
 def embed_image(clip_vision, frame: Tensor, preprocessing: str = "official") -> Tensor:
     """CLIP embedding `[1, 1, width]` of one frame `[1, 3, H, W]` in [0, 1].
 
-    "official" resizes as StreamingSVD does (whole picture, blurred before shrinking); "comfyui" as the host's own nodes
+    "official" resizes as StreamingSVD does (whole image, blurred before shrinking); "comfyui" as the host's own nodes
     do, but without their crop.
     """
     check_cancel()

@@ -1,4 +1,4 @@
-"""The host's AUDIO and the core's sound: files are carried as handles and decoded only where samples are wanted."""
+"""The host's AUDIO and the core's audio: files are carried as handles and decoded only where samples are wanted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ....streaming_core.frames import AudioTrack
 class FileAudio(Mapping):
     """An AUDIO `{"waveform": [1, C, T], "sample_rate"}` that is decoded when a node first asks for the waveform.
 
-    Save Stream reads the file in blocks instead, so that sound too takes no more memory for longer films.
+    Save Stream reads the file in blocks instead, so that audio too takes no more memory for longer videos.
     """
 
     def __init__(self, track: AudioTrack):
@@ -42,7 +42,7 @@ def to_track(audio) -> AudioTrack | None:
     """Any AUDIO as what the core writes; None stays None.
 
     Raises:
-        SettingsError: no AUDIO, several sounds in a batch, or channels without a common layout.
+        SettingsError: no AUDIO, several audio in a batch, or channels without a common layout.
     """
     if audio is None:
         return None

@@ -33,7 +33,7 @@ def workflow_metadata(prompt, extra_pnginfo) -> dict:
 
 
 def encode(stream: FrameStream, path: Path, codec: str, metadata: dict, **options) -> None:
-    """Encode a stream slice by slice with a progress bar; a cancelled or failed run leaves no file.
+    """Encode a stream slice by slice with a progress bar; a canceled or failed run leaves no file.
 
     options: `crf`, `bitrate`, `audio` of `VideoWriter`.
     """
@@ -48,8 +48,8 @@ def encode(stream: FrameStream, path: Path, codec: str, metadata: dict, **option
     )
 
 
-def save_pictures(stream: FrameStream, folder: Path, compress_level: int, metadata: dict) -> list[str]:
-    """Write a stream as PNG files into a new folder; their names in order. A cancelled or failed run leaves none."""
+def save_images(stream: FrameStream, folder: Path, compress_level: int, metadata: dict) -> list[str]:
+    """Write a stream as PNG files into a new folder; their names in order. A canceled or failed run leaves none."""
     write_png_folder(
         stream,
         folder,

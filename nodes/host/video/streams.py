@@ -18,22 +18,22 @@ IMAGE_SHARE = 0.9
 """How much of the free memory an IMAGE may take."""
 
 
-def as_stream(film, fps: float) -> FrameStream:
+def as_stream(video, fps: float) -> FrameStream:
     """FRAME_STREAM, VIDEO or IMAGE as a stream; files are read in slices. `fps` is the rate of an IMAGE."""
-    if isinstance(film, FrameStream):
-        return film
-    if isinstance(film, Tensor):
-        return TensorFrames(film, fps)
-    if not hasattr(film, "get_components"):
-        raise FrameError(f"frames must be a frame stream, a video or images, got {type(film).__name__}")
-    file = video_file(film)
+    if isinstance(video, FrameStream):
+        return video
+    if isinstance(video, Tensor):
+        return TensorFrames(video, fps)
+    if not hasattr(video, "get_components"):
+        raise FrameError(f"frames must be a frame stream, a video or images, got {type(video).__name__}")
+    file = video_file(video)
     if file is not None:
-        return trimmed_file(file, film)
-    components = film.get_components()
+        return trimmed_file(file, video)
+    components = video.get_components()
     return TensorFrames(components.images, components.frame_rate)
 
 
-def stream_and_sound(video, fps: float) -> tuple[FrameStream, FileAudio | dict | None]:
+def stream_and_audio(video, fps: float) -> tuple[FrameStream, FileAudio | dict | None]:
     """A VIDEO at a constant rate, `fps` or (0) its own, and its AUDIO or None; files are read in slices.
 
     A file whose frames are spaced unevenly gets its average rate: for each time the frame that is shown then.
@@ -46,12 +46,12 @@ def stream_and_sound(video, fps: float) -> tuple[FrameStream, FileAudio | dict |
     if fps or file.variable_rate:
         file = file.at_rate(fps or file.fps)
     start, seconds = trim_window(video)
-    sound = FileAudio(AudioTrack.from_file(file.path, start, seconds or None)) if file.has_audio else None
-    return trimmed_file(file, video), sound
+    audio = FileAudio(AudioTrack.from_file(file.path, start, seconds or None)) if file.has_audio else None
+    return trimmed_file(file, video), audio
 
 
 def video_file(video) -> VideoFrames | None:
-    """The file behind a VIDEO; None where there is none, or where the host would show another part of its pictures."""
+    """The file behind a VIDEO; None where there is none, or where the host would show another part of its images."""
     source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
     if not isinstance(source, str):
         return None
@@ -73,7 +73,9 @@ def trimmed_file(stream: VideoFrames, video) -> FrameStream:
     return stream.trimmed(stream.number_at(start), stream.number_at(start + seconds) if seconds else None)
 
 
-def film_images(stream: FrameStream, way_out: str, progress: Callable[[int, int | None], None] | None = None) -> Tensor:
+def video_images(
+    stream: FrameStream, way_out: str, progress: Callable[[int, int | None], None] | None = None
+) -> Tensor:
     """All frames as one IMAGE; refused in a sentence that ends in `way_out` when free memory cannot hold them.
 
     progress: called with (frames done, frames in all), `frames_bar` for nodes without a bar of their own.

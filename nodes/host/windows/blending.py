@@ -1,8 +1,8 @@
 """Randomized blending as a context handler of the host: any native video model, any sampler.
 
-The host asks the handler at every model call. The handler shows the model one window at a time and builds the film's
+The host asks the handler at every model call. The handler shows the model one window at a time and builds the video's
 prediction from the windows, each frame from the window that owns it at this step. All windows see the same latent, and
-samplers keep one history and one noise for the whole film.
+samplers keep one history and one noise for the whole video.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ....streaming_core.windows.blending import (
     Window,
     Windows,
     check_window,
-    key_frames,
+    keyframes,
     plan_windows,
 )
 from ..compat import supported
@@ -36,7 +36,7 @@ TEMPORAL_COMPRESSION = {"Mochi": 6, "LTXV": 8, "HunyuanVideo": 4, "HunyuanVideo1
 
 
 def frames_per_latent(latent_format) -> int:
-    """How many frames of the film one latent frame of this model stands for (the first stands for one alone)."""
+    """How many frames of the video one latent frame of this model stands for (the first stands for one alone)."""
     said = getattr(latent_format, "temporal_downscale_ratio", None)
     if said is not None:
         return said
@@ -105,7 +105,7 @@ def _video_shape(conds, x: Tensor) -> torch.Size:
 
 
 class _Window(host_windows.IndexListContextWindow):
-    """A window of neighbouring frames that knows its place in the film on every host."""
+    """A window of neighboring frames that knows its place in the video on every host."""
 
     def __init__(self, window: Window, dim: int, total_frames: int, overlap: int):
         options = supported(
@@ -160,7 +160,7 @@ class _Run(host_windows.IndexListContextHandler):
 
     def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None):
         cutter = WindowCutter(window, x_in.size(self.dim), self.dim, x_in.ndim)
-        number = key_frames(self.windows).index(window.index_list[0])
+        number = keyframes(self.windows).index(window.index_list[0])
         return conditions_for_window(cond_in, cutter, number, len(self.windows), self.model, x_in)
 
     def combine_context_window_results(
@@ -179,21 +179,21 @@ class _Run(host_windows.IndexListContextHandler):
         """Write the window from its cut on over what is there: in order of windows, each frame ends with its owner."""
         offset = self._offset(window, window_idx, counts_final[0])
         frames = torch.tensor(window.index_list[offset:], device=x_in.device)
-        for film, counts, part in zip(conds_final, counts_final, sub_conds_out, strict=True):
-            film.index_copy_(self.dim, frames, part.narrow(self.dim, offset, len(frames)).to(film))
+        for video, counts, part in zip(conds_final, counts_final, sub_conds_out, strict=True):
+            video.index_copy_(self.dim, frames, part.narrow(self.dim, offset, len(frames)).to(video))
             counts.index_fill_(self.dim, frames, 1)
 
     def _offset(self, window, number: int, counts: Tensor) -> int:
         offset, length = self.offsets[number], len(window.index_list)
         if length == self.settings.window_frames:
             return offset
-        # Sound beside a video has windows of another length: the cut is at the same share, inside what is there.
+        # Audio beside a video has windows of another length: the cut is at the same share, inside what is there.
         there = int(counts.index_select(self.dim, torch.tensor(window.index_list, device=counts.device)).sum())
         return min(round(offset * length / self.settings.window_frames), there)
 
 
 def _plan_memory_for_one_window(executor, model, noise_shape, *args, **kwargs):
-    """The host reserves memory by the latent it is told of: a window's, not the film's."""
+    """The host reserves memory by the latent it is told of: a window's, not the video's."""
     handler = kwargs.get("model_options", {}).get("context_handler")
     if isinstance(handler, RandomizedBlending) and len(noise_shape) in (4, 5):
         noise_shape = list(noise_shape)
@@ -222,6 +222,6 @@ def with_blending(model, window_frames: int, overlap_frames: int, cuts: Cuts):
 
 
 def with_randomized_blending(model, window: int, overlap: int, seed: int):
-    """`with_blending` with lengths in frames of the film, converted by the model's temporal compression."""
+    """`with_blending` with lengths in frames of the video, converted by the model's temporal compression."""
     lengths = latent_lengths(window, overlap, frames_per_latent(model.model.latent_format))
     return with_blending(model, *lengths, SeededCuts(seed))

@@ -1,4 +1,4 @@
-"""What one window of a film is told: conditions cut to its frames, or its own in place of the film's.
+"""What one window of a video is told: conditions cut to its frames, or its own in place of the video's.
 
 One function for every host, because they differ: the oldest leaves frame-wise conditions whole, newer ones let the
 model have a say (docs/hosts.md).
@@ -14,21 +14,21 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 
 WINDOW_CONDITIONS = "streamingt2v_window_conditions"
-"""Key of a conditioning's options: a tuple of dicts, one per window, laid over the options of the whole film."""
+"""Key of a conditioning's options: a tuple of dicts, one per window, laid over the options of the whole video."""
 
 # Conditions whose frames lie on an axis of their own, on hosts that do not let the model cut them.
 FRAME_AXES = {"vace_context": 3, "audio_embed": 1}
 
 
 class WindowCutter:
-    """Cuts conditions of a film of `num_frames` latent frames, along `dim`, to those of `window`."""
+    """Cuts conditions of a video of `num_frames` latent frames, along `dim`, to those of `window`."""
 
     def __init__(self, window, num_frames: int, dim: int, rank: int):
         self.window, self.num_frames, self.dim, self.rank = window, num_frames, dim, rank
         self.start, self.length = window.index_list[0], len(window.index_list)
 
     def axis_of(self, tensor: Tensor, name: str = "") -> int | None:
-        """The axis of `tensor` that counts the film's frames, or None.
+        """The axis of `tensor` that counts the video's frames, or None.
 
         Frame batches: the first. Videos: the latent's own for tensors of the latent's rank, the second for masks, which
         have no channels, the only one for lists of numbers. A tensor of another rank whose size happens to be the
@@ -69,7 +69,7 @@ class WindowCutter:
 def conditions_for_window(
     entries: Sequence[Mapping[str, Any]] | None, cutter: WindowCutter, number: int, count: int, model, x: Tensor
 ) -> list[dict] | None:
-    """Conditioning entries of the host for window `number` of `count`. `x` is the film's latent, never written to.
+    """Conditioning entries of the host for window `number` of `count`. `x` is the video's latent, never written to.
 
     Entries that carry `WINDOW_CONDITIONS` are encoded anew for this window alone, as if it were a clip of its own: an
     image condition stands at the window's first frame. Tensors stay where they are until the model is called.
@@ -104,7 +104,7 @@ def window_share(number: int, count: int, given: int) -> int:
     """
     if given > count:
         raise SettingsError(
-            f"there are conditions for {given} windows, but this film has {count}: "
+            f"there are conditions for {given} windows, but this video has {count}: "
             "give as many as there are windows, or fewer to let each serve several in a row"
         )
     return number * given // count
@@ -128,14 +128,14 @@ def with_window_conditions(conditioning: list, windows: Sequence[list]) -> list:
         if len(own) != 1:
             raise SettingsError(
                 f"the conditioning of window {number} has {len(own)} parts: use one prompt per window, "
-                "and combine or mask on the conditioning of the whole film"
+                "and combine or mask on the conditioning of the whole video"
             )
         tokens, options = own[0]
         forbidden = sorted({"control", "area", "mask", "start_percent", "end_percent", "hooks"} & options.keys())
         if forbidden:
             raise SettingsError(
                 f"the conditioning of window {number} brings its own {', '.join(forbidden)}, "
-                "which only the conditioning of the whole film may have"
+                "which only the conditioning of the whole video may have"
             )
         laid_over.append({**options, **({"cross_attn": tokens} if tokens is not None else {})})
     if not laid_over:

@@ -36,7 +36,7 @@ class InterFrameAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """Normalised `tokens` `[2, B, N, C]` of both frames -> appearance update likewise, motion `[2, B, N, M]`.
 
-        padding `[1, C]`: a padded token after normalisation. Padded places are seen by shifted windows, so they get
+        padding `[1, C]`: a padded token after normalization. Padded places are seen by shifted windows, so they get
         keys and values too; they never ask, so the linear layers run on real tokens only.
         """
         queries = self._windows(self.q(tokens) * (tokens.shape[-1] // self.num_heads) ** -0.5, None, layout)
@@ -94,9 +94,9 @@ class DepthwiseConv(nn.Module):
         self.dwconv = operations.Conv2d(channels, channels, 3, padding=1, groups=channels, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """`[B, N, C]` tokens of a map of `size`; tokens are a channels-last picture, so nothing is copied."""
-        picture = x.unflatten(1, size).permute(0, 3, 1, 2)
-        return self.dwconv(picture).permute(0, 2, 3, 1).flatten(1, 2)
+        """`[B, N, C]` tokens of a map of `size`; tokens are a channels-last image, so nothing is copied."""
+        image = x.unflatten(1, size).permute(0, 3, 1, 2)
+        return self.dwconv(image).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class ConvMlp(nn.Module):

@@ -1,6 +1,6 @@
 """The feature extractor: what one frame shows, and what two frames show of each other.
 
-Stages 1 to 3 and the embedding to 1/8 look at one frame only; a film computes them once per frame. From stage 4 on the
+Stages 1 to 3 and the embedding to 1/8 look at one frame only; a video computes them once per frame. From stage 4 on the
 two frames look at each other (reference: ema-vfi, sections 3 and 8).
 """
 
@@ -87,7 +87,7 @@ class CrossScaleEmbedding(nn.Module):
 
 
 class StridedEmbedding(nn.Module):
-    """A map halved in size, as normalised tokens."""
+    """A map halved in size, as normalized tokens."""
 
     def __init__(self, in_channels: int, channels: int, *, operations: Any, dtype, device):
         super().__init__()
@@ -103,7 +103,7 @@ def _tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def _pictures(tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _images(tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """`[2, B, h * w, C]` -> two channels-last `[B, C, h, w]`."""
     first, second = tokens.unflatten(2, size).permute(0, 1, 4, 2, 3)
     return first, second
@@ -142,10 +142,10 @@ class FeatureExtractor(nn.Module):
         height, width = first.size
         tokens = torch.stack((first.tokens, second.tokens))
         tokens, motion4 = self._stage(self.block4, tokens, (height // 8, width // 8), with_motion)
-        maps4 = _pictures(self.norm4(tokens), (height // 8, width // 8))
+        maps4 = _images(self.norm4(tokens), (height // 8, width // 8))
         tokens = self.patch_embed5(torch.cat(maps4)).unflatten(0, (2, -1))
         tokens, motion5 = self._stage(self.block5, tokens, (height // 16, width // 16), with_motion)
-        maps5 = _pictures(self.norm5(tokens), (height // 16, width // 16))
+        maps5 = _images(self.norm5(tokens), (height // 16, width // 16))
         return PairFeatures(
             images=(first.image, second.image),
             appearance=(*zip(first.maps, second.maps, strict=True), maps4, maps5),
@@ -157,4 +157,4 @@ class FeatureExtractor(nn.Module):
         for block in blocks:
             tokens, motion = block(tokens, size, with_motion)
             motions.append(motion)
-        return tokens, _pictures(torch.cat(motions, dim=-1), size) if with_motion else None
+        return tokens, _images(torch.cat(motions, dim=-1), size) if with_motion else None

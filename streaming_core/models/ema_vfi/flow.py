@@ -54,12 +54,12 @@ class FlowHead(nn.Module):
             conv_prelu(hidden, 5, **options),
         )
 
-    def forward(self, features: Tensor, pictures: Tensor, flow: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor, planes: Tensor, flow: Tensor | None) -> tuple[Tensor, Tensor]:
         """Flow and mask logit to add to what is known.
 
-        features: motion and appearance at 4/scale of full size; pictures at full size; flow: the current one, or None.
+        features: motion and appearance at 4/scale of full size; images at full size; flow: the current one, or None.
         """
-        parts = [features, resize(pictures, 4 / self.scale)]
+        parts = [features, resize(planes, 4 / self.scale)]
         if flow is not None:
             parts.append(resize(flow, 4 / self.scale) * (4 / self.scale))
         out = self.conv(join(*(part.to(features.dtype) for part in parts)))
@@ -68,7 +68,7 @@ class FlowHead(nn.Module):
 
 
 def flow_heads(config: EmaVfiConfig, *, operations: Any, dtype, device) -> nn.ModuleList:
-    """Coarse head on stage 5, fine head on stage 4. 6 and 17 more channels: pictures; warped pictures, mask, flow."""
+    """Coarse head on stage 5, fine head on stage 4. 6 and 17 more channels: images; warped planes, mask, flow."""
     options = {"operations": operations, "dtype": dtype, "device": device}
     inputs = []
     for stage, extra in ((1, 6), (0, 17)):
@@ -92,8 +92,8 @@ def estimate(heads: nn.ModuleList, pair: PairFeatures, times: Tensor) -> list[Fl
             flow, mask = head(features, torch.cat(images, dim=1), None)
         else:
             last = estimates[-1]
-            pictures = torch.cat((*images, *last.warped, last.mask_logit), dim=1)
-            flow, mask = head(features, pictures, last.flow)
+            planes = torch.cat((*images, *last.warped, last.mask_logit), dim=1)
+            flow, mask = head(features, planes, last.flow)
             flow, mask = last.flow + flow, last.mask_logit + mask
         estimates.append(Flow(flow, mask, warp_pair(images, flow)))
     return estimates

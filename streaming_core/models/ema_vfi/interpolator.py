@@ -71,17 +71,17 @@ class View:
 
 @dataclass(frozen=True)
 class Frame:
-    """All that is computed once per frame: `picture` `[1, 3, H, W]` RGB as it came, and its views."""
+    """All that is computed once per frame: `image` `[1, 3, H, W]` RGB as it came, and its views."""
 
-    picture: Tensor
+    image: Tensor
     views: tuple[View, ...]
 
 
 @dataclass
 class Lazy:
-    """A picture `[1, 3, H, W]` that is looked at only when it is halved on from."""
+    """A image `[1, 3, H, W]` that is looked at only when it is halved on from."""
 
-    picture: Tensor
+    image: Tensor
     frame: Frame | None = None
 
 
@@ -129,16 +129,16 @@ class EmaVfiInterpolator(nn.Module):
         if img.ndim != 4 or img.shape[:2] != (1, 3):
             raise FrameError(f"one frame [1, 3, H, W] is wanted, got shape {tuple(img.shape)}")
         left, right, top, bottom = padding(*img.shape[-2:], self.settings.multiple_px)
-        picture = functional.pad(img.flip(1), (left, right, top, bottom), mode="replicate")  # the network wants BGR
-        pictures = (picture,) if self.settings.tta == "off" else (picture, picture.flip(2, 3))
+        image = functional.pad(img.flip(1), (left, right, top, bottom), mode="replicate")  # the network wants BGR
+        images = (image,) if self.settings.tta == "off" else (image, image.flip(2, 3))
         if self.settings.tta == "fast" and img.device.type != "cpu":  # two at once is slower on a CPU
-            pictures = (torch.cat(pictures),)
-        return Frame(img, tuple(self._view(one) for one in pictures))
+            images = (torch.cat(images),)
+        return Frame(img, tuple(self._view(one) for one in images))
 
-    def _view(self, picture: Tensor) -> View:
-        full = self.network.frame(picture)
+    def _view(self, image: Tensor) -> View:
+        full = self.network.frame(image)
         scale = self.settings.flow_scale
-        return View(full, full if scale == 1 else self.network.frame(resize(picture, scale)))
+        return View(full, full if scale == 1 else self.network.frame(resize(image, scale)))
 
     def forward(
         self, img0: Tensor, img1: Tensor, timestep: Tensor | float = 0.5, cache: MutableMapping[str, Any] | None = None
@@ -166,21 +166,21 @@ class EmaVfiInterpolator(nn.Module):
         if self.settings.any_time:
             return self._between(first, second, ts, cache)
         frames = by_halving(Lazy(img0, first), Lazy(img1, second), dyadic_times(ts), partial(self._middle, cache=cache))
-        return torch.cat([frame.picture.float() for frame in frames])
+        return torch.cat([frame.image.float() for frame in frames])
 
     def _middle(self, low: Lazy, high: Lazy, cache: MutableMapping[str, Any]) -> Lazy:
         ends = []
         for end in (low, high):
             if end.frame is None:
-                end.frame = self.extract_features(end.picture)
+                end.frame = self.extract_features(end.image)
             ends.append(end.frame)
-        return Lazy(self._between(*ends, [0.5], cache).to(low.picture.dtype))
+        return Lazy(self._between(*ends, [0.5], cache).to(low.image.dtype))
 
     def _between(self, first: Frame, second: Frame, ts: Sequence[float], cache: MutableMapping[str, Any]) -> Tensor:
         pairs = self._pair(first, second, cache)
         looks = [look for pair in pairs for look in self._looks(pair, ts)]
         mean = looks[0] if len(looks) == 1 else (looks[0] + looks[1].flip(2, 3)) / 2
-        height, width = first.picture.shape[-2:]
+        height, width = first.image.shape[-2:]
         left, _, top, _ = padding(height, width, self.settings.multiple_px)
         return mean[:, :, top : top + height, left : left + width].flip(1)
 
@@ -201,19 +201,19 @@ class EmaVfiInterpolator(nn.Module):
         return PairView(self.network.pair(first.full, second.full, with_motion=False), small)
 
     def _looks(self, pair: PairView, ts: Sequence[float]) -> list[Tensor]:
-        """Pictures `[len(ts), 3, H, W]` per direction of view that `pair` holds in its batch."""
+        """Images `[len(ts), 3, H, W]` per direction of view that `pair` holds in its batch."""
         first = pair.full.images[0]
         looks = len(first)
         if looks == 1 and first.device.type != "cpu":  # times in one batch are slower on a CPU, too
-            return [self._pictures(pair, list(ts))]
-        return list(torch.stack([self._pictures(pair, [time] * looks) for time in ts], dim=1))
+            return [self._images(pair, list(ts))]
+        return list(torch.stack([self._images(pair, [time] * looks) for time in ts], dim=1))
 
-    def _pictures(self, pair: PairView, ts: list[float]) -> Tensor:
+    def _images(self, pair: PairView, ts: list[float]) -> Tensor:
         times = torch.tensor(ts, dtype=torch.float32, device=pair.full.images[0].device)
         flow = self.network.flows(pair.small, times)[-1]
         if pair.small is not pair.full:
             flow = enlarge(flow, pair.full.images, 1 / self.settings.flow_scale)
-        return self.network.picture(pair.full, flow)
+        return self.network.image(pair.full, flow)
 
 
 def build(

@@ -36,7 +36,7 @@ def conv_prelu(in_channels: int, out_channels: int, stride: int = 1, *, operatio
 
 
 def resize(x: Tensor, factor: float) -> Tensor:
-    """Bilinear, half-pixel centres, no anti-aliasing: every resize of this network. `[B, C, H, W]`."""
+    """Bilinear, half-pixel centers, no anti-aliasing: every resize of this network. `[B, C, H, W]`."""
     if factor == 1:
         return x
     return functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)

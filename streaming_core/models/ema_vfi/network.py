@@ -18,7 +18,7 @@ from .warp import warp
 class EmaVfi(nn.Module):
     """The network. Frames are `[B, 3, H, W]`, 0..1, **BGR**, H and W multiples of 16.
 
-    `frame` once per frame, `pair` once per pair, `flows` and `picture` once per time; `forward` does all.
+    `frame` once per frame, `pair` once per pair, `flows` and `image` once per time; `forward` does all.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class EmaVfi(nn.Module):
         """Coarse and fine flow at `times` `[B]`."""
         return estimate(self.block, pair, times)
 
-    def picture(self, pair: PairFeatures, flow: Flow) -> Tensor:
+    def image(self, pair: PairFeatures, flow: Flow) -> Tensor:
         """The frame in between, `[B, 3, H, W]` float32, 0..1."""
         change = self.unet(pair, flow).float() * 2 - 1
         return (flow.merged() + change).clamp(0, 1)
 
     def forward(self, first: Tensor, second: Tensor, times: Tensor) -> Tensor:
         pair = self.pair(self.frame(first), self.frame(second))
-        return self.picture(pair, self.flows(pair, times)[-1])
+        return self.image(pair, self.flows(pair, times)[-1])
 
 
 def enlarge(flow: Flow, images: tuple[Tensor, Tensor], factor: float) -> Flow:

@@ -1,4 +1,4 @@
-"""The refinement UNet: repairs the merged picture with warped features (reference: ema-vfi, section 5)."""
+"""The refinement UNet: repairs the merged image with warped features (reference: ema-vfi, section 5)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def _up(in_channels: int, channels: int, *, operations: Any, dtype, device) -> n
 
 
 class Refinement(nn.Module):
-    """What to add to the merged picture, from pictures, flow and the warped features of five stages."""
+    """What to add to the merged image, from images, flow and the warped features of five stages."""
 
-    PICTURES = 17
+    IMAGES = 17
     """Both frames, both warped frames, mask logit and flow."""
 
     def __init__(self, config: EmaVfiConfig, *, operations: Any, dtype, device):
@@ -45,7 +45,7 @@ class Refinement(nn.Module):
         options = {"operations": operations, "dtype": dtype, "device": device}
         base = config.refine_channels
         pairs = [2 * channels for channels in config.channels]
-        self.down0 = Down(self.PICTURES + pairs[0], 2 * base, **options)
+        self.down0 = Down(self.IMAGES + pairs[0], 2 * base, **options)
         self.down1 = Down(2 * base + pairs[1], 4 * base, **options)
         self.down2 = Down(4 * base + pairs[2], 8 * base, **options)
         self.down3 = Down(8 * base + pairs[3], 16 * base, **options)
@@ -59,8 +59,8 @@ class Refinement(nn.Module):
         """`[B, 3, H, W]` in 0..1, where 0.5 means no change."""
         dtype = pair.appearance[0][0].dtype
         images = [image.expand_as(estimate.warped[0]) for image in pair.images]
-        pictures = torch.cat((*images, *estimate.warped, estimate.mask_logit, estimate.flow), dim=1).to(dtype)
-        flow, x, skips = estimate.flow, pictures, []
+        planes = torch.cat((*images, *estimate.warped, estimate.mask_logit, estimate.flow), dim=1).to(dtype)
+        flow, x, skips = estimate.flow, planes, []
         for level, maps in enumerate(pair.appearance):
             maps = tuple(one.expand(len(flow), -1, -1, -1) for one in maps)
             x = join(x, *warp_pair(maps, flow))

@@ -13,7 +13,7 @@ KEPT_GRIDS = 16
 
 @lru_cache(maxsize=KEPT_GRIDS)
 def _grid(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Sampling positions of an unmoved picture, `[1, H, W, 2]`, -1..1 from first to last pixel, and pixels per unit."""
+    """Sampling positions of an unmoved image, `[1, H, W, 2]`, -1..1 from first to last pixel, and pixels per unit."""
     with torch.inference_mode(False):  # kept for callers in any mode
         x = torch.linspace(-1, 1, width, device=device).expand(height, width)
         y = torch.linspace(-1, 1, height, device=device)[:, None].expand(height, width)

@@ -215,7 +215,7 @@ def build(
     device: torch.device | str | None = None,
     kind: type[nn.Module] | None = None,
 ) -> nn.Module:
-    """The network with uninitialised weights, in evaluation mode; `kind` is a subclass of `network_class()`.
+    """The network with uninitialized weights, in evaluation mode; `kind` is a subclass of `network_class()`.
 
     The library prints a note for each unusual size; those are silenced while it is built.
     """
@@ -239,7 +239,7 @@ def build(
         if name.endswith(".ff"):
             module.__class__ = _split_feed_forward(type(module))
     dtype = dtype or torch.get_default_dtype()
-    # torch's own .to: the library's wraps it with checks for quantised models that say nothing here.
+    # torch's own .to: the library's wraps it with checks for quantized models that say nothing here.
     nn.Module.to(network, dtype=dtype)
     network.to_empty(device=device or "cpu")
     network.weight_dtype = network.compute_dtype = dtype

@@ -128,7 +128,7 @@ def _public_unet(config: UNet3DConfig) -> nn.Module:
 
 
 def materialised(module: nn.Module, dtype: torch.dtype | None, device: torch.device | str | None) -> nn.Module:
-    """`module` in `dtype` with uninitialised weights on `device` (the CPU by default; "meta" allocates nothing)."""
+    """`module` in `dtype` with uninitialized weights on `device` (the CPU by default; "meta" allocates nothing)."""
     # The plain module's `to`: the library's own warns about casting.
     return nn.Module.to(module, dtype).to_empty(device=device or "cpu")
 

@@ -140,7 +140,7 @@ def _as_linear(name: str, tensor: Tensor) -> Tensor:
 def fit_refiner_size(
     height_px: int, width_px: int, box_height_px: int, box_width_px: int, factor: int
 ) -> tuple[int, int]:
-    """Height and width of the largest picture of about this shape inside the box that MS-Vid2Vid can work on.
+    """Height and width of the largest image of about this shape inside the box that MS-Vid2Vid can work on.
 
     Widths are multiples of `8 * factor` pixels, heights `16 % (8 * factor)` more than such a multiple: with the
     official factor of 8 that is 64, and 16 more (720 fits). Raises `SettingsError` for a box that holds no such size.
@@ -151,7 +151,7 @@ def fit_refiner_size(
     width = round(width_px * scale) // step * step
     if height < step or width < step:
         raise SettingsError(
-            f"a picture of {width_px}x{height_px} has no size inside {box_width_px}x{box_height_px} for MS-Vid2Vid; "
+            f"a image of {width_px}x{height_px} has no size inside {box_width_px}x{box_height_px} for MS-Vid2Vid; "
             f"its width is a multiple of {step} and its height {extra} more than one: use a larger box"
         )
     return height, width

@@ -22,7 +22,7 @@ from ..manifests import KeyList, manifest
 from ..replay import Comparison, replay
 
 FAMILY = "ema_vfi"
-FEATURES, FLOWS, PICTURES = 5e-6, 2e-5, 1e-5
+FEATURES, FLOWS, IMAGES = 5e-6, 2e-5, 1e-5
 
 
 def network(case: Case) -> EmaVfi:
@@ -44,7 +44,7 @@ def warp_case(case: Case) -> Iterator[Comparison]:
     yield Comparison("warped", warp(case.input("x"), case.input("flow")), case.output("warped"))
 
 
-@replay(FAMILY, "forward", atol=PICTURES)
+@replay(FAMILY, "forward", atol=IMAGES)
 def forward(case: Case) -> Iterator[Comparison]:
     net = network(case)
     pair = net.pair(net.frame(case.input("img0")), net.frame(case.input("img1")))
@@ -62,22 +62,22 @@ def forward(case: Case) -> Iterator[Comparison]:
             yield Comparison(f"merged_{step}", flow.merged(), out[f"merged_{step}"])
         yield Comparison("mask_logit", flows[-1].mask_logit, out["mask_logit"], atol=FLOWS)
         yield Comparison("refine_unet", net.unet(pair, flows[-1]), out["refine_unet"])
-        yield Comparison("pred", net.picture(pair, flows[-1]), out["pred"])
+        yield Comparison("pred", net.image(pair, flows[-1]), out["pred"])
 
 
-@replay(FAMILY, "tta", atol=PICTURES)
+@replay(FAMILY, "tta", atol=IMAGES)
 def tta(case: Case) -> Iterator[Comparison]:
     net, frames = network(case), (case.input("img0"), case.input("img1"))
     for name, mode in (("no_tta", "off"), ("tta", "full"), ("fast_tta", "fast")):
         yield Comparison(name, between(net, *frames, [0.5], tta=mode), case.output(name))
     for prefix, mode in (("multi_fast_tta_", "fast"), ("multi_", "off")):
         times = case.meta["time_list"]
-        for time, picture in zip(times, between(net, *frames, times, tta=mode), strict=True):
+        for time, image in zip(times, between(net, *frames, times, tta=mode), strict=True):
             name = f"{prefix}t{round(100 * time):03d}"
-            yield Comparison(name, picture, case.output(name))
+            yield Comparison(name, image, case.output(name))
 
 
-@replay(FAMILY, "sizes", atol=PICTURES)
+@replay(FAMILY, "sizes", atol=IMAGES)
 def sizes(case: Case) -> Iterator[Comparison]:
     net, odd = network(case), (case.input("odd0"), case.input("odd1"))
     pads = case.meta["pad"]
@@ -99,8 +99,8 @@ def sequence(case: Case) -> Iterator[Comparison]:
     frames = case.tensors["in.frames"]
     model = EmaVfiInterpolator(network(case), EmaVfiSettings(tta="fast"))
     for length in case.meta["video_lens"]:
-        film = official_interpolation(TensorFrames(frames, 24), length, InterpolationModel(model))
-        got, want = (film.read(0, len(film)) * 255).round().to(torch.uint8), case.output(f"video_len_{length}")
+        video = official_interpolation(TensorFrames(frames, 24), length, InterpolationModel(model))
+        got, want = (video.read(0, len(video)) * 255).round().to(torch.uint8), case.output(f"video_len_{length}")
         yield Comparison(f"{length} frames", got, want)
         # Bytes are cut off, not rounded: rounding would stay within 1, but in half of all bytes.
         share = (got != want).float().mean() if got.shape == want.shape else 1.0

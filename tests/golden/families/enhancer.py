@@ -38,8 +38,8 @@ from streaming_core.windows.enhancement import (
     clip_pixel_values,
     clip_square,
     cover_and_crop,
-    key_frame_settings,
-    key_frame_windows,
+    keyframe_settings,
+    keyframe_windows,
     plan_enhancement,
     to_pixels,
 )
@@ -108,12 +108,12 @@ def chunk_layout(case: Case) -> Iterator[Comparison]:
                 yield Comparison(f"{name}: kept", kept.num_frames, row["frames"])
                 continue
             plan = plan_enhancement(row["frames"], settings)
-            key = key_frame_settings(len(plan.key_frames), settings)
+            key = keyframe_settings(len(plan.keyframes), settings)
             facts = {
-                "keyframes": plan.key_frames,
+                "keyframes": plan.keyframes,
                 "key_chunk_size": key.window_frames,
                 "key_overlap": key.overlap_frames,
-                "key_num_frames": key_frame_windows(len(plan.key_frames), settings)[-1].stop,
+                "key_num_frames": keyframe_windows(len(plan.keyframes), settings)[-1].stop,
                 "enhanced_frames": plan.num_frames,
                 "condition_images": len(plan.windows),
                 "chunk_size": settings.window_frames,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from streaming_core.loop.chunk import Chunk, ChunkPlan
-from streaming_core.loop.state import film_chunks, pick_anchor, start_film
+from streaming_core.loop.state import pick_anchor, start_video, video_chunks
 from streaming_core.models.attention import Compute
 from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
@@ -231,7 +231,7 @@ def decode_recorded(vae: Any, latents: Tensor) -> Tensor:
 
 @replay(FAMILY, "streaming_loop", atol=1e-4)
 def streaming_loop(case: Case) -> Iterator[Comparison]:
-    """The film through the chunk loop and the host's MODEL, CLIP, CLIP_VISION and sampler; only the VAE is not its."""
+    """The video through the chunk loop and the host's MODEL, CLIP, CLIP_VISION and sampler; only the VAE is not its."""
     import_host()
     import_pack()
     from comfyui_streamingt2v.nodes.host.modelscope import (
@@ -309,13 +309,13 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
             made[chunk.index] = replace(sampler, sampling=settings).sample_chunk(chunk, control, anchor)
             return made[chunk.index]
 
-    state = start_film(plan, first, anchor, Recorded())
-    film = [first, *(new for _, new in film_chunks(state, Recorded()))]
+    state = start_video(plan, first, anchor, Recorded())
+    video = [first, *(new for _, new in video_chunks(state, Recorded()))]
     for index, latents in made.items():
         recorded = case.output(f"chunk{index}.latents")
         yield Comparison(f"chunk{index}.latents", latents.transpose(0, 1)[None] * scale, recorded, atol=1e-3)
         yield Comparison(f"chunk{index}.frames", sampler.decode(latents, 0), case.output(f"chunk{index}.frames"))
-    yield Comparison("video", torch.cat(film), case.output("video"))
+    yield Comparison("video", torch.cat(video), case.output("video"))
 
 
 @replay(FAMILY, "v2v_unet", atol=1e-5)

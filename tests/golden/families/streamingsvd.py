@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import continue_film, pick_anchor, start_film
+from streaming_core.loop.state import continue_video, pick_anchor, start_video
 from streaming_core.models.attention import Compute
 from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.registry import load_strict, shapes_of, take
@@ -289,14 +289,14 @@ def autoregressive(case: Case) -> Iterator[Comparison]:
     frames, overlap = config["num_frames"], config["num_conditional_frames"]
     total = first_clip.shape[0] + rounds * (frames - overlap)
     plan = ChunkPlan(total, frames, overlap, first_clip.shape[0])
-    state = start_film(plan, first_clip, pick_anchor(first_clip, config["anchor_index"]), sampler)
-    film = [first_clip]
+    state = start_video(plan, first_clip, pick_anchor(first_clip, config["anchor_index"]), sampler)
+    video = [first_clip]
     for index in range(rounds):
         recorded = case.output(f"ctrl_frames.{index}")[0]
         yield Comparison(f"ctrl_frames.{index}", state.tail * 2 - 1, recorded)
-        state, new = continue_film(replace(state, tail=recorded / 2 + 0.5), sampler)
-        film.append(new)
-    yield Comparison("film is complete", state.is_complete, True)
+        state, new = continue_video(replace(state, tail=recorded / 2 + 0.5), sampler)
+        video.append(new)
+    yield Comparison("video is complete", state.is_complete, True)
 
     for index, (positive, _) in enumerate(given):
         context, extra = positive[0]
@@ -309,7 +309,7 @@ def autoregressive(case: Case) -> Iterator[Comparison]:
         yield Comparison(f"concat.{index}", concat, recorded[f"concat.{index}"], atol=1e-4)
         yield Comparison(f"vector.{index}", vector, recorded[f"vector.{index}"], atol=1e-5)
         yield Comparison(f"latent.{index}", latents[index] * config["latent_scale"], case.output(f"latent.{index}"))
-    yield Comparison("video_0_255", torch.cat(film) * 255, case.output("video_0_255"), atol=0.05)
+    yield Comparison("video_0_255", torch.cat(video) * 255, case.output("video_0_255"), atol=0.05)
 
 
 @manifest(FAMILY)

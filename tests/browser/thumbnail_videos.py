@@ -1,8 +1,8 @@
-"""Films for the pictures of the templates: each template on the real host, with the demo models in place of its own.
+"""Videos for the images of the templates: each template on the real host, with the demo models in place of its own.
 
 `RECIPES` says per template what is exchanged: which widgets come from the demo template of the same pipeline (files,
 sizes, sampling), how many frames are made, and what lies in the folder of inputs. Everything else stays as shipped.
-Input pictures and videos are films of `training/films.py` that no model was trained on.
+Input images and videos are videos of `training/videos.py` that no model was trained on.
 """
 
 from __future__ import annotations
@@ -15,48 +15,48 @@ from typing import Any
 
 import dev
 from streaming_core.frames import TensorFrames, write_video
-from tests.demo import to_picture
+from tests.demo import to_image
 from tests.host.harness import HostError, HostServer
 from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from training.films import HELD_OUT, make_film
+from training.videos import HELD_OUT, make_video
 
 Prompt = dict[str, dict]
 FOLDER = dev.ROOT / "workflows"
 SIZE, FPS = 96, 6
 SVD, TEXT = "demo_image_to_video", "demo_text_to_video"
 LOAD_SVD, SVD_CHUNKS = "StreamingT2VLoadStreamingSVD", "StreamingT2VStreamingSVDChunkSampler"
-ANY_CHUNKS, FILM, EMA_VFI = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VLoadEmaVfi"
-STREAMING_SVD = (LOAD_SVD, SVD_CHUNKS, FILM)
+ANY_CHUNKS, VIDEO, EMA_VFI = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VLoadEmaVfi"
+STREAMING_SVD = (LOAD_SVD, SVD_CHUNKS, VIDEO)
 ENHANCE = "StreamingT2VEnhanceVideo"
 TEXT_CHUNKS, DDIM = "StreamingT2VModelscopeChunkSampler", "StreamingT2VModelscopeDdim"
 LOAD_TEXT = "StreamingT2VLoadStreamingModelscope"
-MODELSCOPE = (LOAD_TEXT, "StreamingT2VLoadModelscope", TEXT_CHUNKS, FILM)
+MODELSCOPE = (LOAD_TEXT, "StreamingT2VLoadModelscope", TEXT_CHUNKS, VIDEO)
 
 
 @dataclass(frozen=True)
 class Footage:
-    """A drawn film for the folder of inputs; a name of a picture gets its first frame."""
+    """A drawn video for the folder of inputs; a name of a image gets its first frame."""
 
     name: str
     seed: int
     num_frames: int = 1
 
     def write(self, folder: Path) -> None:
-        frames = make_film(HELD_OUT + self.seed, SIZE).render(0, self.num_frames).frames
+        frames = make_video(HELD_OUT + self.seed, SIZE).render(0, self.num_frames).frames
         if self.name.endswith(".png"):
-            to_picture(frames[0]).save(folder / self.name)
+            to_image(frames[0]).save(folder / self.name)
         else:
             write_video(TensorFrames(frames.movedim(1, -1), FPS), folder / self.name)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is exchanged in a template, and which frames its picture shows.
+    """What is exchanged in a template, and which frames its image shows.
 
     demo, borrowed: the demo template whose widget values the nodes of these types take. inputs: values by node type,
     over the borrowed ones. words: prompts, old to new. adapt: further changes. footage: the file that the template
-    loads. film_of: the template whose film is that file, named `film.mp4`. consecutive: show frames in a row from the
-    middle of the film, not from all over it. label: what is written on a frame, by its number.
+    loads. video_of: the template whose video is that file, named `video.mp4`. consecutive: frames in a row from the
+    middle of the video, not from all over it. label: what is written on a frame, by its number.
     """
 
     demo: str | None = None
@@ -65,7 +65,7 @@ class Recipe:
     words: Mapping[str, str] = field(default_factory=dict)
     adapt: Callable[[Prompt, Mapping], None] | None = None
     footage: Footage | None = None
-    film_of: str | None = None
+    video_of: str | None = None
     consecutive: bool = False
     label: Callable[[int], str] = str
 
@@ -95,17 +95,17 @@ def video_model(prompt: Prompt, demo: Mapping) -> None:
 
     As the note in the template says: other loaders, SVD's conditioning, and the sampling that this model uses.
     """
-    chunks, film = widgets(demo, SVD_CHUNKS), widgets(demo, FILM)
+    chunks, video = widgets(demo, SVD_CHUNKS), widgets(demo, VIDEO)
     prompt["load"] = {"class_type": LOAD_SVD, "inputs": widgets(demo, LOAD_SVD)}
-    prompt["picture"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
+    prompt["image"] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}}
     prompt["conditioning"] = {
         "class_type": "SVD_img2vid_Conditioning",
         "inputs": {
             "clip_vision": ["load", 1],
-            "init_image": ["picture", 0],
+            "init_image": ["image", 0],
             "vae": ["load", 2],
-            "width": film["width"],
-            "height": film["height"],
+            "width": video["width"],
+            "height": video["height"],
             "video_frames": FRAMES,
             "motion_bucket_id": chunks["motion_bucket_id"],
             "fps": chunks["model_fps"],
@@ -131,7 +131,7 @@ def native_chunks(prompt: Prompt, demo: Mapping) -> None:
     steps = widgets(demo, SVD_CHUNKS)["steps"]
     set_inputs(prompt, "KSamplerSelect", sampler_name="euler")
     set_inputs(prompt, "BasicScheduler", scheduler="karras", steps=steps)
-    for node_type, name, source in ((ANY_CHUNKS, "clip_vision", ["load", 1]), (FILM, "start_image", ["picture", 0])):
+    for node_type, name, source in ((ANY_CHUNKS, "clip_vision", ["load", 1]), (VIDEO, "start_image", ["image", 0])):
         [node] = nodes_of(prompt, node_type)
         prompt[node]["inputs"][name] = source
 
@@ -139,18 +139,18 @@ def native_chunks(prompt: Prompt, demo: Mapping) -> None:
 def native_windows(prompt: Prompt, demo: Mapping) -> None:
     video_model(prompt, demo)
     replace_node(prompt, "EmptyHunyuanLatentVideo", ("conditioning", 2))
-    chunks, film = widgets(demo, SVD_CHUNKS), widgets(demo, FILM)
+    chunks, video = widgets(demo, SVD_CHUNKS), widgets(demo, VIDEO)
     set_inputs(prompt, "KSampler", sampler_name="euler", scheduler="karras", steps=chunks["steps"])
-    window = film["chunk_frames"]
+    window = video["chunk_frames"]
     set_inputs(prompt, "StreamingT2VRandomizedBlending", window=window, overlap=window // 2)
-    set_inputs(prompt, "CreateVideo", fps=film["fps"])
+    set_inputs(prompt, "CreateVideo", fps=video["fps"])
 
 
 def sampled_first_clip(prompt: Prompt, demo: Mapping) -> None:
     """The first clip with DDIM of eta 1 as in the demo's template: so small a model needs fresh noise in every step."""
     for node_type in (DDIM, "EmptyLatentImage", "SamplerCustom", "VAEDecode"):
         prompt[node_type] = {"class_type": node_type, "inputs": widgets(demo, node_type)}
-    [chunks], [film] = nodes_of(prompt, TEXT_CHUNKS), nodes_of(prompt, FILM)
+    [chunks], [video] = nodes_of(prompt, TEXT_CHUNKS), nodes_of(prompt, VIDEO)
     given = prompt[chunks]["inputs"]
     prompt["SamplerCustom"]["inputs"] |= {
         "model": given["first_model"],
@@ -162,7 +162,7 @@ def sampled_first_clip(prompt: Prompt, demo: Mapping) -> None:
     }
     prompt["VAEDecode"]["inputs"] |= {"samples": ["SamplerCustom", 0], "vae": given["vae"]}
     given["sampler"] = [DDIM, 0]
-    prompt[film]["inputs"]["first_clip"] = ["VAEDecode", 0]
+    prompt[video]["inputs"]["first_clip"] = ["VAEDecode", 0]
 
 
 def towers_of_text_model(prompt: Prompt, demo: Mapping) -> None:
@@ -177,16 +177,16 @@ CHUNK, OVERLAP = 8, 3
 FRAMES = CHUNK + 6 * (CHUNK - OVERLAP)
 OWN_FRAMES = 14
 RECIPES: dict[str, Recipe] = {
-    "demo_image_to_video": Recipe(inputs={FILM: {"num_frames": FRAMES}}),
+    "demo_image_to_video": Recipe(inputs={VIDEO: {"num_frames": FRAMES}}),
     "demo_text_to_video": Recipe(),
     "streamingsvd_image_to_video": Recipe(
-        SVD, STREAMING_SVD, {FILM: {"num_frames": FRAMES}}, footage=Footage("example.png", 2)
+        SVD, STREAMING_SVD, {VIDEO: {"num_frames": FRAMES}}, footage=Footage("example.png", 2)
     ),
     "resume_and_reroll": Recipe(
         SVD,
         STREAMING_SVD,
         {
-            FILM: {"run_name": "my_film"},
+            VIDEO: {"run_name": "my_video"},
             "StreamingT2VChunkPlan": {
                 "num_frames": FRAMES,
                 "fps": FPS,
@@ -214,8 +214,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     "long_video_any_model": Recipe(
         SVD,
-        (FILM,),
-        {FILM: {"num_frames": FRAMES, "anchor_frame": 0}},
+        (VIDEO,),
+        {VIDEO: {"num_frames": FRAMES, "anchor_frame": 0}},
         adapt=native_chunks,
         footage=Footage("example.png", 5),
     ),
@@ -223,14 +223,14 @@ RECIPES: dict[str, Recipe] = {
     "streamingmodelscope_text_to_video": Recipe(
         TEXT,
         MODELSCOPE,
-        {FILM: {"num_frames": 32}},
+        {VIDEO: {"num_frames": 32}},
         words={"A cat running on the street": "a blue ball moving left"},
         adapt=sampled_first_clip,
     ),
     "interpolate_video": Recipe(
         SVD,
         (EMA_VFI,),
-        footage=Footage("film.mp4", 7, 12),
+        footage=Footage("video.mp4", 7, 12),
         consecutive=True,
         label=lambda frame: f"{frame / 2:g}{' made' if frame % 2 else ''}",
     ),
@@ -246,7 +246,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "measure_video": Recipe(
         inputs={"StreamingT2VVideoReport": {"chunks": f"{CHUNK},{CHUNK - OVERLAP}"}},
-        film_of="streamingsvd_image_to_video",
+        video_of="streamingsvd_image_to_video",
     ),
 }
 
@@ -274,15 +274,15 @@ def make_prompt(name: str, object_info: Mapping) -> Prompt:
 
 
 def make_output(server: HostServer, name: str) -> Path:
-    """Runs a template after its recipe on a server that has the demo models; its film, or a report's picture."""
+    """Runs a template after its recipe on a server that has the demo models; its video, or a report's image."""
     recipe, inputs = RECIPES[name], server.base / "input"
     if recipe.footage is not None:
         recipe.footage.write(inputs)
-    if recipe.film_of is not None:
-        shutil.copy(make_output(server, recipe.film_of), inputs / "film.mp4")
+    if recipe.video_of is not None:
+        shutil.copy(make_output(server, recipe.video_of), inputs / "video.mp4")
     report = server.run(make_prompt(name, server.object_info()), timeout=1800).check()
-    films = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
-    pictures = [output.path for output in report.outputs if output.path.suffix == ".png"]
-    if not films + pictures:
-        raise HostError(f"{name} wrote neither a film nor a picture")
-    return (films or pictures)[0]
+    videos = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
+    images = [output.path for output in report.outputs if output.path.suffix == ".png"]
+    if not videos + images:
+        raise HostError(f"{name} wrote neither a video nor a image")
+    return (videos or images)[0]

@@ -1,8 +1,8 @@
-"""Peak memory of a film by its length: 50 to 400 frames through the very loop of Stream Sampler.
+"""Peak memory of a video by its length: 50 to 400 frames through the very loop of Stream Sampler.
 
-    python -m benchmarks.film_memory [--record]
+    python -m benchmarks.video_memory [--record]
 
-Reference: the 50-frame film. Each length runs in a process of its own on the tiny checkpoint; peak resident memory is
+Reference: the 50-frame video. Each length runs in a process of its own on the tiny checkpoint; peak resident memory is
 the kernel's own mark (VmHWM). Kept frames alone would add 0.4 MB each at this size.
 """
 
@@ -22,8 +22,8 @@ WIDTH, HEIGHT = 256, 128
 MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def one_film(num_frames: int) -> dict:
-    """Make one film; peak memory in MiB, seconds, and how often the expensive parts ran."""
+def one_video(num_frames: int) -> dict:
+    """Make one video; peak memory in MiB, seconds, and how often the expensive parts ran."""
     import torch
 
     from streaming_core.models.registry import shapes_of
@@ -37,7 +37,7 @@ def one_film(num_frames: int) -> dict:
     import comfy.samplers
     from comfyui_streamingt2v.nodes.host import cam as shared_cam
     from comfyui_streamingt2v.nodes.host import encoders
-    from comfyui_streamingt2v.nodes.host.runs import films
+    from comfyui_streamingt2v.nodes.host.runs import videos
     from comfyui_streamingt2v.nodes.host.svd import build
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
@@ -67,12 +67,12 @@ def one_film(num_frames: int) -> dict:
         sampling=svd.SamplingSettings(euler, torch.tensor([700.0, 0.0]), 3.0, 1.5),
         first_sampling=svd.SamplingSettings(euler, torch.tensor([700.0, 0.0]), 3.0, 1.0),
     )
-    request = films.FilmRequest(
+    request = videos.VideoRequest(
         num_frames, 25, 7, WIDTH, HEIGHT, "crop", 0, 6, start_image=torch.rand(1, HEIGHT, WIDTH, 3)
     )
     began = time.monotonic()
     with torch.inference_mode():
-        stream = films.make_film(sampler, request, "", 12)
+        stream = videos.make_video(sampler, request, "", 12)
     seconds = time.monotonic() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     chunks = request.plan().num_chunks
@@ -87,15 +87,15 @@ def main(argv: list[str] | None = None) -> int:
 
     import dev
 
-    dev.ensure_environment("benchmarks.film_memory")
+    dev.ensure_environment("benchmarks.video_memory")
     if args.one:
-        print(json.dumps(one_film(args.one)))
+        print(json.dumps(one_video(args.one)))
         return 0
     from benchmarks.record import record, table
 
     results = []
     for length in LENGTHS:
-        command = [sys.executable, "-m", "benchmarks.film_memory", "--one", str(length)]
+        command = [sys.executable, "-m", "benchmarks.video_memory", "--one", str(length)]
         run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
         results.append(json.loads(run.stdout.splitlines()[-1]))
         print(results[-1], flush=True)
@@ -117,13 +117,13 @@ def main(argv: list[str] | None = None) -> int:
             for r in results
         ]
         body = (
-            f"## Memory of a film by its length\n\nTiny network, {WIDTH}x{HEIGHT}, chunks of 25 with 7 overlapping, "
+            f"## Memory of a video by its length\n\nTiny network, {WIDTH}x{HEIGHT}, chunks of 25 with 7 overlapping, "
             f"one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most 5 %). CLIP "
             "vision runs once for the start image and once for the anchor, the pixel encoder once per chunk.\n\n"
             + table(header, rows)
             + "\n\nWhat limits it: weights and one chunk; finished frames are on disk."
         )
-        record("film_memory", "python -m benchmarks.film_memory --record", body)
+        record("video_memory", "python -m benchmarks.video_memory --record", body)
     return int(spread > 0.05 or not once)
 
 

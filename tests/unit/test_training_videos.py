@@ -1,4 +1,4 @@
-"""Films for training: the same for the same seed, and doing what their description says."""
+"""Videos for training: the same for the same seed, and doing what their description says."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from streaming_core.errors import SettingsError
 from streaming_core.frames import write_video
 from training import __main__ as command
-from training.films import (
-    COLOURS,
+from training.footage import FolderSource, VideoSource
+from training.videos import (
+    COLORS,
     HEADINGS,
     HELD_OUT,
     NARROW_SPEED,
@@ -23,24 +24,23 @@ from training.films import (
     VARIETIES,
     Background,
     Bounce,
-    Film,
     Orbit,
     Sprite,
+    Video,
     Wave,
     heading_words,
-    make_film,
+    make_video,
     outline,
     pattern,
 )
-from training.footage import FilmSource, FolderSource
 
 SIZE = 64
 seeds = st.integers(0, 2 * HELD_OUT)
 varieties = st.sampled_from(VARIETIES)
 
 
-def centre(moving):
-    """Centre of mass of what moves, `[F, 2]` as (x, y) in pixels."""
+def center(moving):
+    """Center of mass of what moves, `[F, 2]` as (x, y) in pixels."""
     grid = torch.arange(moving.shape[-1]) + 0.5
     mass = moving.sum(dim=(1, 2, 3))
     weighed = [(moving * grid).sum(dim=(1, 2, 3)), (moving * grid[:, None]).sum(dim=(1, 2, 3))]
@@ -49,21 +49,21 @@ def centre(moving):
 
 @settings(max_examples=15)
 @given(seeds, varieties)
-def test_a_film_is_a_function_of_its_seed(seed, variety):
-    film, again = make_film(seed, SIZE, variety), make_film(seed, SIZE, variety)
-    assert film == again
-    shown = film.render(0, 6)
+def test_a_video_is_a_function_of_its_seed(seed, variety):
+    video, again = make_video(seed, SIZE, variety), make_video(seed, SIZE, variety)
+    assert video == again
+    shown = video.render(0, 6)
     assert shown.frames.shape == (6, 3, SIZE, SIZE) and shown.moving.shape == (6, 1, SIZE, SIZE)
     assert torch.equal(shown.frames, again.render(0, 6).frames)
     assert all(0 <= t.min() and t.max() <= 1 for t in (shown.frames, shown.moving))
-    assert film != make_film(seed + 1, SIZE, variety)
+    assert video != make_video(seed + 1, SIZE, variety)
 
 
 @settings(max_examples=15)
 @given(seeds, varieties, st.integers(0, 10**6))
-def test_any_stretch_of_a_film_is_made_by_itself(seed, variety, start):
-    film = make_film(seed, SIZE, variety)
-    whole, part = film.render(start, start + 5), film.render(start + 3, start + 5)
+def test_any_stretch_of_a_video_is_made_by_itself(seed, variety, start):
+    video = make_video(seed, SIZE, variety)
+    whole, part = video.render(start, start + 5), video.render(start + 3, start + 5)
     torch.testing.assert_close(part.frames, whole.frames[3:], atol=1e-6, rtol=0)
     torch.testing.assert_close(part.moving, whole.moving[3:], atol=1e-6, rtol=0)
 
@@ -71,46 +71,46 @@ def test_any_stretch_of_a_film_is_made_by_itself(seed, variety, start):
 @settings(max_examples=25)
 @given(seeds, st.integers(0, 5000))
 def test_what_moves_does_so_as_described(seed, frame):
-    """The middle of a narrow film's ball goes along its heading at the described speed, unless it bounces."""
-    film = make_film(seed, SIZE)
-    [ball] = film.sprites
-    footage = film.render(frame, frame + 2)
+    """The middle of a narrow video's ball goes along its heading at the described speed, unless it bounces."""
+    video = make_video(seed, SIZE)
+    [ball] = video.sprites
+    footage = video.render(frame, frame + 2)
     times = torch.tensor([frame, frame + 1], dtype=torch.float64)
     pose = ball.path.pose(times)
-    torch.testing.assert_close(centre(footage.moving), torch.stack([pose.x, pose.y], 1).float(), atol=0.2, rtol=0)
-    ahead, after = film.heading(frame), film.heading(frame + 1)
+    torch.testing.assert_close(center(footage.moving), torch.stack([pose.x, pose.y], 1).float(), atol=0.2, rtol=0)
+    ahead, after = video.heading(frame), video.heading(frame + 1)
     if ahead == after:
-        step = centre(footage.moving).diff(dim=0)[0]
+        step = center(footage.moving).diff(dim=0)[0]
         expected = NARROW_SPEED * SIZE * torch.tensor([math.cos(ahead), math.sin(ahead)])
         torch.testing.assert_close(step, expected, atol=0.3, rtol=0)
-    assert film.motion_bucket_id == 127
+    assert video.motion_bucket_id == 127
 
 
 @settings(max_examples=25)
 @given(seeds, st.integers(0, 5000))
-def test_the_front_half_is_white_and_the_rear_half_of_the_named_colour(seed, frame):
-    film = make_film(seed, SIZE)
-    [ball] = film.sprites
-    footage, heading = film.render(frame, frame + 1), film.heading(frame)
+def test_the_front_half_is_white_and_the_rear_half_of_the_named_color(seed, frame):
+    video = make_video(seed, SIZE)
+    [ball] = video.sprites
+    footage, heading = video.render(frame, frame + 1), video.heading(frame)
     inside = footage.moving[0, 0] > 0.99
-    x, y = centre(footage.moving)[0]
+    x, y = center(footage.moving)[0]
     grid = torch.arange(SIZE) + 0.5
     ahead = math.cos(heading) * (grid - x) + math.sin(heading) * (grid[:, None] - y)
     front = footage.frames[0][:, inside & (ahead > 2)].mean(dim=1)
     rear = footage.frames[0][:, inside & (ahead < -2)].mean(dim=1)
     assert (front > 0.98).all()
     hue, saturation, _ = colorsys.rgb_to_hsv(*rear.tolist())
-    off = abs(hue - COLOURS[ball.colour]) % 1
+    off = abs(hue - COLORS[ball.color]) % 1
     assert min(off, 1 - off) < 0.02 and saturation > 0.95
-    assert film.words(frame) == f"a {ball.colour} ball moving {heading_words(heading)}"
+    assert video.words(frame) == f"a {ball.color} ball moving {heading_words(heading)}"
 
 
 @settings(max_examples=20)
 @given(seeds, varieties)
-def test_nothing_ever_leaves_the_picture(seed, variety):
-    film = make_film(seed, SIZE, variety)
+def test_nothing_ever_leaves_the_image(seed, variety):
+    video = make_video(seed, SIZE, variety)
     times = torch.arange(0, 20000, 7, dtype=torch.float64)
-    for sprite in film.sprites:
+    for sprite in video.sprites:
         pose = sprite.path.pose(times)
         for place in (pose.x, pose.y):
             assert place.min() >= sprite.radius_px - 1e-6 and place.max() <= SIZE - sprite.radius_px + 1e-6
@@ -143,8 +143,8 @@ def still(shape: str, rgb, x: float, y: float) -> Sprite:
 def test_the_last_sprite_hides_the_others():
     plain = Background((0.2, 0.2, 0.2), ())
     back, front = still("ball", (1.0, 0.0, 0.0), 36, 32), still("ball", (0.0, 0.0, 1.0), 30, 32)
-    shown = Film(0, SIZE, plain, (back, front)).render(0, 1)
-    alone = Film(0, SIZE, plain, (front,)).render(0, 1)
+    shown = Video(0, SIZE, plain, (back, front)).render(0, 1)
+    alone = Video(0, SIZE, plain, (front,)).render(0, 1)
     covered = alone.moving[0, 0] == 1
     assert covered.any() and torch.equal(shown.frames[0][:, covered], alone.frames[0][:, covered])
     assert shown.moving.sum() > alone.moving.sum()
@@ -169,48 +169,48 @@ def test_shapes_have_their_outlines():
     assert tip[0] < 0 < tip[1]
 
 
-def test_wide_films_have_all_there_is():
-    films = [make_film(seed, SIZE, "wide") for seed in range(120)]
-    sprites = [sprite for film in films for sprite in film.sprites]
+def test_wide_videos_have_all_there_is():
+    videos = [make_video(seed, SIZE, "wide") for seed in range(120)]
+    sprites = [sprite for video in videos for sprite in video.sprites]
     assert {sprite.shape for sprite in sprites} == set(SHAPES)
     assert {sprite.texture for sprite in sprites} == set(TEXTURES)
-    assert {sprite.colour for sprite in sprites} == set(COLOURS)
+    assert {sprite.color for sprite in sprites} == set(COLORS)
     assert {type(sprite.path) for sprite in sprites} == {Bounce, Orbit}
-    assert {len(film.sprites) for film in films} == {1, 2}
-    assert {film.background.pan == (0, 0) for film in films} == {True, False}
-    assert {heading_words(film.heading(0)) for film in films} == set(HEADINGS)
-    assert all(1 <= film.motion_bucket_id <= 255 for film in films)
-    assert " and a " in next(film for film in films if len(film.sprites) == 2).words(3)
+    assert {len(video.sprites) for video in videos} == {1, 2}
+    assert {video.background.pan == (0, 0) for video in videos} == {True, False}
+    assert {heading_words(video.heading(0)) for video in videos} == set(HEADINGS)
+    assert all(1 <= video.motion_bucket_id <= 255 for video in videos)
+    assert " and a " in next(video for video in videos if len(video.sprites) == 2).words(3)
 
 
 def test_wrong_words_are_refused():
     with pytest.raises(ValueError, match="variety"):
-        make_film(0, SIZE, "broad")
+        make_video(0, SIZE, "broad")
     with pytest.raises(ValueError, match="got 5 to 5"):
-        make_film(0, SIZE).render(5, 5)
+        make_video(0, SIZE).render(5, 5)
     with pytest.raises(ValueError, match="shape"):
         outline("star", torch.zeros(1), torch.zeros(1), 1.0)
     with pytest.raises(ValueError, match="texture"):
         pattern("fur", torch.zeros(1), torch.zeros(1), 1.0)
 
 
-def test_a_film_source_draws_films_that_are_not_held_out():
-    source = FilmSource(SIZE)
+def test_a_video_source_draws_videos_that_are_not_held_out():
+    source = VideoSource(SIZE)
     clips = [source.draw(torch.Generator().manual_seed(s), 3, (5, 10), 2) for s in (0, 0, 1)]
     assert torch.equal(clips[0].footage.frames, clips[1].footage.frames)
     assert not torch.equal(clips[0].footage.frames, clips[2].footage.frames)
     assert clips[0].anchor.shape == (1, 3, SIZE, SIZE) and clips[0].footage.frames.shape == (3, 3, SIZE, SIZE)
-    # The clip is frames 5..7 or 10..12 of a film whose frame 2 is the anchor.
+    # The clip is frames 5..7 or 10..12 of a video whose frame 2 is the anchor.
     generator = torch.Generator().manual_seed(0)
     seed = int(torch.randint(HELD_OUT, (), generator=generator))
-    film = make_film(seed, SIZE)
-    assert torch.equal(film.render(2, 3).frames, clips[0].anchor)
-    assert any(torch.equal(film.render(s, s + 3).frames, clips[0].footage.frames) for s in (5, 10))
+    video = make_video(seed, SIZE)
+    assert torch.equal(video.render(2, 3).frames, clips[0].anchor)
+    assert any(torch.equal(video.render(s, s + 3).frames, clips[0].footage.frames) for s in (5, 10))
 
 
 def test_a_folder_source_draws_from_video_files(tmp_path):
-    frames = make_film(3, SIZE).render(0, 14).frames
-    wide = torch.cat([frames * 0, frames, frames * 0], dim=-1)  # the middle square is the film
+    frames = make_video(3, SIZE).render(0, 14).frames
+    wide = torch.cat([frames * 0, frames, frames * 0], dim=-1)  # the middle square is the video
     (tmp_path / "inner").mkdir()
     write_video([wide.movedim(1, -1)], tmp_path / "inner" / "a.mp4", fps=8)
     write_video([frames[:5].movedim(1, -1)], tmp_path / "short.mp4", fps=8)
@@ -226,18 +226,18 @@ def test_a_folder_source_draws_from_video_files(tmp_path):
     start = int(torch.stack(near).argmin())
     assert near[start] < 0.03 and start >= 4
     # What the folder calls moving is where the ball is or was.
-    ball = torch.nn.functional.interpolate(make_film(3, SIZE).render(start, start + 4).moving, size=32)
+    ball = torch.nn.functional.interpolate(make_video(3, SIZE).render(start, start + 4).moving, size=32)
     assert (clip.footage.moving * ball).sum() > 0.4 * clip.footage.moving.sum() > 0
     with pytest.raises(SettingsError, match="holds 2 video files and none has 30 frames"):
         FolderSource.open(tmp_path, 32, shortest=30)
 
 
 @pytest.mark.parametrize("variety, slowest, fastest", (("paced", 32, 254), ("slow", 13, 152)))
-def test_paced_and_slow_films_differ_in_speed_only_from_narrow_ones(variety, slowest, fastest):
-    buckets = [make_film(seed, SIZE, variety).motion_bucket_id for seed in range(60)]
+def test_paced_and_slow_videos_differ_in_speed_only_from_narrow_ones(variety, slowest, fastest):
+    buckets = [make_video(seed, SIZE, variety).motion_bucket_id for seed in range(60)]
     assert slowest <= min(buckets) < slowest + 20 and fastest - 35 < max(buckets) <= fastest
-    assert {make_film(seed, SIZE).motion_bucket_id for seed in range(20)} == {127}
-    [sprite] = make_film(0, SIZE, variety).sprites
+    assert {make_video(seed, SIZE).motion_bucket_id for seed in range(20)} == {127}
+    [sprite] = make_video(0, SIZE, variety).sprites
     assert (sprite.shape, sprite.texture) == ("ball", "plain")
 
 

@@ -1,4 +1,4 @@
-"""The report as a picture: curves over time above each other, with chunk boundaries and cuts marked in all of them."""
+"""The report as a image: curves over time above each other, with chunk boundaries and cuts marked in all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 from PIL import Image, ImageDraw, ImageFont
 
 from .measure import Measures
-from .report import at_frames, colour_distance, film_line, headlines
+from .report import at_frames, color_distance, headlines, video_line
 
 WIDTH_PX = 1024
 LEFT_PX, RIGHT_PX = 64, 20
@@ -18,7 +18,7 @@ PANEL_PX, GAP_PX, AXIS_PX = 104, 38, 60
 LINE_PX, TITLE_PX = 22, 26
 SHARPNESS = 2  # everything is drawn twice as large and shrunk, which smooths curves and spaces letters well
 
-PAPER, BAND, INK, GREY, RULE = "#ffffff", "#f3f5f8", "#1c2430", "#6b7685", "#d9dee6"
+PAPER, BAND, INK, GRAY, RULE = "#ffffff", "#f3f5f8", "#1c2430", "#6b7685", "#d9dee6"
 BOUNDARY, CUT = "#9aa7b8", "#d62f3a"
 BLUE, GREEN, ORANGE, PURPLE, TEAL, BROWN = "#2463b0", "#2c8a4b", "#d07a12", "#7a4bb5", "#0f8c8c", "#8a5a33"
 
@@ -32,7 +32,7 @@ class Panel:
 
     title: str
     values: Sequence[float | None]
-    colour: str
+    color: str
     lowest: float | None = None
     highest: float | None = None
     least_span: float = 0.0
@@ -49,14 +49,14 @@ def panels(measures: Measures) -> list[Panel]:
         ratios = at_frames(measures.mawe.ratios)
         shown.append(Panel("MAWE of each pair (low is good)", ratios, BROWN, lowest=0, least_span=1, cut_off=True))
     joins = [(join.frame, join.score) for join in measures.seams.joins]
-    title = "Jump relative to its neighbours (1x: as elsewhere; dots: joins of chunks)"
+    title = "Jump relative to its neighbors (1x: as elsewhere; dots: joins of chunks)"
     jumps = at_frames(measures.seams.ratios)
     shown.append(Panel(title, jumps, BLUE, lowest=0.5, least_span=7.5, logarithmic=True, level=1, dots=joins))
     motion = at_frames(measures.stagnation.motion)
     title = "Motion, % of the diagonal per frame"
     shown.append(Panel(title, motion, GREEN, lowest=0, least_span=0.1, cut_off=True))
-    title = "Colour distance from the first chunk, delta E"
-    shown.append(Panel(title, colour_distance(measures), ORANGE, lowest=0, least_span=4))
+    title = "Color distance from the first chunk, delta E"
+    shown.append(Panel(title, color_distance(measures), ORANGE, lowest=0, least_span=4))
     if measures.anchor is not None:
         title = f"Similarity to the anchor, cosine ({measures.clip_name})"
         shown.append(Panel(title, measures.anchor.values, PURPLE, highest=1, least_span=0.1))
@@ -67,7 +67,7 @@ def panels(measures: Measures) -> list[Panel]:
 
 
 def frame_x(frame: float, num_frames: int, width: int = WIDTH_PX) -> float:
-    """Where a frame stands in the picture, in pixels from the left."""
+    """Where a frame stands in the image, in pixels from the left."""
     return LEFT_PX + (width - LEFT_PX - RIGHT_PX) * frame / max(num_frames - 1, 1)
 
 
@@ -117,7 +117,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def draw_report(measures: Measures, width: int = WIDTH_PX) -> Image.Image:
-    """The report of a film, `width` pixels wide and as high as its curves need; RGB."""
+    """The report of a video, `width` pixels wide and as high as its curves need; RGB."""
     lines, shown = headlines(measures), panels(measures)
     left_out = [f"not measured: {name} - {reason}" for name, reason in measures.left_out.items()]
     top = 20 + TITLE_PX + 24 + LINE_PX * len(lines) + 18 * len(left_out) + 30
@@ -137,7 +137,7 @@ def draw_report(measures: Measures, width: int = WIDTH_PX) -> Image.Image:
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws on the enlarged picture in coordinates of the final one."""
+    """Draws on the enlarged image in coordinates of the final one."""
 
     draw: ImageDraw.ImageDraw
     num_frames: int
@@ -146,20 +146,20 @@ class Pen:
     def x(self, frame: float) -> float:
         return frame_x(frame, self.num_frames, self.width)
 
-    def line(self, points: Sequence[tuple[float, float]], colour: str, width: float = 1) -> None:
-        self.draw.line([(x * SHARPNESS, y * SHARPNESS) for x, y in points], colour, round(width * SHARPNESS), "curve")
+    def line(self, points: Sequence[tuple[float, float]], color: str, width: float = 1) -> None:
+        self.draw.line([(x * SHARPNESS, y * SHARPNESS) for x, y in points], color, round(width * SHARPNESS), "curve")
 
-    def box(self, x0: float, y0: float, x1: float, y1: float, colour: str) -> None:
-        self.draw.rectangle([round(v * SHARPNESS) for v in (x0, y0, x1, y1)], fill=colour)
+    def box(self, x0: float, y0: float, x1: float, y1: float, color: str) -> None:
+        self.draw.rectangle([round(v * SHARPNESS) for v in (x0, y0, x1, y1)], fill=color)
 
-    def dot(self, x: float, y: float, radius: float, colour: str) -> None:
+    def dot(self, x: float, y: float, radius: float, color: str) -> None:
         corners = (x - radius, y - radius, x + radius, y + radius)
-        self.draw.ellipse([v * SHARPNESS for v in corners], fill=colour, outline=PAPER, width=SHARPNESS)
+        self.draw.ellipse([v * SHARPNESS for v in corners], fill=color, outline=PAPER, width=SHARPNESS)
 
-    def text(self, x: float, y: float, text: str, colour: str, size: int, anchor: str = "la") -> float:
+    def text(self, x: float, y: float, text: str, color: str, size: int, anchor: str = "la") -> float:
         """Writes, and returns the width in pixels."""
         face = font(size * SHARPNESS)
-        self.draw.text((x * SHARPNESS, y * SHARPNESS), text, colour, face, anchor=anchor)
+        self.draw.text((x * SHARPNESS, y * SHARPNESS), text, color, face, anchor=anchor)
         return self.draw.textlength(text, face) / SHARPNESS
 
 
@@ -179,18 +179,18 @@ def draw_panel(pen: Pen, panel: Panel, scale: Scale, y: float) -> None:
     def place(frame: int, value: float) -> tuple[float, float]:
         return pen.x(frame), y + PANEL_PX * (1 - scale.height(value))
 
-    pen.text(LEFT_PX, y - 21, panel.title, panel.colour, 14)
+    pen.text(LEFT_PX, y - 21, panel.title, panel.color, 14)
     right = pen.width - RIGHT_PX
     for tick in scale.ticks:
         tick_y = y + PANEL_PX * (1 - scale.height(tick))
-        pen.line([(LEFT_PX, tick_y), (right, tick_y)], GREY if tick == panel.level else RULE)
-        pen.text(LEFT_PX - 8, tick_y, f"{tick:g}x" if panel.logarithmic else f"{tick:g}", GREY, 12, anchor="rm")
+        pen.line([(LEFT_PX, tick_y), (right, tick_y)], GRAY if tick == panel.level else RULE)
+        pen.text(LEFT_PX - 8, tick_y, f"{tick:g}x" if panel.logarithmic else f"{tick:g}", GRAY, 12, anchor="rm")
     run: list[tuple[float, float]] = []
     for frame, value in enumerate([*panel.values, None]):
         if value is not None:
             run.append(place(frame, value))
         elif run:
-            pen.line(run if len(run) > 1 else [run[0], (run[0][0] + 1, run[0][1])], panel.colour, 2)
+            pen.line(run if len(run) > 1 else [run[0], (run[0][0] + 1, run[0][1])], panel.color, 2)
             run = []
     radius = 3.5 if len(panel.dots) <= 60 else 2
     for frame, value in panel.dots:
@@ -208,15 +208,15 @@ def draw_cuts(pen: Pen, measures: Measures, y: float) -> None:
 
 def write_head(pen: Pen, measures: Measures, lines: Sequence[tuple[str, str, str]], left_out: Sequence[str]) -> None:
     pen.text(20, 16, "Video report", INK, TITLE_PX)
-    pen.text(20, 22 + TITLE_PX, f"{film_line(measures)}; motion from {measures.flow_name}", GREY, 14)
+    pen.text(20, 22 + TITLE_PX, f"{video_line(measures)}; motion from {measures.flow_name}", GRAY, 14)
     y = 50 + TITLE_PX
     for name, value, remark in lines:
         pen.text(20, y, name, INK, 16)
         pen.text(250, y, value, INK, 16, anchor="ra")
-        pen.text(268, y + 1, remark, GREY, 14)
+        pen.text(268, y + 1, remark, GRAY, 14)
         y += LINE_PX
     for line in left_out:
-        pen.text(20, y + 2, line, GREY, 13)
+        pen.text(20, y + 2, line, GRAY, 13)
         y += 18
 
 
@@ -226,19 +226,19 @@ def write_axis(pen: Pen, measures: Measures, y: float) -> None:
     step = max(1, round(nice_step(last, 8)))
     for frame in range(0, last + 1, step):
         x = pen.x(frame)
-        pen.line([(x, y), (x, y + 4)], GREY)
+        pen.line([(x, y), (x, y + 4)], GRAY)
         pen.text(x, y + 7, str(frame), INK, 12, anchor="ma")
-        pen.text(x, y + 22, f"{frame / measures.fps:.1f} s", GREY, 11, anchor="ma")
-    pen.text(LEFT_PX - 22, y + 7, "frame", GREY, 12, anchor="ra")
+        pen.text(x, y + 22, f"{frame / measures.fps:.1f} s", GRAY, 11, anchor="ma")
+    pen.text(LEFT_PX - 22, y + 7, "frame", GRAY, 12, anchor="ra")
     chunks = measures.layout.chunks if measures.layout.known else ()
     if not chunks:
         return
-    pen.text(LEFT_PX - 22, y + 37, "chunk", GREY, 12, anchor="ra")
+    pen.text(LEFT_PX - 22, y + 37, "chunk", GRAY, 12, anchor="ra")
     free = LEFT_PX
     for number, chunk in enumerate(chunks):
         x = (pen.x(chunk.start) + pen.x(min(chunk.stop, last))) / 2
         if x - 10 >= free:
-            pen.text(x, y + 37, str(number), GREY, 12, anchor="ma")
+            pen.text(x, y + 37, str(number), GRAY, 12, anchor="ma")
             free = x + 14
 
 
@@ -248,7 +248,7 @@ def write_legend(pen: Pen, measures: Measures, y: float) -> None:
     if measures.layout.boundaries:
         entries.append((BOUNDARY, "chunk boundary"))
     x = pen.width - RIGHT_PX
-    for colour, text in entries:
-        x -= pen.text(x, y, text, GREY, 13, anchor="ra") + 8
-        pen.box(x - 2, y, x, y + 13, colour)
+    for color, text in entries:
+        x -= pen.text(x, y, text, GRAY, 13, anchor="ra") + 8
+        pen.box(x - 2, y, x, y + 13, color)
         x -= 20

@@ -1,4 +1,4 @@
-"""Generated films with cuts, fades and flashes at known frames, to compare cut detectors on."""
+"""Generated videos with cuts, fades and flashes at known frames, to compare cut detectors on."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.unit.metrics_films import texture, view
+from tests.unit.metrics_videos import texture, view
 
 SIZE = (90, 160)
 
 
 @dataclass(frozen=True)
-class CutFilm:
-    """A film `[F, H, W, 3]`; `cuts` are the frames at which a new scene begins at once."""
+class CutVideo:
+    """A video `[F, H, W, 3]`; `cuts` are the frames at which a new scene begins at once."""
 
     name: str
     frames: Tensor
@@ -22,18 +22,18 @@ class CutFilm:
 
 
 def scene(num_frames: int, seed: int, speed: float = 1.0, light: float = 0.0) -> Tensor:
-    """A pan over a picture of its own colour; `[F, H, W, 3]`."""
+    """A pan over a image of its own color; `[F, H, W, 3]`."""
     generator = torch.Generator().manual_seed(seed)
     tint = torch.rand(3, 1, 1, generator=generator) * 0.9 - 0.45
     room = int(abs(speed) * num_frames) + 8
-    picture = (texture(SIZE[0] + 8, SIZE[1] + room, seed) + tint + light).clamp(0, 1)
+    image = (texture(SIZE[0] + 8, SIZE[1] + room, seed) + tint + light).clamp(0, 1)
     start = 2 if speed >= 0 else room - 4
-    return torch.stack([view(picture, start + speed * frame, 2, *SIZE) for frame in range(num_frames)]).movedim(1, -1)
+    return torch.stack([view(image, start + speed * frame, 2, *SIZE) for frame in range(num_frames)]).movedim(1, -1)
 
 
-def joined(name: str, *scenes: Tensor) -> CutFilm:
+def joined(name: str, *scenes: Tensor) -> CutVideo:
     lengths = [len(part) for part in scenes]
-    return CutFilm(name, torch.cat(scenes), tuple(sum(lengths[:number]) for number in range(1, len(lengths))))
+    return CutVideo(name, torch.cat(scenes), tuple(sum(lengths[:number]) for number in range(1, len(lengths))))
 
 
 def dissolve(first: Tensor, second: Tensor, num_frames: int) -> Tensor:
@@ -44,7 +44,7 @@ def dissolve(first: Tensor, second: Tensor, num_frames: int) -> Tensor:
 
 
 def fade(frames: Tensor, start: int, num_frames: int, to: float, back: bool) -> Tensor:
-    """From `start` on the film fades to grey level `to` over `num_frames` frames, and back over as many, if wanted."""
+    """From `start` on the video fades to gray level `to` over `num_frames` frames, and back over as many, if wanted."""
     frames = frames.clone()
     for step in range(num_frames * (2 if back else 1)):
         share = 1 - abs(1 - (step + 1) / num_frames)
@@ -68,15 +68,15 @@ def grain(frames: Tensor, strength: float, seed: int) -> Tensor:
     return (frames + noise * strength).clamp(0, 1)
 
 
-def generated_films() -> list[CutFilm]:
-    """The films of the agreement test: hard cuts, dissolves, fades, flashes, and motion that is none of these."""
+def generated_videos() -> list[CutVideo]:
+    """The videos of the agreement test: hard cuts, dissolves, fades, flashes, and motion that is none of these."""
     long = scene(60, 1)
     return [
-        CutFilm("pan, no cut", long, ()),
-        CutFilm("still, no cut", long[:1].expand(60, -1, -1, -1), ()),
-        CutFilm("fast pan", scene(60, 2, speed=6), ()),
-        CutFilm("grain", grain(long, 0.03, 7), ()),
-        CutFilm("flicker", flicker(long, 0.05, 8), ()),
+        CutVideo("pan, no cut", long, ()),
+        CutVideo("still, no cut", long[:1].expand(60, -1, -1, -1), ()),
+        CutVideo("fast pan", scene(60, 2, speed=6), ()),
+        CutVideo("grain", grain(long, 0.03, 7), ()),
+        CutVideo("flicker", flicker(long, 0.05, 8), ()),
         joined("one cut", scene(30, 1), scene(30, 2)),
         joined("one cut between still scenes", scene(30, 3, speed=0), scene(30, 4, speed=0)),
         joined("two cuts", scene(24, 5), scene(24, 6), scene(24, 7)),
@@ -92,14 +92,14 @@ def generated_films() -> list[CutFilm]:
         joined("cut to black", scene(30, 38), torch.zeros(30, *SIZE, 3)),
         joined("cut between like scenes", long[:30], (long[30:] * 0.9 + 0.05)),
         joined("cut of light only", scene(30, 39), scene(30, 39, light=0.25)),
-        CutFilm("dissolve of 24 frames", dissolve(scene(40, 40), scene(40, 41), 24), ()),
-        CutFilm("dissolve of 4 frames", dissolve(scene(40, 42), scene(40, 43), 4), ()),
-        CutFilm("fade to black and back", fade(long, 20, 10, 0.0, True), ()),
-        CutFilm("fade to white", fade(long, 40, 20, 1.0, False), ()),
-        CutFilm("fade over two frames", fade(long, 30, 2, 0.0, True), ()),
-        CutFilm("flash of one frame", flash(long, 30, 1, 0.5), ()),
-        CutFilm("flash of three frames", flash(long, 30, 3, 0.6), ()),
-        CutFilm("two flashes", flash(flash(long, 20, 1, 0.5), 26, 1, 0.5), ()),
-        CutFilm("flash at a cut", flash(joined("", scene(30, 44), scene(30, 45)).frames, 29, 2, 0.6), ()),
-        CutFilm("dark film with a cut", joined("", scene(30, 46), scene(30, 47)).frames * 0.15, ()),
+        CutVideo("dissolve of 24 frames", dissolve(scene(40, 40), scene(40, 41), 24), ()),
+        CutVideo("dissolve of 4 frames", dissolve(scene(40, 42), scene(40, 43), 4), ()),
+        CutVideo("fade to black and back", fade(long, 20, 10, 0.0, True), ()),
+        CutVideo("fade to white", fade(long, 40, 20, 1.0, False), ()),
+        CutVideo("fade over two frames", fade(long, 30, 2, 0.0, True), ()),
+        CutVideo("flash of one frame", flash(long, 30, 1, 0.5), ()),
+        CutVideo("flash of three frames", flash(long, 30, 3, 0.6), ()),
+        CutVideo("two flashes", flash(flash(long, 20, 1, 0.5), 26, 1, 0.5), ()),
+        CutVideo("flash at a cut", flash(joined("", scene(30, 44), scene(30, 45)).frames, 29, 2, 0.6), ()),
+        CutVideo("dark video with a cut", joined("", scene(30, 46), scene(30, 47)).frames * 0.15, ()),
     ]

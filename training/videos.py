@@ -1,11 +1,11 @@
-"""Films made from a seed: textured shapes that move, turn, bounce and hide each other, with what they show in words.
+"""Videos made from a seed: textured shapes that move, turn, bounce and hide each other, with what they show in words.
 
-    film = make_film(7)
-    film.render(0, 24).frames        # [24, 3, 128, 128] in 0..1
-    film.words(0)                    # "a red ball moving up left"
+    video = make_video(7)
+    video.render(0, 24).frames        # [24, 3, 128, 128] in 0..1
+    video.words(0)                    # "a red ball moving up left"
 
-Every position is a closed formula of the frame number, so any frame of a film of any length is made by itself, and a
-film is a pure function of (seed, size, variety). The half of a sprite that looks ahead is white: one frame tells the
+Every position is a closed formula of the frame number, so any frame of a video of any length is made by itself, and a
+video is a pure function of (seed, size, variety). The half of a sprite that looks ahead is white: one frame tells the
 heading, without which image-to-video would be a guess.
 """
 
@@ -24,21 +24,21 @@ Variety = Literal["narrow", "paced", "slow", "wide"]
 VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "slow", "wide")
 SHAPES = ("ball", "square", "triangle")
 TEXTURES = ("plain", "stripes", "dots")
-COLOURS = {"red": 0.0, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3, "magenta": 5 / 6}
-"""Hue of each named colour, 0..1."""
+COLORS = {"red": 0.0, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3, "magenta": 5 / 6}
+"""Hue of each named color, 0..1."""
 HEADINGS = ("right", "down right", "down", "down left", "left", "up left", "up", "up right")
 """In steps of an eighth turn, clockwise on the screen (y grows downwards)."""
 HELD_OUT = 2**40
 """Seeds from here on are never drawn for training."""
 NARROW_SPEED = 3.5 / 64
-"""Frame sizes per frame; a film of this speed has motion bucket 127."""
+"""Frame sizes per frame; a video of this speed has motion bucket 127."""
 PACES: dict[Variety, tuple[float, float]] = {"paced": (0.25, 2.0), "slow": (0.1, 1.2)}
-"""Slowest and fastest of the films that are narrow but for their speeds, in narrow speeds."""
+"""Slowest and fastest of the videos that are narrow but for their speeds, in narrow speeds."""
 
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a sprite is: centre in pixels, heading in radians clockwise from "right"; each `[F]`."""
+    """Where a sprite is: center in pixels, heading in radians clockwise from "right"; each `[F]`."""
 
     x: Tensor
     y: Tensor
@@ -67,9 +67,9 @@ class Bounce:
 
 @dataclass(frozen=True)
 class Orbit:
-    """Around `centre` at `radius` pixels, `turn` radians per frame (negative: anticlockwise); turns as it goes."""
+    """Around `center` at `radius` pixels, `turn` radians per frame (negative: anticlockwise); turns as it goes."""
 
-    centre: tuple[float, float]
+    center: tuple[float, float]
     radius: float
     phase: float
     turn: float
@@ -78,25 +78,25 @@ class Orbit:
         angle = self.phase + self.turn * times
         ahead = angle + math.copysign(math.pi / 2, self.turn)
         return Pose(
-            self.centre[0] + self.radius * angle.cos(),
-            self.centre[1] + self.radius * angle.sin(),
+            self.center[0] + self.radius * angle.cos(),
+            self.center[1] + self.radius * angle.sin(),
             torch.remainder(ahead + math.pi, 2 * math.pi) - math.pi,
         )
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """One thing that moves. `rgb` is the colour of its rear half."""
+    """One thing that moves. `rgb` is the color of its rear half."""
 
     shape: str
-    colour: str
+    color: str
     texture: str
     rgb: tuple[float, float, float]
     radius_px: float
     path: Bounce | Orbit
 
     def coverage(self, times: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """How much of each pixel it covers, and its colour there: `[F, 1, size, size]`, `[F, 3, size, size]`."""
+        """How much of each pixel it covers, and its color there: `[F, 1, size, size]`, `[F, 3, size, size]`."""
         pose = self.path.pose(times)
         grid = torch.arange(size, dtype=torch.float64) + 0.5
         dx = grid.view(1, 1, -1) - pose.x.view(-1, 1, 1)
@@ -111,7 +111,7 @@ class Sprite:
 
 
 def outline(shape: str, ahead: Tensor, aside: Tensor, radius: float) -> Tensor:
-    """Distance to the edge in pixels, negative inside; `ahead`, `aside` in pixels from the centre along the heading."""
+    """Distance to the edge in pixels, negative inside; `ahead`, `aside` in pixels from the center along the heading."""
     if shape == "ball":
         return ((ahead / radius) ** 2 + (aside / (0.8 * radius)) ** 2).sqrt().sub(1) * (0.85 * radius)
     if shape == "square":
@@ -137,7 +137,7 @@ def pattern(texture: str, ahead: Tensor, aside: Tensor, radius: float) -> Tensor
 
 @dataclass(frozen=True)
 class Wave:
-    """One periodic component of a background: cycles per picture, phase, strength per colour channel."""
+    """One periodic component of a background: cycles per image, phase, strength per color channel."""
 
     cycles: tuple[int, int]
     phase: float
@@ -153,17 +153,17 @@ class Background:
     pan: tuple[float, float] = (0.0, 0.0)
 
     def render(self, times: Tensor, size: int) -> Tensor:
-        """`[F, 3, size, size]`; one picture, expanded, where nothing slides."""
+        """`[F, 3, size, size]`; one image, expanded, where nothing slides."""
         still = self.pan == (0.0, 0.0)
         moments = torch.zeros(1, dtype=torch.float64) if still else times
         grid = torch.arange(size, dtype=torch.float64) + 0.5
         x = (grid.view(1, 1, -1) + self.pan[0] * moments.view(-1, 1, 1)) / size
         y = (grid.view(1, -1, 1) + self.pan[1] * moments.view(-1, 1, 1)) / size
-        picture = torch.tensor(self.base).view(1, 3, 1, 1)
+        image = torch.tensor(self.base).view(1, 3, 1, 1)
         for wave in self.waves:
             value = torch.sin(2 * math.pi * (wave.cycles[0] * x + wave.cycles[1] * y) + wave.phase).float()[:, None]
-            picture = picture + torch.tensor(wave.strength).view(1, 3, 1, 1) * value
-        return picture.clamp(0, 1).expand(len(times), 3, size, size)
+            image = image + torch.tensor(wave.strength).view(1, 3, 1, 1) * value
+        return image.clamp(0, 1).expand(len(times), 3, size, size)
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Footage:
 
 
 @dataclass(frozen=True)
-class Film:
+class Video:
     """What a seed stands for; endless. The last sprite is in front."""
 
     seed: int
@@ -186,16 +186,16 @@ class Film:
     def render(self, start: int, stop: int) -> Footage:
         """Frames `start` to `stop` (not included), all on the CPU."""
         if not 0 <= start < stop:
-            raise ValueError(f"a film has frames from 0 on, got {start} to {stop}")
+            raise ValueError(f"a video has frames from 0 on, got {start} to {stop}")
         return self.at(torch.arange(start, stop, dtype=torch.float64))
 
     def at(self, times: Tensor) -> Footage:
-        """Frames at `times` `[F]` float64, in frames from the start of the film; fractions lie between two frames."""
+        """Frames at `times` `[F]` float64, in frames from the start of the video; fractions lie between two frames."""
         frames = self.background.render(times, self.size)
         moving = torch.zeros(len(times), 1, self.size, self.size)
         for sprite in self.sprites:
-            cover, colour = sprite.coverage(times, self.size)
-            frames = torch.lerp(frames, colour, cover)
+            cover, color = sprite.coverage(times, self.size)
+            frames = torch.lerp(frames, color, cover)
             moving = torch.maximum(moving, cover)
         return Footage(frames, moving)
 
@@ -204,11 +204,11 @@ class Film:
         return float(self.sprites[sprite].path.pose(torch.tensor([float(frame)], dtype=torch.float64)).heading)
 
     def words(self, frame: int) -> str:
-        """What frame `frame` shows: shape, colour and heading of every sprite, from the back to the front."""
+        """What frame `frame` shows: shape, color and heading of every sprite, from the back to the front."""
         told = []
         for index, sprite in enumerate(self.sprites):
             texture = "" if sprite.texture == "plain" else f" with {sprite.texture}"
-            told.append(f"a {sprite.colour} {sprite.shape}{texture} moving {heading_words(self.heading(frame, index))}")
+            told.append(f"a {sprite.color} {sprite.shape}{texture} moving {heading_words(self.heading(frame, index))}")
         return " and ".join(told)
 
     @property
@@ -237,12 +237,12 @@ class _Dice:
         return options[int(self._draw() * len(options))]
 
 
-def make_film(seed: int, size: int = 128, variety: Variety = "narrow") -> Film:
-    """The film of a seed, `size` pixels squared.
+def make_video(seed: int, size: int = 128, variety: Variety = "narrow") -> Video:
+    """The video of a seed, `size` pixels squared.
 
     "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "paced" and "slow":
     the same at a speed within `PACES`, which no single frame tells. "wide": one or two sprites of all shapes, textures
-    and speeds, bouncing or turning, one passing before the other, on colourful backgrounds that may slide.
+    and speeds, bouncing or turning, one passing before the other, on colorful backgrounds that may slide.
     """
     if variety not in VARIETIES:
         raise ValueError(f"variety is one of {', '.join(VARIETIES)}, got {variety!r}")
@@ -255,7 +255,7 @@ def make_film(seed: int, size: int = 128, variety: Variety = "narrow") -> Film:
         angle, speed = dice.between(0, 2 * math.pi), dice.between(0.004, 0.016) * size
         pan = (speed * math.cos(angle), speed * math.sin(angle))
     count = dice.pick((1, 2)) if wide else 1
-    return Film(seed, size, Background(base, waves, pan), tuple(_sprite(dice, size, variety) for _ in range(count)))
+    return Video(seed, size, Background(base, waves, pan), tuple(_sprite(dice, size, variety) for _ in range(count)))
 
 
 def _wave(dice: _Dice, index: int, wide: bool) -> Wave:
@@ -269,19 +269,19 @@ def _sprite(dice: _Dice, size: int, variety: Variety) -> Sprite:
     wide = variety == "wide"
     shape = dice.pick(SHAPES) if wide else "ball"
     texture = dice.pick(TEXTURES) if wide else "plain"
-    colour = dice.pick(tuple(COLOURS))
-    hue = COLOURS[colour] + (dice.between(-0.03, 0.03) if wide else 0.0)
+    color = dice.pick(tuple(COLORS))
+    hue = COLORS[color] + (dice.between(-0.03, 0.03) if wide else 0.0)
     rgb = colorsys.hsv_to_rgb(hue % 1, 1.0, dice.between(0.8, 1.0) if wide else 1.0)
     radius = size * (dice.between(0.11, 0.2) if wide else dice.between(0.14, 0.2))
     speed = size * (dice.between(0.03, 0.08) if wide else NARROW_SPEED)
     if wide and dice.between(0, 1) < 0.35:
         around = dice.between(0.14, 0.26) * size
-        centre = tuple(dice.between(around + radius, size - around - radius) for _ in range(2))
+        center = tuple(dice.between(around + radius, size - around - radius) for _ in range(2))
         turn = dice.pick((-1, 1)) * speed / around
-        path: Bounce | Orbit = Orbit(centre, around, dice.between(0, 2 * math.pi), turn)
+        path: Bounce | Orbit = Orbit(center, around, dice.between(0, 2 * math.pi), turn)
     else:
         angle = dice.between(0, 2 * math.pi)
         start = tuple(dice.between(radius, size - radius) for _ in range(2))
         speed *= dice.between(*PACES[variety]) if variety in PACES else 1
         path = Bounce(start, (speed * math.cos(angle), speed * math.sin(angle)), radius, size - radius)
-    return Sprite(shape, colour, texture, rgb, radius, path)
+    return Sprite(shape, color, texture, rgb, radius, path)

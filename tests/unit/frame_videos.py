@@ -1,4 +1,4 @@
-"""Small films and video files for the tests of frame streams."""
+"""Small videos and video files for the tests of frame streams."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 from streaming_core.frames import FrameStream, to_rgb
 
 
-def smooth_film(num_frames: int, height: int, width: int) -> torch.Tensor:
-    """`[F, H, W, 3]`: a soft wave that moves, different in every frame, colour and direction; kind to lossy codecs."""
+def smooth_video(num_frames: int, height: int, width: int) -> torch.Tensor:
+    """`[F, H, W, 3]`: a soft wave that moves, different in every frame, color and direction; kind to lossy codecs."""
     time = torch.arange(num_frames).view(-1, 1, 1) / 7
     y = torch.linspace(0, 1, height).view(1, -1, 1)
     x = torch.linspace(0, 1, width).view(1, 1, -1)
@@ -25,16 +25,16 @@ def smooth_film(num_frames: int, height: int, width: int) -> torch.Tensor:
     return torch.stack([0.5 + 0.4 * torch.sin(phase.expand(num_frames, height, width)) for phase in phases], dim=-1)
 
 
-def counted_film(num_frames: int, height: int = 32, width: int = 48) -> torch.Tensor:
+def counted_video(num_frames: int, height: int = 32, width: int = 48) -> torch.Tensor:
     """`[F, H, W, 3]`: every frame shows its own number as 16 black or white fields; see `numbers_in`."""
     bits = (torch.arange(num_frames)[:, None] >> torch.arange(16)) & 1
     rows = bits.view(num_frames, 2, 8).float()
-    pictures = rows.repeat_interleave(height // 2, dim=1).repeat_interleave(width // 8, dim=2)
-    return pictures.unsqueeze(-1).expand(-1, -1, -1, 3).contiguous()
+    images = rows.repeat_interleave(height // 2, dim=1).repeat_interleave(width // 8, dim=2)
+    return images.unsqueeze(-1).expand(-1, -1, -1, 3).contiguous()
 
 
 def numbers_in(frames: torch.Tensor) -> list[int]:
-    """The numbers that frames of `counted_film` show, also after a lossy codec."""
+    """The numbers that frames of `counted_video` show, also after a lossy codec."""
     height, width = frames.shape[1] // 2, frames.shape[2] // 8
     fields = (
         frames[:, : height * 2, : width * 8].mean(-1).unflatten(1, (2, height)).unflatten(3, (8, width)).mean((2, 4))
@@ -43,8 +43,8 @@ def numbers_in(frames: torch.Tensor) -> list[int]:
 
 
 @dataclass(frozen=True)
-class LazyFilm(FrameStream):
-    """A film made when it is read; nothing of it is kept."""
+class LazyVideo(FrameStream):
+    """A video made when it is read; nothing of it is kept."""
 
     num_frames: int
     height: int
@@ -75,9 +75,9 @@ def write_at_times(
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = Fraction(1, ticks)
         for frame, time in zip((to_rgb(frames) * 255).round().to(torch.uint8).numpy(), times, strict=True):
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = time, Fraction(1, ticks)
-            container.mux(stream.encode(picture))
+            image = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            image.pts, image.time_base = time, Fraction(1, ticks)
+            container.mux(stream.encode(image))
         container.mux(stream.encode(None))
 
 

@@ -1,4 +1,4 @@
-"""Films on disk: the chunk loop with a run folder under the host's output directory."""
+"""Videos on disk: the chunk loop with a run folder under the host's output directory."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ....streaming_core.errors import RunFolderError, RunMismatchError, Settings
 from ....streaming_core.frames import FrameStream, to_rgb, write_video
 from ....streaming_core.frames.fitting import fit
 from ....streaming_core.loop.chunk import Chunk, ChunkPlan
-from ....streaming_core.loop.plan import FilmPlan
+from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.script import Script
-from ....streaming_core.loop.state import Anchor, FilmState, as_clip, continue_film, pick_anchor, start_film
+from ....streaming_core.loop.state import Anchor, VideoState, as_clip, continue_video, pick_anchor, start_video
 from ....streaming_core.runs.folder import RunFolder, settings_hash
 from ....streaming_core.runs.resume import drawn_anew, missing_chunks
 from ..compat import InputImpl
@@ -31,7 +31,7 @@ from ..progress import StepProgress, check_cancel, frames_bar
 log = logging.getLogger(__name__)
 RUNS_FOLDER = "streaming_runs"
 MEMORY = "memory."
-"""What the names of stored tensors of `FilmState.memory` begin with."""
+"""What the names of stored tensors of `VideoState.memory` begin with."""
 
 
 def runs_root() -> Path:
@@ -40,8 +40,8 @@ def runs_root() -> Path:
 
 
 @dataclass(frozen=True)
-class FilmRequest:
-    """What a film shall be: its length, chunks, size and beginning.
+class VideoRequest:
+    """What a video shall be: its length, chunks, size and beginning.
 
     `start_image` and `first_clip` are IMAGE batches of any size; one of them is needed, and the clip wins. `anchor`: an
     IMAGE instead of frame `anchor_frame` of the first clip. `script`: what differs from chunk to chunk.
@@ -61,14 +61,14 @@ class FilmRequest:
     script: Script = Script()
 
     @classmethod
-    def of(cls, plan: FilmPlan | None = None, **widgets) -> FilmRequest:
+    def of(cls, plan: VideoPlan | None = None, **widgets) -> VideoRequest:
         """From a node's inputs; what a connected plan says counts."""
         if plan is None:
             return cls(**widgets)
         sizes = {name: getattr(plan, name) for name in ("num_frames", "chunk_frames", "overlap_frames", "seed")}
         return cls(**{**widgets, **sizes, "script": plan.script})
 
-    def made_by(self, sampler) -> FilmRequest:
+    def made_by(self, sampler) -> VideoRequest:
         """The same in chunks of lengths that the sampler's model has."""
         fit_lengths = getattr(sampler, "fit_lengths", None)
         if fit_lengths is None:
@@ -77,7 +77,7 @@ class FilmRequest:
         return replace(self, chunk_frames=chunk_frames, overlap_frames=overlap_frames)
 
     def fitted(self, images: Tensor) -> Tensor:
-        """Any IMAGE as core frames of the film's size."""
+        """Any IMAGE as core frames of the video's size."""
         return fit(images_to_core(to_rgb(images)), self.height, self.width, self.fit)
 
     def plan(self) -> ChunkPlan:
@@ -85,9 +85,9 @@ class FilmRequest:
         first = self.chunk_frames if self.first_clip is None else self.first_clip.shape[0]
         return ChunkPlan(self.num_frames, self.chunk_frames, self.overlap_frames, first, self.seed, self.script)
 
-    def film_plan(self, fps: Fraction) -> FilmPlan:
+    def video_plan(self, fps: Fraction) -> VideoPlan:
         """The request's plan in the form that manifests keep."""
-        return FilmPlan(self.num_frames, self.chunk_frames, self.overlap_frames, self.seed, fps, self.script)
+        return VideoPlan(self.num_frames, self.chunk_frames, self.overlap_frames, self.seed, fps, self.script)
 
     def check(self, multiple_px: int, starts_from_prompt: bool = False, starts_from_image: bool = True) -> None:
         """Raise `SettingsError` unless the request can be met by a model that works in multiples of `multiple_px`.
@@ -96,19 +96,19 @@ class FilmRequest:
         """
         if not starts_from_image and self.start_image is not None and self.first_clip is None:
             raise SettingsError(
-                "this model makes the first clip from the prompt, not from start_image; make a clip of that picture "
+                "this model makes the first clip from the prompt, not from start_image; make a clip of that image "
                 "with another model and connect it as first_clip"
             )
         if self.start_image is None and self.first_clip is None and not starts_from_prompt:
-            raise SettingsError("a film needs a beginning; connect start_image or first_clip")
+            raise SettingsError("a video needs a beginning; connect start_image or first_clip")
         for side, value in (("width", self.width), ("height", self.height)):
             if value < multiple_px or value % multiple_px:
                 nearest = max(multiple_px, round(value / multiple_px) * multiple_px)
                 raise SettingsError(f"{side} must be a multiple of {multiple_px} pixels, got {value}; try {nearest}")
 
 
-def check_request(sampler, request: FilmRequest) -> None:
-    """Raise `SettingsError` unless `sampler` can make the film."""
+def check_request(sampler, request: VideoRequest) -> None:
+    """Raise `SettingsError` unless `sampler` can make the video."""
     from_prompt = getattr(sampler, "starts_from_prompt", False)
     request.check(sampler.multiple_px, from_prompt, getattr(sampler, "starts_from_image", not from_prompt))
     for name, cues in (("prompt", "prompts"), ("cam_strength",) * 2, ("anchor_strength",) * 2):
@@ -116,7 +116,7 @@ def check_request(sampler, request: FilmRequest) -> None:
             log.warning("%s does not follow the plan's %s", sampler.kind, name.replace("_", " "))
 
 
-def begin_film(sampler, request: FilmRequest) -> tuple[FilmState, Tensor]:
+def begin_video(sampler, request: VideoRequest) -> tuple[VideoState, Tensor]:
     """The first clip (made from the start image unless given) and the state that continues it."""
     request = request.made_by(sampler)
     check_request(sampler, request)
@@ -133,12 +133,12 @@ def begin_film(sampler, request: FilmRequest) -> tuple[FilmState, Tensor]:
         anchor = request.fitted(request.anchor if several else request.anchor[:1])
     else:
         anchor = pick_anchor(clip.frames, request.anchor_frame)
-    return start_film(plan, clip, anchor, sampler), clip.frames
+    return start_video(plan, clip, anchor, sampler), clip.frames
 
 
-def run_settings(sampler, request: FilmRequest) -> dict:
+def run_settings(sampler, request: VideoRequest) -> dict:
     """Everything a chunk depends on, in words and numbers, besides its index and the chunks before it."""
-    pictures = {name: getattr(request, name) for name in ("start_image", "first_clip", "anchor")}
+    images = {name: getattr(request, name) for name in ("start_image", "first_clip", "anchor")}
     return {
         "sampler": sampler.settings(),
         "chunk_frames": request.chunk_frames,
@@ -148,7 +148,7 @@ def run_settings(sampler, request: FilmRequest) -> dict:
         "fit": request.fit,
         "seed": request.seed,
         "anchor_frame": request.anchor_frame,
-        **{name: None if images is None else tensor_fingerprint(images) for name, images in pictures.items()},
+        **{name: None if batch is None else tensor_fingerprint(batch) for name, batch in images.items()},
     }
 
 
@@ -160,17 +160,17 @@ def chunk_hash(sampler, settings: dict, chunk: Chunk, previous: str = "") -> str
 
 
 def chunk_hashes(sampler, settings: dict, chunks: Sequence[Chunk]) -> list[str]:
-    """Settings hashes of the first chunks of a film."""
+    """Settings hashes of the first chunks of a video."""
     hashes: list[str] = []
     for chunk in chunks:
         hashes.append(chunk_hash(sampler, settings, chunk, hashes[-1] if hashes else ""))
     return hashes
 
 
-def make_film(sampler, request: FilmRequest, run_name: str, fps: float) -> FrameStream:
-    """Make a film, or what is missing of it, into its run folder. Memory does not grow with its length.
+def make_video(sampler, request: VideoRequest, run_name: str, fps: float) -> FrameStream:
+    """Make a video, or what is missing of it, into its run folder. Memory does not grow with its length.
 
-    An empty `run_name` is replaced by one made from the settings, so the same film again is found again.
+    An empty `run_name` is replaced by one made from the settings, so the same video again is found again.
     """
     request = request.made_by(sampler)
     check_request(sampler, request)
@@ -183,7 +183,7 @@ def make_film(sampler, request: FilmRequest, run_name: str, fps: float) -> Frame
     with RunFolder.open_or_create(
         runs_root(),
         name,
-        {**settings, "plan": request.film_plan(fps).to_dict()},
+        {**settings, "plan": request.video_plan(fps).to_dict()},
         kind=sampler.kind,
         height=request.height,
         width=request.width,
@@ -202,7 +202,7 @@ def make_film(sampler, request: FilmRequest, run_name: str, fps: float) -> Frame
 
 
 def reroll_stamp(run_name: str) -> tuple:
-    """Which chunks of a run were drawn anew: changes when Reroll Chunks or Run Inspector changed the film."""
+    """Which chunks of a run were drawn anew: changes when Reroll Chunks or Run Inspector changed the video."""
     try:
         manifest = RunFolder.open(runs_root(), run_name).manifest
     except StreamingError:
@@ -223,7 +223,7 @@ def refuse_other_model(name: str, settings: dict) -> None:
         )
 
 
-def _fill(run: RunFolder, sampler, request: FilmRequest, plan: ChunkPlan, hashes: list[str]) -> None:
+def _fill(run: RunFolder, sampler, request: VideoRequest, plan: ChunkPlan, hashes: list[str]) -> None:
     missing = missing_chunks(run.path, run.manifest, hashes)
     if len(missing) < plan.num_chunks:
         reused = f"{plan.num_chunks - len(missing)} of {plan.num_chunks} chunks are reused"
@@ -237,32 +237,32 @@ def _fill(run: RunFolder, sampler, request: FilmRequest, plan: ChunkPlan, hashes
     progress = StepProgress(max(1, sum(steps)))
     sampler = sampler.with_progress(progress)
     progress.advance(sum(steps) - sum(steps[index] for index in missing))
-    state: FilmState | None = None
+    state: VideoState | None = None
     for index in missing:
         check_cancel()
         began, extra = time.monotonic(), None
         if index == 0:
-            state, frames = begin_film(sampler, request)
+            state, frames = begin_video(sampler, request)
             extra = kept_beginning(request, state.anchor.frame)
         else:
             if state is None or state.num_chunks != index:
                 state = resumed_state(run, sampler, plan, index)
-            state, frames = continue_film(state, sampler)
+            state, frames = continue_video(state, sampler)
         seconds = time.monotonic() - began
         store_chunk(run, plan.chunk(index), hashes[index], frames, state, seconds, extra=extra)
         del frames
         mm.soft_empty_cache()
 
 
-def kept_beginning(request: FilmRequest, anchor: Tensor) -> dict[str, Tensor]:
-    """What is stored with the first clip: the anchor, and the picture it was made from, to draw it anew."""
+def kept_beginning(request: VideoRequest, anchor: Tensor) -> dict[str, Tensor]:
+    """What is stored with the first clip: the anchor, and the image it was made from, to draw it anew."""
     if request.start_image is None or request.first_clip is not None:
         return {"anchor": anchor}
     return {"anchor": anchor, "start_image": request.fitted(request.start_image[:1])}
 
 
 def store_chunk(
-    run: RunFolder, chunk: Chunk, settings_hash: str, frames: Tensor, state: FilmState, seconds: float, **options
+    run: RunFolder, chunk: Chunk, settings_hash: str, frames: Tensor, state: VideoState, seconds: float, **options
 ) -> None:
     """Store a chunk's core frames and what `state`, the one after it, hands on; `options` as of `write_chunk`."""
     remembered = {MEMORY + name: value for name, value in state.memory.items()}
@@ -279,18 +279,20 @@ def store_chunk(
     )
 
 
-def resumed_state(run: RunFolder, sampler, plan: ChunkPlan, next_index: int, anchor: Anchor | None = None) -> FilmState:
+def resumed_state(
+    run: RunFolder, sampler, plan: ChunkPlan, next_index: int, anchor: Anchor | None = None
+) -> VideoState:
     """The state as it was when chunk `next_index - 1` had been stored; `anchor` spares embedding it again."""
     if anchor is None:
         frame = run.chunk_file(0).read("anchor")
         anchor = Anchor(frame, sampler.embed_anchor(frame))
     last = run.chunk_file(next_index - 1)
     memory = {key.removeprefix(MEMORY): last.read(key) for key in last.keys() if key.startswith(MEMORY)}
-    return FilmState(plan, anchor, last.read("tail"), next_index, memory)
+    return VideoState(plan, anchor, last.read("tail"), next_index, memory)
 
 
-class FilmVideo(InputImpl.VideoFromFile):
-    """A film as the host's VIDEO, encoded into the temporary folder when it is first asked for anything."""
+class RunVideo(InputImpl.VideoFromFile):
+    """A video as the host's VIDEO, encoded into the temporary folder when it is first asked for anything."""
 
     def __init__(self, stream: FrameStream):
         self._stream = stream
@@ -299,13 +301,13 @@ class FilmVideo(InputImpl.VideoFromFile):
         # Asked only for what is not there: what the host's class would have set, which it needs in all it does.
         if not name.startswith("_") or name.startswith("__") or "_stream" not in self.__dict__:
             raise AttributeError(name)
-        super().__init__(film_video(self._stream))
+        super().__init__(encode_run(self._stream))
         del self._stream
         return getattr(self, name)
 
 
-def film_video(stream: FrameStream, prefix: str = "film") -> str:
-    """Encode a film into the host's temporary folder, slice by slice; the file's path."""
+def encode_run(stream: FrameStream, prefix: str = "video") -> str:
+    """Encode a video into the host's temporary folder, slice by slice; the file's path."""
     folder = folder_paths.get_temp_directory()
     os.makedirs(folder, exist_ok=True)
     path = Path(folder) / f"{prefix}_{time.time_ns():x}.mp4"

@@ -1,4 +1,4 @@
-"""Every template makes what it is for with the demo models: the films that its picture shows frames of."""
+"""Every template makes what it is for with the demo models: the videos that its image shows frames of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from streaming_core.frames import VideoFrames
-from tests.browser.thumbnail_films import FOLDER, RECIPES, SIZE, make_output
+from tests.browser.thumbnail_videos import FOLDER, RECIPES, SIZE, make_output
 from tests.demo import furnish
 
 
@@ -21,13 +21,13 @@ def test_every_template_has_a_recipe():
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_makes_a_film_with_its_sprite_or_a_report(server, name):
+def test_makes_a_video_with_its_sprite_or_a_report(server, name):
     made = make_output(server, name)
     if made.suffix == ".png":
         assert Image.open(made).width > 500
         return
-    film = VideoFrames.open(made)
-    frames = film.read(0, len(film))
-    assert len(film) >= 8 and (film.width, film.height) == (SIZE, SIZE)
+    video = VideoFrames.open(made)
+    frames = video.read(0, len(video))
+    assert len(video) >= 8 and (video.width, video.height) == (SIZE, SIZE)
     bright = (frames.amax(dim=-1) > 0.6).float().mean(dim=(1, 2))
     assert ((bright > 0.01) & (bright < 0.3)).float().mean() > 0.9, bright
