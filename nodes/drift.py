@@ -1,11 +1,11 @@
-"""Nodes against drift: colors kept at the anchor chunk's, and a perturbed hand-off."""
+"""Nodes against drift: colors kept at the anchor chunk's, and a perturbed tail."""
 
 from __future__ import annotations
 
+from ..streaming_core.color.anchor import COLOR_SPACES, ColorAnchor
 from ..streaming_core.color.anchored import AnchoredFrames
 from ..streaming_core.loop.layout import lay_out, parse_chunks
 from .host.compat import io, schema
-from .host.runs.drift import COLOR_SPACES, ColorAnchor, with_perturbed_hand_off
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 from .types import ChunkSampler, FrameStream
@@ -112,14 +112,14 @@ class ColorAnchorStream(io.ComfyNode):
         )
 
 
-class PerturbHandOff(io.ComfyNode):
+class PerturbTail(io.ComfyNode):
     """Noise on what a chunk continues, LVDM's remedy against drift."""
 
     @classmethod
     def define_schema(cls):
         return schema(
-            node_id="StreamingT2VPerturbHandOff",
-            display_name="Perturb Hand-off",
+            node_id="StreamingT2VPerturbTail",
+            display_name="Perturb Tail",
             category=CATEGORY,
             description="Shows each chunk the end of the one before with noise on it, so that small faults are not "
             "copied on and on (conditional perturbation, LVDM). The video keeps the clean frames.",
@@ -141,7 +141,7 @@ class PerturbHandOff(io.ComfyNode):
 
     @classmethod
     def execute(cls, chunk_sampler, level):
-        return io.NodeOutput(with_perturbed_hand_off(chunk_sampler, level))
+        return io.NodeOutput(chunk_sampler.with_perturbed_tail(level) if level else chunk_sampler)
 
 
-NODES = (ColorAnchorNode, ColorAnchorStream, PerturbHandOff)
+NODES = (ColorAnchorNode, ColorAnchorStream, PerturbTail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 
 from ..streaming_core.errors import SettingsError
 from ..streaming_core.frames import to_rgb
@@ -308,8 +307,8 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                 vae=vae,
                 prompts=tuple(prompts or ([] if positive is None else [positive])),
                 negative=negative,
-                tokens=None if apm is None else partial(anchor_tokens, clip_vision, apm),
-                anchor_models=() if apm is None else (clip_vision.patcher, apm.patcher),
+                clip_vision=clip_vision,
+                apm=apm,
                 first_model=first_model or model,
                 anchor_weight=anchor_weight,
                 sampling=modelscope.ModelscopeSampling(

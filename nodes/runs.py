@@ -6,10 +6,11 @@ from ..streaming_core.errors import SettingsError
 from ..streaming_core.loop.script import MAX_SEED, parse_chunk_list
 from .host.compat import io, schema, ui
 from .host.page import shown_text
+from .host.runs.handed_out import run_changes
 from .host.runs.inspector import ACTIONS, act, describe, runs_stamp
 from .host.runs.preflight import preflight
-from .host.runs.reroll import SCOPES, SEED_MODES, RerollRequest, reroll
-from .host.runs.videos import RunVideo, reroll_stamp
+from .host.runs.reroll import OWNER, SCOPES, SEED_MODES, RerollRequest, reroll
+from .host.runs.videos import RunVideo
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream
 
 
@@ -72,7 +73,7 @@ class RerollChunks(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run_name="", **_):
-        return reroll_stamp(run_name)
+        return run_changes(OWNER, run_name)
 
     @classmethod
     def execute(cls, chunk_sampler, run_name, chunks, seed_mode, seed, scope, frames=None):

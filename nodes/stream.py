@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..streaming_core.frames.fitting import FITS
-from ..streaming_core.loop.state import continue_video
+from ..streaming_core.loop.steps import continue_video, start_video
 from .host.compat import blocked, io, schema
 from .host.pixels import core_to_images
 from .host.progress import StepProgress
-from .host.runs.videos import RunVideo, VideoRequest, begin_video, make_video, reroll_stamp
+from .host.runs.handed_out import run_changes
+from .host.runs.videos import OWNER, RunVideo, make_video, plan_video
 from .host.video.streams import video_images
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream, VideoState
 
@@ -66,7 +67,7 @@ def video_inputs() -> list:
             "start_image", optional=True, tooltip="Image the first clip is made from; of a batch the first."
         ),
         io.Image.Input(
-            "first_clip",
+            "start_frames",
             optional=True,
             tooltip="Frames to continue instead, at least overlap_frames of them: from any workflow or your own video.",
         ),
@@ -102,11 +103,11 @@ class StartVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, chunk_sampler, **request):
-        request = VideoRequest.of(**request)
-        steps = chunk_sampler.steps(request.plan().chunk(0)) if request.first_clip is None else 1
-        state, first = begin_video(chunk_sampler.with_progress(StepProgress(steps)), request)
-        return io.NodeOutput(state, core_to_images(first)[: request.num_frames])
+    def execute(cls, chunk_sampler, **inputs):
+        plan = chunk_sampler.accept(plan_video(**inputs))
+        steps = 1 if plan.given_frames else chunk_sampler.steps(plan.chunk(0))
+        state, frames = start_video(plan, chunk_sampler.with_progress(StepProgress(steps)))
+        return io.NodeOutput(state, core_to_images(frames)[: plan.num_frames])
 
 
 class StreamChunk(io.ComfyNode):
@@ -181,12 +182,11 @@ class StreamSampler(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, run_name="", **_):
-        return reroll_stamp(run_name)
+        return run_changes(OWNER, run_name)
 
     @classmethod
-    def execute(cls, chunk_sampler, run_name, fps, collect_images, plan=None, **request):
-        request = VideoRequest.of(plan, **request)
-        stream = make_video(chunk_sampler, request, run_name, fps if plan is None else plan.fps)
+    def execute(cls, chunk_sampler, run_name, collect_images, **inputs):
+        stream = make_video(chunk_sampler, plan_video(**inputs), run_name)
         if collect_images:
             images = video_images(stream, "turn collect_images off and use the frames or video output")
         else:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from ..streaming_core.frames import to_rgb
@@ -299,7 +297,7 @@ class StreamingSVDChunkSampler(io.ComfyNode):
                 model=model,
                 cam=cam,
                 vae=vae,
-                embed=partial(svd.embed_image, clip_vision, preprocessing=preprocessing),
+                clip_vision=clip_vision,
                 first_model=first_model or model,
                 motion=motion_settings(**motion),
                 sampling=svd.SamplingSettings(sampler, sigmas, cfg, min_cfg),

@@ -14,10 +14,9 @@ from ...streaming_core.errors import FrameMismatchError, SettingsError
 
 @dataclass(frozen=True)
 class StreamingCam:
-    """A STREAMING_CAM: the CAM network of a family under the host's patcher, and which file it came from."""
+    """A STREAMING_CAM: the CAM network of a family under the host's patcher."""
 
     patcher: object
-    source: str = ""
 
     @property
     def network(self) -> nn.Module:

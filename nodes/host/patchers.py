@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import comfy.model_management as mm
 import comfy.model_patcher
 import torch
 from torch import Tensor, nn
+
+from ...streaming_core.loop.sampler import StepMemory
 
 
 def managed(network: nn.Module, load_device: torch.device, offload_device: torch.device):
@@ -26,3 +29,21 @@ def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     for tensor in tensors.values():
         sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.numel()
     return max(sizes, key=sizes.__getitem__, default=torch.float32)
+
+
+def step_memory(model, shape: Sequence[int], vae, decoded_together: int, networks: Sequence) -> StepMemory:
+    """What a step on latents of `shape` takes, by the host's estimates.
+
+    `decoded_together`: frames of one call of the decoder, where frames are the batch. `networks`: patchers of all that
+    a step runs.
+    """
+    # The two halves of guidance run together where there is room, else one by one.
+    least = int(model.memory_required(tuple(shape)))
+    if len(shape) == 4:  # frames are a batch, decoded by few; whole videos the host decodes in tiles
+        decoding = vae.memory_used_decode((decoded_together, *shape[1:]), vae.vae_dtype)
+        least = max(least, int(decoding) * decoded_together)
+    if model.load_device.type == "cpu":
+        return StepMemory(least, least, None)
+    both = int(model.memory_required((2 * shape[0], *shape[1:])))
+    weights = sum(patcher.model_size() for patcher in networks)
+    return StepMemory(least, both + weights, mm.get_total_memory(model.load_device))

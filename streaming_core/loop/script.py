@@ -160,6 +160,12 @@ class Script:
     anchor_strength: tuple[Cue, ...] = ()
     fps: Fraction | None = None
 
+    @property
+    def used(self) -> frozenset[str]:
+        """Names of the chunk fields that it sets, besides seeds."""
+        cues = {"prompt": self.prompts, "cam_strength": self.cam_strength, "anchor_strength": self.anchor_strength}
+        return frozenset(name for name, values in cues.items() if values)
+
     def value(self, name: str, default: Any, index: int, stop: int) -> Any:
         """What the cues `name` say for chunk `index`, whose last frame in the video is `stop - 1`."""
         begun = [cue.value for cue in getattr(self, name) if cue.has_begun(index, stop, self.fps)]

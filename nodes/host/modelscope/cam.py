@@ -27,11 +27,8 @@ from ..progress import check_cancel
 from .model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
 
 
-def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamConfig, source: str = "") -> StreamingCam:
-    """The CAM network under a patcher, loaded strictly; `tensors` are keyed as in `ModelscopeCam`.
-
-    `source`: a short text that tells its file from others.
-    """
+def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamConfig) -> StreamingCam:
+    """The CAM network under a patcher, loaded strictly; `tensors` are keyed as in `ModelscopeCam`."""
     parameters = sum(tensor.numel() for tensor in tensors.values())
     dtype = mm.unet_dtype(model_params=parameters, weight_dtype=stored_dtype(tensors))
     compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
@@ -40,7 +37,7 @@ def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamCon
     network = ModelscopeCam(config, operations=operations, dtype=dtype, device=device).eval()
     network.compute_dtype = compute_dtype or dtype
     load_strict(network, tensors, "the CAM network")
-    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()), source)
+    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from ....streaming_core.models.modelscope.weights import cam_part, refuse_unread
 from ....streaming_core.models.registry import shapes_of, take
 from ..cam import StreamingCam
 from ..encoders import build_clip_vision
-from ..files import file_stamp, model_file, read_weights
+from ..files import model_file, read_weights
 from .apm import StreamingApm, build_apm
 from .cam import build_modelscope_cam
 from .model import build_modelscope
@@ -54,7 +54,7 @@ def load_streamingmodelscope(name: str, safetensors_copy: bool = False) -> Strea
         clip=build_text_encoder(take(tensors, TEXT_PREFIX), config.text_encoder),
         clip_vision=build_clip_vision(take(tensors, CLIP_VISION_PREFIX), config.clip_vision),
         vae=build_kl_vae(take(tensors, VAE_PREFIX), config.vae),
-        cam=build_modelscope_cam(cam_part(tensors), config.cam, file_stamp(path)),
+        cam=build_modelscope_cam(cam_part(tensors), config.cam),
         apm=build_apm(take(tensors, APM_PREFIX), config.image_projector),
     )
     if safetensors_copy and (written := write_safetensors_copy(path, tensors)):

@@ -14,13 +14,15 @@ from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
-from ....streaming_core.loop.state import Anchor
+from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
+from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
-from ..fingerprint import model_fingerprint, sampler_fingerprint, tensor_fingerprint
+from ..identity import conditioning_identity, fields_identity
+from ..patchers import step_memory
 from ..pixels import core_to_images
 from ..progress import StepProgress, check_cancel
-from .apm import AnchorTokens, with_tokens
+from .apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
 from .cam import with_modelscope_cam
 from .ddim import Ddim
 
@@ -40,13 +42,6 @@ class ModelscopeSampling:
     @property
     def steps(self) -> int:
         return len(self.sigmas) - 1
-
-    def describe(self) -> dict:
-        return {
-            "sampler": sampler_fingerprint(self.sampler),
-            "sigmas": [float(sigma) for sigma in self.sigmas],
-            "cfg": self.cfg,
-        }
 
 
 def official_sampling(steps: int = 50, cfg: float = 7.5, eta: float = 1.0) -> ModelscopeSampling:
@@ -107,19 +102,15 @@ def encode_prompts(clip, texts: Iterable[str]) -> dict[str, Conditioning]:
     return {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in dict.fromkeys(texts)}
 
 
-def conditioning_fingerprint(conditioning: Conditioning) -> list[str]:
-    """Texts that tell prompts apart."""
-    return [tensor_fingerprint(text) for text, _ in conditioning]
-
-
 @dataclass(frozen=True)
-class ModelscopeChunkSampler:
-    """StreamingModelscope as the chunk loop sees it (`streaming_core.loop.ChunkSampler`).
+class ModelscopeChunkSampler(ChunkSampler):
+    """StreamingModelscope in the chunk loop; its tail is frames, which CAM continues.
 
-    `model` continues with CAM and APM; `first_model` makes the first clip. `prompts` holds the positive conditioning of
-    chunk 0, 1, ...; the last one serves all further chunks. Where a plan has a prompt, that one counts, encoded by
-    `clip`. `tokens` and `noise` stand for CLIP vision and the seeded
-    generator where recorded values are replayed; `anchor_weight` 0 switches the anchor off, 1 is official.
+    `model` continues with CAM and APM; `first_model` makes the first chunk. `prompts` holds the positive conditioning
+    of chunk 0, 1, ...; the last one serves all further chunks. A prompt of the plan takes their place, encoded by
+    `clip`. `clip_vision` and `apm` come together; without them there is no memory of the anchor. `anchor_weight`: 0
+    (off) to 4, 1 is official. `tokens`, `noise` and `decode_frames` take the place of APM, the seeded generator and
+    the VAE where recorded values are replayed.
     """
 
     model: object
@@ -127,64 +118,62 @@ class ModelscopeChunkSampler:
     vae: object
     prompts: tuple[Conditioning, ...]
     negative: Conditioning
-    tokens: Callable[[Tensor], AnchorTokens] | None
     first_model: object
+    clip_vision: object | None = None
+    apm: StreamingApm | None = None
     anchor_weight: float = 1.0
     sampling: ModelscopeSampling = field(default_factory=official_sampling)
     first_sampling: ModelscopeSampling = field(default_factory=first_clip_sampling)
-    noise: Callable[[Chunk, tuple[int, ...]], ClipNoise] = draw_noise
-    decode_clip: Callable[[object, Tensor], Tensor] = decode_frames
+    tokens: Callable[[Tensor], AnchorTokens] | None = None
+    noise: Callable[[Chunk, tuple[int, ...]], ClipNoise] | None = None
+    decode_frames: Callable[[object, Tensor], Tensor] | None = None
     progress: StepProgress | None = None
-    anchor_models: tuple[object, ...] = ()
-    """Patchers of the networks behind `tokens`, so that the settings hash knows them."""
     clip: object | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False)
 
-    kind = "streamingmodelscope"
-    starts_from_prompt = True
+    family = "streamingmodelscope"
+    starts_from = frozenset({"prompt", "frames"})
+    follows = frozenset({"prompt", "cam_strength", "anchor_strength"})
     averages_anchors = True
-    follows = ("prompt", "cam_strength", "anchor_strength")
-    """What of a plan this family follows, besides seeds."""
 
     @property
-    def multiple_px(self) -> int:
-        """Heights and widths must be multiples of this."""
+    def size_multiple(self) -> int:
         return self.cam.config.unet.multiple_px
 
-    def settings(self) -> dict:
-        """All that decides what this sampler makes, for the settings hash; `models` tells whose weights."""
-        return {
-            "models": {
-                "model": model_fingerprint(self.model),
-                "first_model": model_fingerprint(self.first_model),
-                "cam": self.cam.source or model_fingerprint(self.cam.patcher),
-                "vae": model_fingerprint(self.vae.patcher),
-                "anchor": [model_fingerprint(patcher) for patcher in self.anchor_models],
-            },
-            "negative": conditioning_fingerprint(self.negative),
-            "anchor_weight": self.anchor_weight if self.tokens is not None else None,
-            "sampling": self.sampling.describe(),
-            "first_sampling": self.first_sampling.describe(),
-        }
+    @property
+    def has_anchor(self) -> bool:
+        """Whether APM remembers the anchor."""
+        return self.apm is not None or self.tokens is not None
 
-    def chunk_settings(self, chunk: Chunk) -> dict:
-        """What else decides a chunk: its prompt, and what a plan changes. Whatever comes later is re-made with it."""
-        own = {"prompt": conditioning_fingerprint(self._prompt(chunk))}
-        names = ("cam_strength",) if self.tokens is None else ("cam_strength", "anchor_strength")
-        return {**own, **chunk.changed(*names)} if chunk.index else own
+    def identity(self) -> dict:
+        # Prompts decide single chunks: `chunk_identity`.
+        return fields_identity(self, "prompts", "clip", "progress")
+
+    def chunk_identity(self, chunk: Chunk) -> dict:
+        prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
+        names = ("cam_strength", "anchor_strength") if self.has_anchor else ("cam_strength",)
+        return {**prompt, **chunk.cues(*names)} if chunk.index else prompt
 
     def with_progress(self, progress: StepProgress) -> ModelscopeChunkSampler:
         return replace(self, progress=progress)
 
     def steps(self, chunk: Chunk) -> int:
-        """Sampling steps of a chunk."""
         return (self.sampling if chunk.index else self.first_sampling).steps
+
+    def networks(self) -> tuple:
+        anchor = () if self.apm is None else (self.clip_vision.patcher, self.apm.patcher)
+        return self.model, self.first_model, self.cam.patcher, self.vae.patcher, *anchor
+
+    def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
+        return step_memory(self.model, self._latent_shape(chunk, *size), self.vae, 1, (self.model, self.cam.patcher))
 
     def embed_anchor(self, frame: Tensor) -> AnchorTokens | None:
         height, width = frame.shape[-2:]
         if (height, width) != TRAINED_SIZE:
             log.info("%dx%d is not the 256x256 that StreamingModelscope was trained on", width, height)
-        return self.tokens(frame) if self.tokens is not None else None
+        if self.tokens is not None:
+            return self.tokens(frame)
+        return None if self.apm is None else anchor_tokens(self.clip_vision, self.apm, frame)
 
     def _prompt(self, chunk: Chunk) -> Conditioning:
         """The plan's prompt for a chunk, or else the family's own.
@@ -206,34 +195,37 @@ class ModelscopeChunkSampler:
     def _own_prompt(self, chunk: Chunk) -> Conditioning:
         """The prompt of a chunk, saying so in the log when it is another one's."""
         if chunk.prompt is None and 1 < len(self.prompts) <= chunk.index:
-            log.info("chunk %d has no prompt of its own; the last of %d goes on", chunk.index, len(self.prompts))
+            log.info("chunk %d has no prompt of its own; the last of %d is used", chunk.index, len(self.prompts))
         return self._prompt(chunk)
 
-    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+    def _latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
         """Shape of a chunk's latents `[F, C, h, w]` for frames of that size."""
         ratio = self.vae.downscale_ratio
         return chunk.num_frames, self.vae.latent_channels, height // ratio, width // ratio
 
     def _noise(self, chunk: Chunk, height: int, width: int) -> ClipNoise:
-        return self.noise(chunk, self.latent_shape(chunk, height, width))
+        return (self.noise or draw_noise)(chunk, self._latent_shape(chunk, height, width))
 
-    def sample_first_clip(self, chunk: Chunk, height: int, width: int) -> Tensor:
-        """The first clip from the prompt alone: `[chunk.num_frames, 3, height, width]`."""
-        noise = self._noise(chunk, height, width)
+    def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
+        noise = self._noise(chunk, *size)
         conds = (self._own_prompt(chunk), self.negative)
-        return self.decode(sample_clip(self.first_model, self.first_sampling, conds, noise, self.progress), 0)
+        latents = sample_clip(self.first_model, self.first_sampling, conds, noise, self.progress)
+        return ChunkResult(self._decode(latents), latents)
 
-    def sample_chunk(self, chunk: Chunk, control_frames: Tensor, anchor: Anchor) -> Tensor:
+    def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
         positive, negative = self._own_prompt(chunk), self.negative
         tokens: AnchorTokens | None = anchor.embedding
         if tokens is not None:
             weight = self.anchor_weight * chunk.anchor_strength
             positive = with_tokens(positive, tokens.positive, weight)
             negative = with_tokens(negative, tokens.negative, weight)
-        model = with_modelscope_cam(self.model, self.cam, core_to_images(control_frames), chunk.cam_strength)
-        noise = self._noise(chunk, *control_frames.shape[-2:])
+        model = with_modelscope_cam(self.model, self.cam, core_to_images(tail), chunk.cam_strength)
+        noise = self._noise(chunk, *tail.shape[-2:])
         return sample_clip(model, self.sampling, (positive, negative), noise, self.progress)
 
-    def decode(self, latents: Tensor, first: int) -> Tensor:
-        # Frames are decoded one by one, so those before `first` need not be decoded at all.
-        return self.decode_clip(self.vae, latents[first:])
+    def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+        # Frames are decoded one by one, so those of the overlap need not be decoded at all.
+        return self._decode(latents[chunk.overlap_frames :])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return (self.decode_frames or decode_frames)(self.vae, latents)

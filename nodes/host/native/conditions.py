@@ -20,7 +20,6 @@ from comfy.ldm.lightricks.symmetric_patchifier import latent_to_pixel_coords
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
-from ..fingerprint import tensor_fingerprint
 
 Conditioning = list
 IMAGE_CONDITIONS = ("anchor", "tail")
@@ -146,20 +145,3 @@ def guide_coordinates(model, image: ShownImage) -> Tensor:
     places = latent_to_pixel_coords(coordinates, network.vae_scale_factors, causal_fix=True)
     places[:, 0] -= network.vae_scale_factors[0]
     return places
-
-
-def conditioning_values(conditioning: Conditioning) -> list:
-    """Texts that tell conditionings apart with everything beside their texts."""
-    return [[tensor_fingerprint(text), _described(beside)] for text, beside in conditioning]
-
-
-def _described(value) -> Any:
-    if isinstance(value, Tensor):
-        return tensor_fingerprint(value)
-    if isinstance(value, dict):
-        return {str(key): _described(each) for key, each in sorted(value.items(), key=lambda pair: str(pair[0]))}
-    if isinstance(value, (list, tuple)):
-        return [_described(each) for each in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    return [type(value).__name__, _described(getattr(value, "__dict__", {}))]

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
-from ....streaming_core.loop.chunk import Chunk, ChunkPlan
+from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import decode_all
 from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
-from ....streaming_core.loop.state import Anchor, Clip
-from ..fingerprint import model_fingerprint, sampler_fingerprint
+from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
+from ....streaming_core.loop.state import Anchor, ChunkResult
+from ..identity import conditioning_identity, fields_identity
+from ..patchers import step_memory
 from ..pixels import core_to_images, images_to_core
 from ..progress import StepProgress, check_cancel
 from ..vae import decode_clip as decode_frame_batch
@@ -29,7 +32,6 @@ from .conditions import (
     Conditioning,
     ShownImage,
     condition_kind,
-    conditioning_values,
     every_frame,
     first_frames,
     guide_coordinates,
@@ -142,8 +144,8 @@ def draw_noise(chunk: Chunk, shape: tuple[int, ...], layout: LatentLayout, held:
 
 
 @dataclass(frozen=True)
-class AnyModelChunkSampler:
-    """A MODEL of the host as the chunk loop sees it (`streaming_core.loop.ChunkSampler`). Its tail is latents.
+class AnyModelChunkSampler(ChunkSampler):
+    """A MODEL of the host in the chunk loop. Its tail is latents.
 
     `clip` encodes the prompts of a plan, `clip_vision` shows the anchor to models that were trained with it.
     `held_noise`: noise on the held latents that the model sees, as a share of their size (LVDM's conditional
@@ -166,22 +168,19 @@ class AnyModelChunkSampler:
     progress: StepProgress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)
 
-    kind = "any_model"
-    follows = ("prompt", "anchor_strength")
-    starts_from_prompt = True
-    starts_from_image = True
+    family = "any_model"
+    starts_from = frozenset({"prompt", "image", "frames"})
+    follows = frozenset({"prompt", "anchor_strength"})
 
     @property
     def layout(self) -> LatentLayout:
         return latent_layout(self.model, self.vae)
 
     @property
-    def multiple_px(self) -> int:
-        """Heights and widths must be multiples of this."""
+    def size_multiple(self) -> int:
         return pixels_per_latent(self.vae) * patch_px(self.model)
 
-    def fit_lengths(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
-        """The nearest lengths that the model has; what changed is said in the log."""
+    def fit(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
         fitted = self.layout.fit(chunk_frames, overlap_frames)
         if fitted != (chunk_frames, overlap_frames):
             log.info(
@@ -190,40 +189,31 @@ class AnyModelChunkSampler:
             )
         return fitted
 
-    def settings(self) -> dict:
-        """All that decides what this sampler makes, for the settings hash; `models` tells whose weights."""
-        vision = self.clip_vision
-        return {
-            "models": {
-                "model": model_fingerprint(self.model),
-                "vae": model_fingerprint(self.vae.patcher),
-                "clip_vision": None if vision is None else model_fingerprint(vision.patcher),
-            },
-            "positive": conditioning_values(self.positive),
-            "negative": conditioning_values(self.negative),
-            "sampler": sampler_fingerprint(self.sampler),
-            "sigmas": [float(sigma) for sigma in self.sigmas],
-            "cfg": self.cfg,
-            "held_noise": self.held_noise,
-            "image_condition": self.image_condition,
-            "previous_guidance": self.previous_guidance,
-        }
+    def identity(self) -> dict:
+        return fields_identity(self, "clip", "progress")
 
-    def chunk_settings(self, chunk: Chunk) -> dict:
-        """What else decides a chunk, where a plan changes it."""
-        own = {} if chunk.prompt is None else {"prompt": conditioning_values(self._prompt(chunk))}
-        return {**own, **chunk.changed("anchor_strength")} if chunk.index else own
+    def chunk_identity(self, chunk: Chunk) -> dict:
+        own = {}
+        if chunk.prompt is not None:
+            own = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
+        return {**own, **chunk.cues("anchor_strength")} if chunk.index else own
 
     def with_progress(self, progress: StepProgress) -> AnyModelChunkSampler:
         return replace(self, progress=progress)
 
-    def with_held_noise(self, level: float) -> AnyModelChunkSampler:
-        """The same with that much noise on the held latents."""
+    def with_perturbed_tail(self, level: float) -> AnyModelChunkSampler:
         return replace(self, held_noise=level)
 
     def steps(self, chunk: Chunk) -> int:
-        """Sampling steps of a chunk."""
         return len(self.sigmas) - 1
+
+    def networks(self) -> tuple:
+        vision = () if self.clip_vision is None else (self.clip_vision.patcher,)
+        return self.model, self.vae.patcher, *vision
+
+    def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
+        shape = self._shape(self.layout.latents(chunk.num_frames), *size)
+        return step_memory(self.model, shape, self.vae, 1, (self.model,))
 
     def embed_anchor(self, frame: Tensor) -> ShownImage:
         check_cancel()
@@ -239,21 +229,18 @@ class AnyModelChunkSampler:
 
     # The loop
 
-    def sample_first_clip(self, chunk: Chunk, image_or_height: Tensor | int, width: int | None = None) -> Clip:
-        """The first clip, from a start image `[1, 3, H, W]` or in a size in pixels from the prompt alone."""
+    def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
         layout = self.layout
-        count = layout.latents(chunk.num_frames)
-        if width is None:
-            image = image_or_height
-            shown = self.embed_anchor(image)
-            in_place = condition_kind(self.model) in ("none", "guide")
-            held = self.encode(core_to_images(image)) if in_place and layout.axis == 2 else None
-            shape = self._shape(count, *image.shape[-2:])
-            # A model that holds the image as its first latent needs no guide besides.
-            latents = self._sample(chunk, shape, held, None if in_place else shown)
-        else:
-            latents = self._sample(chunk, self._shape(count, image_or_height, width), None, None)
-        return Clip(self.decode(latents, 0), latents)
+        shape = self._shape(layout.latents(chunk.num_frames), *size)
+        held, shown = None, None
+        if image is not None:
+            if condition_kind(self.model) not in ("none", "guide"):
+                shown = self.embed_anchor(image)
+            elif layout.axis == 2:
+                # A model that holds the image as its first latent needs no guide besides.
+                held = self.encode(core_to_images(image))
+        latents = self._sample(chunk, shape, held, shown)
+        return ChunkResult(self._decode(latents, 0), latents)
 
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
         layout = self.layout
@@ -263,11 +250,7 @@ class AnyModelChunkSampler:
         sampled = self._sample(chunk, tuple(shape), held, anchor.embedding)
         return torch.cat([held, layout.after(sampled, held.shape[layout.axis])], dim=layout.axis)
 
-    def decode(self, latents: Tensor, first: int) -> Tensor:
-        """Frames `first..` of a clip; `first` is a number of frames that latents can begin at."""
-        return self._decode(latents, self.layout.latents(first) if first else 0)
-
-    def decode_after(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
         layout = self.layout
         new = layout.after(latents, layout.latents(chunk.overlap_frames))
         return self._decode(torch.cat([tail, new], dim=layout.axis), tail.shape[layout.axis])
@@ -277,31 +260,28 @@ class AnyModelChunkSampler:
         if layout.axis == 0:
             return decode_all(latents, known, "overlapping", lambda group: decode_frame_batch(self.vae, group))
 
-        def decode(group: Tensor) -> Tensor:
+        def decode_group(group: Tensor) -> Tensor:
             check_cancel()
             images = self.vae.decode(group)
             return images.reshape(-1, *images.shape[-3:])[..., :3].float()
 
-        return images_to_core(torch.cat(list(decode_clip(layout, latents, known, decode))))
+        return images_to_core(torch.cat(list(decode_clip(layout, latents, known, decode_group))))
 
-    def hand_off(self, plan: ChunkPlan, tail: Tensor | None, clip: Clip) -> Tensor:
+    def hand_off(self, plan: VideoPlan, tail: Tensor | None, result: ChunkResult) -> Tensor:
         """The last latents of the video: those that the next chunk holds, and before them some for the decoder."""
         layout = self.layout
         held = layout.latents(plan.overlap_frames)
         keep = max(held, layout.context)
-        if clip.latents is None:
-            count = layout.valid_below(min(clip.frames.shape[0], layout.frames(keep)))
-            log.info("the last %d of %d frames are encoded; all further ones stay latents", count, len(clip.frames))
-            return layout.last(self.encode(core_to_images(clip.frames[-count:])), keep)
+        if result.latents is None:
+            frames = result.frames
+            count = layout.valid_below(min(frames.shape[0], layout.frames(keep)))
+            log.info("the last %d of %d frames are encoded; all further ones stay latents", count, len(frames))
+            return layout.last(self.encode(core_to_images(frames[-count:])), keep)
         if tail is None:
-            return layout.last(clip.latents, keep)
-        return layout.last(torch.cat([tail, layout.after(clip.latents, held)], dim=layout.axis), keep)
+            return layout.last(result.latents, keep)
+        return layout.last(torch.cat([tail, layout.after(result.latents, held)], dim=layout.axis), keep)
 
     # Sampling
-
-    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
-        """Shape of a chunk's latents for frames of that size."""
-        return self._shape(self.layout.latents(chunk.num_frames), height, width)
 
     def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
         size = height // pixels_per_latent(self.vae), width // pixels_per_latent(self.vae)

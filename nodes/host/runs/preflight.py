@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import comfy.model_management as mm
 import torch
 
 from ....streaming_core.errors import SettingsError
-from ....streaming_core.loop.chunk import ChunkPlan
-from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.state import Anchor, VideoState, continue_video
+from ....streaming_core.loop.plan import Beginning, VideoPlan
+from ....streaming_core.loop.sampler import ChunkSampler, StepMemory
+from ....streaming_core.loop.state import Anchor, VideoState
+from ....streaming_core.loop.steps import continue_video, start_video
 from ..progress import check_cancel
-from .videos import VideoRequest, check_request, chunk_hashes, runs_root
+from .paths import runs_root
 
 TIMED_STEPS = 3
-CLIP_COPIES = 4
+CHUNK_COPIES = 4
 """How often the frames of one chunk are in RAM at most: decoded, joined, as IMAGE, and as the file that is written."""
 MIB = 2**20
 
@@ -27,8 +28,7 @@ MIB = 2**20
 class Costs:
     """Numbers of one video; bytes, seconds.
 
-    `vram_least`: what one step takes at least, None where the family gives no estimate; the other two are None where
-    that is taken from the RAM.
+    `memory`: what one step takes, None where the family gives no estimate.
     """
 
     num_frames: int
@@ -40,9 +40,7 @@ class Costs:
     ram_needed: int
     ram_free: int
     weights: int
-    vram_least: int | None = None
-    vram_whole: int | None = None
-    vram_total: int | None = None
+    memory: StepMemory | None = None
 
     @property
     def text(self) -> str:
@@ -55,14 +53,14 @@ class Costs:
             f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free, whatever the video's length",
             f"weights: {_size(self.weights)} in all",
         ]
-        if self.vram_least is None:
+        if self.memory is None:
             lines.append("sampling: this model gives no estimate of its memory")
-        elif self.vram_total is None:
-            lines.append(f"sampling: {_size(self.vram_least)} of RAM")
+        elif self.memory.device_total is None:
+            lines.append(f"sampling: {_size(self.memory.least)} of RAM")
         else:
             lines.append(
-                f"VRAM: {_size(self.vram_least)} at least, {_size(self.vram_whole)} to hold all of a step, "
-                f"{_size(self.vram_total)} there"
+                f"VRAM: {_size(self.memory.least)} at least, {_size(self.memory.whole)} to hold all of a step, "
+                f"{_size(self.memory.device_total)} there"
             )
         return "\n".join(lines)
 
@@ -73,58 +71,50 @@ class Costs:
                 f"the run needs {_size(self.disk_needed)} of disk but {_size(self.disk_free)} are free; free some, or "
                 "plan fewer frames or a smaller image"
             )
-        ram = self.ram_needed + (self.vram_least or 0 if self.vram_total is None else 0)
+        on_cpu = self.memory is not None and self.memory.device_total is None
+        ram = self.ram_needed + (self.memory.least if on_cpu else 0)
         if ram > self.ram_free:
             raise SettingsError(
                 f"one chunk needs {_size(ram)} of RAM but {_size(self.ram_free)} are free; use a smaller chunk_frames "
                 "or image"
             )
-        if self.vram_total is not None and self.vram_least > self.vram_total:
+        if self.memory is not None and not on_cpu and self.memory.least > self.memory.device_total:
             raise SettingsError(
-                f"one step needs {_size(self.vram_least)} of VRAM but the device has {_size(self.vram_total)}; use a "
+                f"one step needs {_size(self.memory.least)} of VRAM but the device has "
+                f"{_size(self.memory.device_total)}; use a "
                 "smaller chunk_frames or image"
             )
 
 
-def preflight(sampler, video: VideoPlan, width: int, height: int, time_a_step: bool = False) -> Costs:
-    """The costs of a video whose first clip the model makes.
+def preflight(sampler: ChunkSampler, plan: VideoPlan, width: int, height: int, time_a_step: bool = False) -> Costs:
+    """The costs of a video whose first chunk the model makes.
 
-    Raises `SettingsError` for sizes or prompts that the model cannot take.
+    Raises `SettingsError` for sizes, prompts or strengths that the model cannot follow.
     """
-    blank = torch.full((1, height, width, 3), 0.5)
-    request = VideoRequest.of(
-        video, num_frames=0, chunk_frames=0, overlap_frames=0, seed=0,
-        width=width, height=height, fit="crop", anchor_frame=0,
-        start_image=blank if starts_from_image(sampler) else None,
-    ).made_by(sampler)  # fmt: skip
-    check_request(sampler, request)
-    plan = request.plan()
-    chunk_hashes(sampler, {}, plan.chunks)  # asks the family about every chunk's prompt
+    gray = torch.full((1, 3, height, width), 0.5) if "image" in sampler.starts_from else None
+    plan = sampler.accept(replace(plan, height=height, width=width, beginning=Beginning(image=gray)))
     steps = sum(sampler.steps(chunk) for chunk in plan.chunks)
-    costs = {
-        "num_frames": plan.num_frames,
-        "num_chunks": plan.num_chunks,
-        "steps": steps,
-        "seconds": seconds_of_a_step(sampler, plan, request) * steps if time_a_step else None,
-        "disk_needed": disk_needed(plan, height, width),
-        "disk_free": disk_free(runs_root()),
-        "ram_needed": CLIP_COPIES * max(plan.chunk_frames, plan.first_frames) * height * width * 12,
-        "ram_free": mm.get_free_memory(torch.device("cpu")),
-        "weights": sum(patcher.model_size() for patcher in patchers(sampler)),
-    }
-    return Costs(**costs, **sampling_memory(sampler, plan, height, width))
+    memory = sampler.step_memory(plan.chunk(plan.num_chunks - 1), plan.size)
+    weights = {id(patcher.model): patcher for patcher in sampler.networks()}.values()
+    return Costs(
+        num_frames=plan.num_frames,
+        num_chunks=plan.num_chunks,
+        steps=steps,
+        seconds=seconds_of_a_step(sampler, plan) * steps if time_a_step else None,
+        disk_needed=disk_needed(plan),
+        disk_free=disk_free(runs_root()),
+        ram_needed=CHUNK_COPIES * max(plan.chunk_frames, plan.first_frames) * height * width * 12,
+        ram_free=mm.get_free_memory(torch.device("cpu")),
+        weights=sum(patcher.model_size() for patcher in weights),
+        memory=memory,
+    )
 
 
-def starts_from_image(sampler) -> bool:
-    """Whether the family makes its first clip of a image."""
-    return getattr(sampler, "starts_from_image", not getattr(sampler, "starts_from_prompt", False))
-
-
-def disk_needed(plan: ChunkPlan, height: int, width: int) -> int:
+def disk_needed(plan: VideoPlan) -> int:
     """Bytes of the run folder: frames as bytes, a tail per chunk and two images as floats, and some text."""
     frames = sum(chunk.num_frames - chunk.overlap_frames for chunk in plan.chunks)
     floats = plan.num_chunks * plan.overlap_frames + 2
-    return (frames + 4 * floats) * height * width * 3 + 8192 * plan.num_chunks
+    return (frames + 4 * floats) * plan.height * plan.width * 3 + 8192 * plan.num_chunks
 
 
 def disk_free(folder: Path) -> int:
@@ -134,39 +124,7 @@ def disk_free(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
-def patchers(sampler) -> list:
-    """The networks of a chunk sampler, each once."""
-    own = [getattr(sampler, name, None) for name in ("model", "first_model")]
-    held = [getattr(getattr(sampler, name, None), "patcher", None) for name in ("cam", "vae")]
-    found = [each for each in (*own, *held, *getattr(sampler, "anchor_models", ())) if each is not None]
-    return list({id(each.model): each for each in found}.values())
-
-
-def sampling_memory(sampler, plan: ChunkPlan, height: int, width: int) -> dict[str, int | None]:
-    """What sampling and decoding take on the device, by the host's estimates."""
-    model, shape_of = getattr(sampler, "model", None), getattr(sampler, "latent_shape", None)
-    if model is None or shape_of is None:
-        return {}
-    shape = shape_of(plan.chunk(plan.num_chunks - 1), height, width)
-    # The two halves of guidance run together where there is room, else one by one.
-    least = int(model.memory_required(shape))
-    if (
-        len(shape) == 4
-    ):  # frames are a batch, decoded by few; whole clips the host decodes in tiles when they do not fit
-        vae, together = sampler.vae, getattr(sampler, "decoded_together", 1)
-        least = max(least, int(vae.memory_used_decode((together, *shape[1:]), vae.vae_dtype)) * together)
-    if model.load_device.type == "cpu":
-        return {"vram_least": least}
-    networks = [model, *([sampler.cam.patcher] if getattr(sampler, "cam", None) else [])]
-    both = int(model.memory_required((2 * shape[0], *shape[1:])))
-    return {
-        "vram_least": least,
-        "vram_whole": both + sum(patcher.model_size() for patcher in networks),
-        "vram_total": mm.get_total_memory(model.load_device),
-    }
-
-
-class Enough(Exception):
+class StepsTimed(Exception):
     """Ends a sampling that was only timed."""
 
 
@@ -187,26 +145,24 @@ class StepTimer:
             check_cancel()
             self.times.append(time.monotonic())
             if len(self.times) >= min(TIMED_STEPS, total_steps):
-                raise Enough
+                raise StepsTimed
 
         return callback
 
 
-def seconds_of_a_step(sampler, plan: ChunkPlan, request: VideoRequest) -> float:
-    """Seconds of one sampling step of this size, once everything is loaded; made with gray images."""
+def seconds_of_a_step(sampler: ChunkSampler, plan: VideoPlan) -> float:
+    """Seconds of one sampling step of this size, once everything is loaded; made with gray frames."""
     timer = StepTimer()
     timed = sampler.with_progress(timer)
-    gray = torch.full((1, 3, request.height, request.width), 0.5)
+    gray = torch.full((1, 3, *plan.size), 0.5)
     began = time.monotonic()
     try:
-        if plan.num_chunks > 1 and not hasattr(sampler, "hand_off"):
+        if plan.num_chunks > 1 and sampler.layout is None:
             anchor = Anchor(gray, timed.embed_anchor(gray))
             continue_video(VideoState(plan, anchor, gray.repeat(plan.overlap_frames, 1, 1, 1), 1), timed)
-        elif starts_from_image(sampler):
-            timed.sample_first_clip(plan.chunk(0), gray)
         else:
-            timed.sample_first_clip(plan.chunk(0), request.height, request.width)
-    except Enough:
+            start_video(plan, timed)
+    except StepsTimed:
         pass
     if len(timer.times) < 2:  # a single step: all of it, loading included
         return time.monotonic() - began

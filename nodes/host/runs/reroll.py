@@ -1,4 +1,4 @@
-"""Chunks of a finished run drawn anew, without touching the others' files."""
+"""Other takes of chosen chunks of a finished run; the files of all other chunks are left untouched."""
 
 from __future__ import annotations
 
@@ -6,33 +6,40 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import comfy.model_management as mm
 from torch import Tensor
 
 from ....streaming_core.errors import RunMismatchError, SettingsError
 from ....streaming_core.frames import FrameStream
-from ....streaming_core.loop.chunk import ChunkPlan
-from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.state import Anchor, VideoState, as_clip, continue_video, pick_anchor, start_video
+from ....streaming_core.identity import differences, sentence
+from ....streaming_core.loop.plan import Beginning, VideoPlan
+from ....streaming_core.loop.sampler import ChunkSampler
+from ....streaming_core.loop.state import Anchor, VideoState
+from ....streaming_core.loop.steps import continue_video, start_video
 from ....streaming_core.runs.care import is_intact
 from ....streaming_core.runs.folder import RunFolder
 from ....streaming_core.runs.manifest import plain
+from ..identity import start_flags_identity, watch
 from ..progress import StepProgress, check_cancel
-from .videos import chunk_hash, chunk_hashes, refuse_other_model, resumed_state, runs_root, store_chunk
+from .handed_out import hand_out
+from .paths import runs_root
+from .videos import Job, chained_hashes, chunk_identity, kept_beginning, resumed_state, store_chunk
 
 log = logging.getLogger(__name__)
+OWNER = "Reroll Chunks"
 SEED_MODES = ("new", "given")
-SCOPES = ("only these", "also all after")
+SCOPES = ("selected only", "selected and following")
 
 
 @dataclass(frozen=True)
 class RerollRequest:
-    """Which chunks are drawn anew, and from which seeds.
+    """Which chunks are rerolled, and from which seeds.
 
-    `seed_mode`: "new" derives a seed per chunk from `seed`, "given" takes `seed` itself. `scope`: "only these", or also
-    all chunks after them, with the seeds that they have.
+    `seed_mode`: "new" derives a seed per chunk from `seed`, "given" takes `seed` itself. `scope`: the selected chunks
+    only, or also all chunks after them, with the seeds that they have.
     """
 
     chunks: tuple[int, ...]
@@ -59,59 +66,59 @@ class RerollRequest:
         return tuple(range(self.chunks[0], num_chunks)) if self.scope == SCOPES[1] else self.chunks
 
 
-def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
-    """Draw chunks of a run anew and return its video.
+def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> FrameStream:
+    """Make other takes of chunks of a run and return its video.
 
-    Older drawings are kept. What is there already, from the same seed and behind the same chunk, is not made again: the
-    same request goes on where it was interrupted. Raises `RunMismatchError` unless `sampler` is what the run was made
-    with, `SettingsError` for chunks that the run does not have.
+    Older takes are kept. What is there already, from the same seed and after the same chunk, is not made again: the
+    same request goes on where it was interrupted.
+
+    Raises:
+        RunMismatchError: `sampler` is not what the run was made with; says what differs.
+        SettingsError: chunks that the run does not have, or that cannot be made again.
     """
-    with RunFolder.open(runs_root(), run_name, write=True, owner="Reroll Chunks") as run:
-        settings = dict(run.manifest.settings)
-        video = _video_plan(run, settings)
-        _refuse_other_settings(sampler, run, settings)
-        first = run.record(0)
-        if first is None:
-            raise SettingsError(f"run {run_name!r} has no finished chunk yet; run Stream Sampler first")
-        plan = video.begin(first.num_frames)
-        wanted = chunk_hashes(sampler, settings, plan.chunks)
+    with RunFolder.open(runs_root(), run_name, write=True, owner=OWNER) as run:
+        job = _job(run, sampler)
+        plan = job.plan
         indices = request.all_chunks(plan.num_chunks)
-        _refuse_unfinished(run, wanted[: indices[-1] + 1])
+        _refuse_unfinished(run, job.hashes[: indices[-1] + 1])
         progress = StepProgress(max(1, sum(sampler.steps(plan.chunk(index)) for index in indices)))
-        maker, same = _Maker(run, sampler.with_progress(progress), settings, request), 0
-        for index in indices:
-            check_cancel()
-            seed = request.seed_of(index, run.record(index).seed)
-            if _is_there(run, index, seed, request):
-                same += 1
-                progress.advance(sampler.steps(plan.chunk(index)))
-                continue
-            maker.make(plan.with_seed(index, seed), index, wanted[index])
-            mm.soft_empty_cache()
+        maker, same = _Maker(run, replace(job, sampler=sampler.with_progress(progress)), request), 0
+        with watch(sampler):
+            for index in indices:
+                check_cancel()
+                seed = request.seed_of(index, run.record(index).seed)
+                if _is_there(run, index, seed, request):
+                    same += 1
+                    progress.advance(sampler.steps(plan.chunk(index)))
+                    continue
+                maker.make(index, seed)
+                mm.soft_empty_cache()
         if same:
-            log.info("run %s: %d chunks were drawn so before; change the seed to draw others", run_name, same)
-        return run.frames_stream(video.num_frames)
+            log.info("run %s: %d chunks have this seed already; change the seed for other takes", run_name, same)
+        hand_out(OWNER, run.manifest.name, plan.num_chunks)
+        return run.frames_stream(plan.num_frames)
 
 
-def _video_plan(run: RunFolder, settings: dict) -> VideoPlan:
+def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
+    """The run as Stream Sampler described it, with the sampler that is to make it again."""
+    name, identity = run.manifest.name, dict(run.manifest.settings)
+    if run.manifest.kind != sampler.family:
+        raise RunMismatchError(f"run {name!r} was made by {run.manifest.kind!r}, not {sampler.family!r}")
     try:
-        return VideoPlan.from_dict(settings.pop("plan"))
+        plan = VideoPlan.from_dict(identity.pop("plan"), height=run.manifest.height, width=run.manifest.width)
+        video = identity["video"]
     except (KeyError, TypeError, ValueError):
         raise RunMismatchError(
-            f"run {run.manifest.name!r} does not say how it was planned; run Stream Sampler with it once"
+            f"run {name!r} does not say how it was planned; run Stream Sampler with it once"
         ) from None
-
-
-def _refuse_other_settings(sampler, run: RunFolder, settings: dict) -> None:
-    have, want = settings["sampler"], plain(sampler.settings())
-    if run.manifest.kind != sampler.kind:
-        raise RunMismatchError(f"run {run.manifest.name!r} was made by {run.manifest.kind!r}, not {sampler.kind!r}")
-    refuse_other_model(run.manifest.name, {"sampler": want})
-    if other := [name for name in want if want[name] != have.get(name)]:
+    now = plain({"sampler": sampler.identity(), "video": video, "host": start_flags_identity()})
+    if changes := differences(identity, now):
         raise RunMismatchError(
-            f"run {run.manifest.name!r} was made with another {' and '.join(other)}; connect the chunk sampler that "
-            "Stream Sampler made it with"
+            f"run {name!r} was made with other settings: {sentence(changes)}; connect the chunk sampler that Stream "
+            "Sampler made it with"
         )
+    own = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
+    return Job(sampler, plan, identity, own, chained_hashes(identity, own))
 
 
 def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
@@ -120,18 +127,18 @@ def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
         if record is None or not record.accepts(each):
             what = "is not finished" if record is None else "was made with other settings"
             raise SettingsError(
-                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to make the video whole"
+                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to complete the video"
             )
 
 
 def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> bool:
-    """Whether the chunk that is there is what would be made: from that seed, behind the chunk before it, and intact."""
+    """Whether the present take is what would be made: from that seed, after the chunk before it, and intact."""
     record = run.record(index)
     if record.seed != seed:
         return False
     if index == 0:
-        # Whether the anchor changed with the clip depends on the scope of the request that drew it.
-        if record.revision and record.notes.get("drawn") != request.scope:
+        # Whether the anchor changed with the chunk depends on the scope of the request that made it.
+        if record.take and record.notes.get("rerolled") != request.scope:
             return False
     elif record.continues not in ("", run.record(index - 1).file):
         return False
@@ -140,60 +147,56 @@ def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> 
 
 @dataclass
 class _Maker:
-    """Makes chunks of one run; embeds the anchor once."""
+    """Makes takes of one run; embeds the anchor once."""
 
     run: RunFolder
-    sampler: object
-    settings: dict
+    job: Job
     request: RerollRequest
-    anchor: Anchor | None = None
+    anchor: Anchor | None = field(default=None, init=False)
 
-    def make(self, plan: ChunkPlan, index: int, wanted: str) -> None:
-        """Make and store chunk `index`, which stands for the one with the settings hash `wanted`."""
-        began, chunk, extra, previous = time.monotonic(), plan.chunk(index), None, ""
+    def make(self, index: int, seed: int) -> None:
+        """Make and store another take of chunk `index`, from `seed`."""
+        began, job = time.monotonic(), self.job
+        plan = job.plan.with_seed(index, seed)
+        previous, extra = "", {}
         if index == 0:
-            state, frames, extra = self._first_clip(plan)
+            state, frames, extra = self._first_chunk(plan)
         else:
             previous = self.run.record(index - 1).settings_hash
-            state, frames = continue_video(
-                resumed_state(self.run, self.sampler, plan, index, self.anchor), self.sampler
-            )
+            state, frames = continue_video(resumed_state(self.run, job.sampler, plan, index, self.anchor), job.sampler)
         self.anchor = state.anchor if index or self.request.scope == SCOPES[1] else None
-        own = chunk_hash(self.sampler, self.settings, chunk, previous)
+        own = chunk_identity(job.sampler, plan.chunk(index))
+        made, wanted = chained_hashes(job.identity, [own], previous)[0], job.hashes[index]
         store_chunk(
             self.run,
-            chunk,
-            own,
+            replace(job, own=_put(job.own, index, own), hashes=_put(job.hashes, index, made)),
+            index,
             frames,
             state,
             time.monotonic() - began,
-            extra=extra,
-            keep_old=True,
-            stands_for="" if own == wanted else wanted,
-            notes={"drawn": self.request.scope},
+            extra,
+            stands_for="" if made == wanted else wanted,
+            notes={"rerolled": self.request.scope},
         )
 
-    def _first_clip(self, plan: ChunkPlan) -> tuple[VideoState, Tensor, dict[str, Tensor]]:
-        """The first clip anew and what is stored with it; the anchor changes with it only if all chunks do."""
-        manifest, chunk = self.run.manifest, plan.chunk(0)
-        if self.settings.get("first_clip") is not None:
-            raise SettingsError("chunk 0 of this run is a clip of your own and cannot be drawn anew")
-        kept = self._beginning()
-        if "start_image" in kept:
-            first = self.sampler.sample_first_clip(chunk, kept["start_image"])
-        else:
-            first = self.sampler.sample_first_clip(chunk, manifest.height, manifest.width)
-        clip = as_clip(first)
-        if self.request.scope == SCOPES[1] and self.settings.get("anchor") is None:
-            kept["anchor"] = pick_anchor(clip.frames, self.settings["anchor_frame"])
-        return start_video(plan, clip, kept["anchor"], self.sampler), clip.frames, kept
-
-    def _beginning(self) -> dict[str, Tensor]:
-        file = self.run.chunk_file(0)
-        found = {name: file.read(name) for name in ("anchor", "start_image")}
-        if found["start_image"] is None and self.settings.get("start_image") is not None:
+    def _first_chunk(self, plan: VideoPlan) -> tuple[VideoState, Tensor, dict[str, Tensor]]:
+        """Another take of chunk 0 and what is stored with it; the anchor changes with it only if all chunks do."""
+        if plan.given_frames:
+            raise SettingsError("chunk 0 of this run is your own start_frames and cannot be rerolled")
+        video, file = self.job.identity["video"], self.run.chunk_file(0)
+        image, anchor = file.read("start_image"), file.read("anchor")
+        if image is None and video.get("start_image") is not None:
             raise SettingsError(
-                "the first clip of this run keeps no start image, so it cannot be drawn anew; use another seed in "
-                "Stream Sampler"
+                "chunk 0 of this run keeps no start image, so it cannot be rerolled; use another seed in Stream Sampler"
             )
-        return {name: tensor for name, tensor in found.items() if tensor is not None}
+        if self.request.scope == SCOPES[1] and video.get("anchor") is None:
+            beginning = Beginning(image, anchor_frame=int(video["anchor_frame"]))
+        else:
+            beginning = Beginning(image, anchor=anchor)
+        plan = replace(plan, beginning=beginning)
+        state, frames = start_video(plan, self.job.sampler)
+        return state, frames, kept_beginning(plan, state.anchor.frame)
+
+
+def _put(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
+    return (*values[:index], value, *values[index + 1 :])

@@ -10,7 +10,7 @@ from ....streaming_core.models.streamingsvd.detect import detect_streamingsvd
 from ....streaming_core.models.streamingsvd.file import split_file
 from ..cam import StreamingCam
 from ..encoders import build_clip_vision
-from ..files import file_stamp, model_file, read_weights
+from ..files import model_file, read_weights
 from .build import build_cam, build_vae, build_video_unet
 
 
@@ -41,5 +41,5 @@ def open_streamingsvd(path: str) -> StreamingSVD:
         model=build_video_unet(weights.unet, config.cam.unet),
         clip_vision=build_clip_vision(weights.clip_vision, config.clip_vision),
         vae=build_vae(weights.vae, config.image_encoder, config.first_stage),
-        cam=StreamingCam(build_cam(weights.cam, config.cam), file_stamp(path)),
+        cam=StreamingCam(build_cam(weights.cam, config.cam)),
     )

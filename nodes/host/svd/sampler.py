@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import comfy.model_management as mm
 import comfy.sample
@@ -15,7 +15,8 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import Grouping, decode_all
-from ....streaming_core.loop.state import Anchor
+from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
+from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.models.streamingsvd.conditioning import (
     AugmentationNoise,
     augment,
@@ -26,7 +27,8 @@ from ....streaming_core.models.streamingsvd.conditioning import (
 )
 from ....streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 from ..cam import StreamingCam
-from ..fingerprint import model_fingerprint, sampler_fingerprint
+from ..identity import fields_identity
+from ..patchers import step_memory
 from ..pixels import core_to_images
 from ..progress import StepProgress, check_cancel
 from ..vae import decode_clip
@@ -115,14 +117,6 @@ class SamplingSettings:
     def steps(self) -> int:
         return len(self.sigmas) - 1
 
-    def describe(self) -> dict:
-        return {
-            "sampler": sampler_fingerprint(self.sampler),
-            "sigmas": [float(sigma) for sigma in self.sigmas],
-            "cfg": self.cfg,
-            "min_cfg": self.min_cfg,
-        }
-
 
 def default_sampling() -> SamplingSettings:
     """The official continuation: 30 Euler steps on Align-Your-Steps sigmas, guidance 1.5 to 3."""
@@ -172,90 +166,86 @@ def draw_noise(chunk: Chunk, image_shape: tuple[int, ...], latent_shape: tuple[i
 
 
 @dataclass(frozen=True)
-class SvdChunkSampler:
-    """StreamingSVD as the chunk loop sees it (`streaming_core.loop.ChunkSampler`).
+class SvdChunkSampler(ChunkSampler):
+    """StreamingSVD in the chunk loop; its tail is frames, which CAM continues.
 
-    `model` continues with CAM; `first_model` makes the first clip. `embed` and `noise` stand for CLIP vision and the
-    seeded generator where recorded values are replayed.
+    `model` continues with CAM; `first_model` makes the first chunk. `embed` and `noise` take the place of CLIP vision
+    and the seeded generator where recorded values are replayed.
     """
 
     model: object
     cam: StreamingCam
     vae: object
-    embed: Callable[[Tensor], Tensor]
+    clip_vision: object
     first_model: object
     motion: MotionSettings = MotionSettings()
     sampling: SamplingSettings = field(default_factory=default_sampling)
     first_sampling: SamplingSettings = field(default_factory=default_first_sampling)
     grouping: Grouping = "overlapping"
     preprocessing: str = "official"
-    noise: Callable[..., ChunkNoise] = draw_noise
+    embed: Callable[[Tensor], Tensor] | None = None
+    noise: Callable[..., ChunkNoise] | None = None
     progress: StepProgress | None = None
 
-    kind = "streamingsvd"
-    follows = ("cam_strength",)
-    """What of a plan this family follows, besides seeds."""
+    family = "streamingsvd"
+    follows = frozenset({"cam_strength"})
     decoded_together = 8
     """Frames of one call of the temporal decoder."""
 
     @property
-    def multiple_px(self) -> int:
-        """Heights and widths must be multiples of this."""
+    def size_multiple(self) -> int:
         return self.cam.config.unet.multiple_px
 
-    def settings(self) -> dict:
-        """All that decides what this sampler makes, for the settings hash; `models` tells whose weights."""
-        return {
-            "models": {
-                "model": model_fingerprint(self.model),
-                "first_model": model_fingerprint(self.first_model),
-                "cam": self.cam.source or model_fingerprint(self.cam.patcher),
-                "vae": model_fingerprint(self.vae.patcher),
-            },
-            "motion": asdict(self.motion),
-            "sampling": self.sampling.describe(),
-            "first_sampling": self.first_sampling.describe(),
-            "grouping": self.grouping,
-            "preprocessing": self.preprocessing,
-        }
+    def identity(self) -> dict:
+        return fields_identity(self, "progress")
 
-    def chunk_settings(self, chunk: Chunk) -> dict:
-        """What else decides a chunk, where a plan changes it; the first clip has no CAM."""
-        return chunk.changed("cam_strength") if chunk.index else {}
+    def chunk_identity(self, chunk: Chunk) -> dict:
+        return super().chunk_identity(chunk) if chunk.index else {}  # the first chunk has no CAM
 
     def with_progress(self, progress: StepProgress) -> SvdChunkSampler:
         return replace(self, progress=progress)
 
     def steps(self, chunk: Chunk) -> int:
-        """Sampling steps of a chunk."""
         return (self.sampling if chunk.index else self.first_sampling).steps
 
-    def embed_anchor(self, frame: Tensor) -> Tensor:
-        return self.embed(frame)
+    def networks(self) -> tuple:
+        return self.model, self.first_model, self.cam.patcher, self.vae.patcher, self.clip_vision.patcher
 
-    def latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
+    def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
+        shape = self._latent_shape(chunk, *size)
+        return step_memory(self.model, shape, self.vae, self.decoded_together, (self.model, self.cam.patcher))
+
+    def embed_anchor(self, frame: Tensor) -> Tensor:
+        if self.embed is not None:
+            return self.embed(frame)
+        return embed_image(self.clip_vision, frame, self.preprocessing)
+
+    def _latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:
         """Shape of a chunk's latents `[F, C, h, w]` for frames of that size."""
         return chunk.num_frames, self.vae.latent_channels, height // 8, width // 8
 
     def _condition(self, chunk: Chunk, anchor: Anchor):
         """Conditioning and latent noise of a chunk."""
-        latent_shape = self.latent_shape(chunk, *anchor.frame.shape[-2:])
-        noise = self.noise(chunk, tuple(anchor.frame.shape), latent_shape, self.motion.augmentation_noise)
+        latent_shape = self._latent_shape(chunk, *anchor.frame.shape[-2:])
+        draw = self.noise or draw_noise
+        noise = draw(chunk, tuple(anchor.frame.shape), latent_shape, self.motion.augmentation_noise)
         conds = image_conditioning(self.vae, anchor.frame, anchor.embedding, noise.augmentation, self.motion)
         return conds, noise
 
-    def sample_first_clip(self, chunk: Chunk, image: Tensor) -> Tensor:
-        """The first clip from a start image `[1, 3, H, W]`: `[chunk.num_frames, 3, H, W]`."""
-        conds, noise = self._condition(chunk, Anchor(image, self.embed(image)))
+    def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
+        conds, noise = self._condition(chunk, Anchor(image, self.embed_anchor(image)))
         latents = sample_clip(
             self.first_model, self.first_sampling, conds, noise.latent, noise.sampler_seed, self.progress
         )
-        return self.decode(latents, 0)
+        return ChunkResult(self._decode(latents, 0), latents)
 
-    def sample_chunk(self, chunk: Chunk, control_frames: Tensor, anchor: Anchor) -> Tensor:
+    def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
         conds, noise = self._condition(chunk, anchor)
-        model = with_cam(self.model, self.cam, core_to_images(control_frames), chunk.cam_strength)
+        model = with_cam(self.model, self.cam, core_to_images(tail), chunk.cam_strength)
         return sample_clip(model, self.sampling, conds, noise.latent, noise.sampler_seed, self.progress)
 
-    def decode(self, latents: Tensor, first: int) -> Tensor:
+    def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+        return self._decode(latents, chunk.overlap_frames)
+
+    def _decode(self, latents: Tensor, first: int) -> Tensor:
         return decode_all(latents, first, self.grouping, lambda group: decode_clip(self.vae, group))

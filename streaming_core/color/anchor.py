@@ -1,0 +1,92 @@
+"""Color anchoring around any chunk sampler: the colors of every chunk are kept at the first one's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..loop.chunk import Chunk
+from ..loop.sampler import WrappedSampler
+from ..loop.state import ChunkResult, VideoState
+from .drift import LEAST_LAB, Reference, find_correction, has_cut, lab_planes, measure, small_frames
+
+log = logging.getLogger(__name__)
+COLOR_SPACES = ("lab", "latent")
+REFERENCE, CUT, LAST = "color_anchor.reference", "color_anchor.cut", "color_anchor.last"
+
+
+@dataclass(frozen=True)
+class ColorAnchor(WrappedSampler):
+    """Brings the colors of each chunk back to those of the video's first one (`streaming_core.color.drift`).
+
+    `space`: "lab" corrects the frames, "latent" the latents before they are decoded. `strength`: 0 to 1. Scene cuts
+    above `cut_threshold` (0: do not look) end the correction: the video shows something else from there on.
+
+    The corrected frames or latents are what the next chunk continues, where it continues frames or latents.
+    """
+
+    space: str = "lab"
+    strength: float = 1.0
+    cut_threshold: float = 0.6
+
+    def identity(self) -> Mapping[str, Any]:
+        own = {"space": self.space, "strength": self.strength, "cut_threshold": self.cut_threshold}
+        return {**self.inner.identity(), "color_anchor": own}
+
+    def carry(self, first: ChunkResult) -> Mapping[str, Tensor]:
+        kept = {**self.inner.carry(first), LAST: small_frames(first.frames[-1:])}
+        reference = self._reference(first)
+        return kept if reference is None else {**kept, REFERENCE: reference}
+
+    def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
+        result = self.inner.next_chunk(chunk, state)
+        if not self.strength or CUT in state.carry:
+            return result
+        small = torch.cat([state.carry[LAST], small_frames(result.frames)])
+        result = replace(result, carry={**result.carry, LAST: small[-1:]})
+        if has_cut(small, self.cut_threshold):
+            log.info("scene cut in chunk %d: colors are left as they are from here on", chunk.index)
+            return replace(result, carry={**result.carry, CUT: torch.ones(1)})
+        if REFERENCE not in state.carry:
+            # A first chunk without latents cannot be the anchor of latents; the next one is.
+            reference = self._reference(result)
+            return result if reference is None else replace(result, carry={**result.carry, REFERENCE: reference})
+        return self._corrected(result, chunk, state)
+
+    def _reference(self, result: ChunkResult) -> Tensor | None:
+        if self.space == "lab":
+            return Reference.of(measure(lab_planes(result.frames)), LEAST_LAB).to_tensor()
+        return None if result.latents is None else Reference.of(measure(_rows(result.latents))).to_tensor()
+
+    def _corrected(self, result: ChunkResult, chunk: Chunk, state: VideoState) -> ChunkResult:
+        reference = Reference.from_tensor(state.carry[REFERENCE].to("cpu"))
+        if self.space == "lab":
+            found = find_correction(measure(lab_planes(result.frames)), reference, chunk.index, self.strength)
+            return replace(result, frames=found.apply_to_frames(result.frames))
+        if result.latents is None:
+            return result
+        # The latents that are held or re-created count as measured, but stay as the chunk before left them.
+        axis = 0 if result.latents.ndim == 4 else 2
+        known = result.latents.shape[axis] - self._new_latents(result.latents, chunk, axis)
+        rows = _rows(result.latents)
+        found = find_correction(measure(rows[known:]), reference, chunk.index, self.strength)
+        if found.is_nothing:
+            return result
+        latents = result.latents.clone()
+        _rows(latents)[known:] = found.apply(rows[known:])
+        return replace(result, latents=latents, frames=self.inner.decode(latents, chunk, state.tail))
+
+    def _new_latents(self, latents: Tensor, chunk: Chunk, axis: int) -> int:
+        if self.layout is None:
+            return latents.shape[axis] - chunk.overlap_frames
+        return self.layout.latents(chunk.num_frames) - self.layout.latents(chunk.overlap_frames)
+
+
+def _rows(latents: Tensor) -> Tensor:
+    """Latents of one chunk as `[F, C, h, w]`, a view."""
+    return latents if latents.ndim == 4 else latents[0].movedim(1, 0)

@@ -1,0 +1,273 @@
+"""What a model family brings to the chunk loop: the interface that all chunk samplers derive from.
+
+Write a family by deriving from `ChunkSampler` and filling in what is abstract; everything else has a default that is
+right for a family that continues the last frames of a video. What lies around any family (color anchoring, a perturbed
+tail) derives from `WrappedSampler`, which hands every question on to the sampler inside.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from ..errors import SettingsError
+from .chunk import Chunk
+from .latent_layout import LatentLayout
+from .plan import VideoPlan
+from .state import Anchor, ChunkResult, VideoState
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
+
+class Progress(Protocol):
+    """A progress bar that counts sampling steps."""
+
+    def advance(self, steps: int = 1, preview: Any = None) -> None:
+        """Move the bar by `steps`."""
+
+    def sampler_callback(self, model: Any) -> Any:
+        """A callback for the family's sampler that moves the bar by one per step."""
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What one sampling step takes on its device, in bytes.
+
+    Attributes:
+        least: activations of one half of guidance, with the weights loaded part by part.
+        whole: both halves and all weights.
+        device_total: memory of the device; None where it computes in RAM.
+    """
+
+    least: int
+    whole: int
+    device_total: int | None
+
+
+class ChunkSampler(ABC):
+    """How one model family makes a chunk. Frames are `[F, 3, H, W]` in [0, 1]; latents are the model's own.
+
+    Instances are frozen: all that changes from chunk to chunk comes as an argument.
+    """
+
+    family: ClassVar[str]
+    """Name of the family, which the run folder keeps."""
+    starts_from: ClassVar[frozenset[str]] = frozenset({"image", "frames"})
+    """What it can begin with: "prompt", "image", "frames"."""
+    follows: ClassVar[frozenset[str]] = frozenset()
+    """Cues of a plan that it obeys: "prompt", "cam_strength", "anchor_strength". Every family obeys seeds."""
+    averages_anchors: ClassVar[bool] = False
+    """Whether several anchor frames may be given."""
+
+    @property
+    @abstractmethod
+    def size_multiple(self) -> int:
+        """Heights and widths must be multiples of this many pixels."""
+
+    @property
+    def layout(self) -> LatentLayout | None:
+        """How latents stand for frames, for families whose tail is latents; None: the tail is frames."""
+        return None
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """Everything that decides what this sampler makes and is the same for all chunks, as plain values."""
+
+    def chunk_identity(self, chunk: Chunk) -> Mapping[str, Any]:
+        """What else decides this chunk: by default the cues that it obeys, where a plan sets them."""
+        return chunk.cues(*sorted(self.follows))
+
+    @abstractmethod
+    def steps(self, chunk: Chunk) -> int:
+        """Sampling steps of a chunk."""
+
+    def with_progress(self, progress: Progress) -> Self:
+        """The same sampler, moving this bar."""
+        return self
+
+    def fit(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
+        """The nearest lengths of chunk and overlap that the model can make."""
+        return chunk_frames, overlap_frames
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        """The plan in lengths that the model can make. Called once, before anything is loaded.
+
+        Raises:
+            SettingsError: the model cannot follow the plan; says what and the way out.
+        """
+        chunk_frames, overlap_frames = self.fit(plan.chunk_frames, plan.overlap_frames)
+        plan = replace(plan, chunk_frames=chunk_frames, overlap_frames=overlap_frames)
+        self._check_beginning(plan)
+        for side, value in (("width", plan.width), ("height", plan.height)):
+            if value < self.size_multiple or value % self.size_multiple:
+                nearest = max(self.size_multiple, round(value / self.size_multiple) * self.size_multiple)
+                raise SettingsError(
+                    f"{side} must be a multiple of {self.size_multiple} pixels, got {value}; try {nearest}"
+                )
+        for cue in plan.script.used - self.follows:
+            raise SettingsError(
+                f"{self.family} cannot follow the plan's {cue.replace('_', ' ')}; leave it empty in Chunk Plan, or use "
+                "a chunk sampler that can"
+            )
+        for chunk in plan.chunks:
+            self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
+        return plan
+
+    def _check_beginning(self, plan: VideoPlan) -> None:
+        if plan.beginning.frames is not None:
+            return
+        if plan.beginning.image is not None and "image" not in self.starts_from:
+            raise SettingsError(
+                "this model makes the first chunk from the prompt, not from start_image; make frames of that image "
+                "with another model and connect them as start_frames"
+            )
+        if plan.beginning.image is None and "prompt" not in self.starts_from:
+            raise SettingsError("nothing to start from: connect start_image or start_frames")
+
+    def embed_anchor(self, frame: Tensor) -> Any:
+        """Whatever of the anchor `[n, 3, H, W]` does not change from chunk to chunk (a CLIP embedding, say)."""
+        return None
+
+    @abstractmethod
+    def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
+        """Chunk 0 of `size`, from an image `[1, 3, H, W]` or, where `starts_from` says so, from the prompt alone."""
+
+    @abstractmethod
+    def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
+        """Latents of all `chunk.num_frames` frames, the first `chunk.overlap_frames` of them those of `tail`."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+        """The frames that a later chunk adds, from the latents of its model call."""
+
+    def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
+        """A chunk that continues `state`."""
+        latents = self.sample_chunk(chunk, state.tail, state.anchor)
+        return ChunkResult(self.decode(latents, chunk, state.tail), latents)
+
+    def hand_off(self, plan: VideoPlan, tail: Tensor | None, result: ChunkResult) -> Tensor:
+        """The tail after `result`, from the tail before it (None for chunk 0)."""
+        frames = result.frames if tail is None else torch.cat([tail, result.frames])
+        return frames[-plan.overlap_frames :].clone()
+
+    def carry(self, first: ChunkResult) -> Mapping[str, Tensor]:
+        """What later chunks need to know of chunk 0, also where it was given; small tensors by name."""
+        return {}
+
+    def with_perturbed_tail(self, level: float) -> ChunkSampler:
+        """The same with noise of that size on the tail that the model sees."""
+        return PerturbedTail(self, level)
+
+    def networks(self) -> tuple[Any, ...]:
+        """Handles of the networks that it runs, for estimates of memory."""
+        return ()
+
+    def step_memory(self, chunk: Chunk, size: Size) -> StepMemory | None:
+        """What a sampling step of this chunk takes; None where nobody can tell."""
+        return None
+
+
+@dataclass(frozen=True)
+class WrappedSampler(ChunkSampler):
+    """A chunk sampler around another one: it does what `inner` does, unless it says otherwise."""
+
+    inner: ChunkSampler
+
+    @property
+    def family(self) -> str:  # type: ignore[override]
+        return self.inner.family
+
+    @property
+    def starts_from(self) -> frozenset[str]:  # type: ignore[override]
+        return self.inner.starts_from
+
+    @property
+    def follows(self) -> frozenset[str]:  # type: ignore[override]
+        return self.inner.follows
+
+    @property
+    def averages_anchors(self) -> bool:  # type: ignore[override]
+        return self.inner.averages_anchors
+
+    @property
+    def size_multiple(self) -> int:
+        return self.inner.size_multiple
+
+    @property
+    def layout(self) -> LatentLayout | None:
+        return self.inner.layout
+
+    def identity(self) -> Mapping[str, Any]:
+        return self.inner.identity()
+
+    def chunk_identity(self, chunk: Chunk) -> Mapping[str, Any]:
+        return self.inner.chunk_identity(chunk)
+
+    def steps(self, chunk: Chunk) -> int:
+        return self.inner.steps(chunk)
+
+    def with_progress(self, progress: Progress) -> Self:
+        return replace(self, inner=self.inner.with_progress(progress))
+
+    def fit(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
+        return self.inner.fit(chunk_frames, overlap_frames)
+
+    def embed_anchor(self, frame: Tensor) -> Any:
+        return self.inner.embed_anchor(frame)
+
+    def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
+        return self.inner.first_chunk(chunk, size, image)
+
+    def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
+        return self.inner.sample_chunk(chunk, tail, anchor)
+
+    def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+        return self.inner.decode(latents, chunk, tail)
+
+    def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
+        return self.inner.next_chunk(chunk, state)
+
+    def hand_off(self, plan: VideoPlan, tail: Tensor | None, result: ChunkResult) -> Tensor:
+        return self.inner.hand_off(plan, tail, result)
+
+    def carry(self, first: ChunkResult) -> Mapping[str, Tensor]:
+        return self.inner.carry(first)
+
+    def with_perturbed_tail(self, level: float) -> ChunkSampler:
+        return replace(self, inner=self.inner.with_perturbed_tail(level))
+
+    def networks(self) -> tuple[Any, ...]:
+        return self.inner.networks()
+
+    def step_memory(self, chunk: Chunk, size: Size) -> StepMemory | None:
+        return self.inner.step_memory(chunk, size)
+
+
+@dataclass(frozen=True)
+class PerturbedTail(WrappedSampler):
+    """Shows the family the last frames with noise on them; the video keeps the clean ones.
+
+    Conditional perturbation against drift (LVDM, arXiv 2211.13221; reference: lvdm, section 6.3), for frames.
+    `level`: standard deviation of the noise for frames in 0..1. Drawn from the chunk's seed, once per chunk.
+    """
+
+    level: float = 0.0
+
+    def identity(self) -> Mapping[str, Any]:
+        return {**self.inner.identity(), "perturbed_tail": {"level": self.level}}
+
+    def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
+        # A generator of its own: the family's noise stays what it is without the perturbation.
+        generator = torch.Generator("cpu").manual_seed(chunk.generator().initial_seed() ^ 0x7E57)
+        noise = torch.randn(state.tail.shape, generator=generator).to(state.tail)
+        tail = (state.tail + self.level * noise).clamp(0, 1)
+        return self.inner.next_chunk(chunk, replace(state, tail=tail))
