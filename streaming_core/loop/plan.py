@@ -61,7 +61,7 @@ class VideoPlan:
     script: Script = Script()
     height: int = 0
     width: int = 0
-    beginning: Beginning = field(default_factory=Beginning)
+    beginning: Beginning = field(default_factory=Beginning, compare=False)
     given_frames: int = 0
     own_seeds: tuple[tuple[int, int], ...] = ()
 

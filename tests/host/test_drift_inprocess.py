@@ -1,4 +1,4 @@
-"""Color Anchor and Perturb Hand-off around chunk samplers of the host; Extend Video."""
+"""Color Anchor and Perturb Tail around chunk samplers of the host; Extend Video."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError
 from streaming_core.frames import TensorFrames
-from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import Clip, start_video, video_chunks
+from streaming_core.color.anchor import ColorAnchor
+from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
+from streaming_core.loop.state import ChunkResult
+from streaming_core.loop.steps import start_video, state_after_first, video_chunks
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
 
-from comfyui_streamingt2v.nodes.drift import ColorAnchorStream  # noqa: E402
+from comfyui_streamingt2v.nodes.drift import ColorAnchorStream, PerturbTail  # noqa: E402
 from comfyui_streamingt2v.nodes.extend import ExtendVideo  # noqa: E402
-from comfyui_streamingt2v.nodes.host.runs import drift, videos  # noqa: E402
+from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
 from tests.host.test_native_inprocess import plain_vae, sampler_of  # noqa: E402
@@ -41,20 +44,16 @@ def image(seed=0):
 
 
 @dataclass(frozen=True)
-class Drifting:
+class Drifting(ChunkSampler):
     """Repeats the last frame it is shown, a little off in color: what it makes drifts by `DRIFT` per chunk."""
 
-    kind = "drifting"
-    multiple_px = 8
-    follows = ()
+    family = "drifting"
+    size_multiple = 8
     cut_at: int = -1
     progress: object = None
 
-    def settings(self):
-        return {"models": {"drifting": "1"}}
-
-    def chunk_settings(self, chunk):
-        return {}
+    def identity(self):
+        return {"model": "drifting"}
 
     def with_progress(self, progress):
         return replace(self, progress=progress)
@@ -62,25 +61,22 @@ class Drifting:
     def steps(self, chunk):
         return 1
 
-    def embed_anchor(self, frame):
-        return None
-
-    def sample_first_clip(self, chunk, image):
-        return image.expand(chunk.num_frames, -1, -1, -1).clone()
+    def first_chunk(self, chunk, size, image):
+        return ChunkResult(image.expand(chunk.num_frames, -1, -1, -1).clone())
 
     def sample_chunk(self, chunk, tail, anchor):
         last = image(9) * 0.7 + 0.3 if chunk.index == self.cut_at else tail[-1:]
         off = lab_to_srgb(srgb_to_lab(last.movedim(1, -1)) + DRIFT).movedim(-1, 1)
         return off.expand(chunk.num_frames, -1, -1, -1).clone()
 
-    def decode(self, latents, first):
-        return latents[first:]
+    def decode(self, latents, chunk, tail):
+        return latents[chunk.overlap_frames :]
 
 
 def made(sampler, chunks=20):
-    plan = ChunkPlan(FRAMES + (chunks - 1) * (FRAMES - OVERLAP), FRAMES, OVERLAP, FRAMES)
+    plan = VideoPlan(FRAMES + (chunks - 1) * (FRAMES - OVERLAP), FRAMES, OVERLAP)
     clip = image().expand(FRAMES, -1, -1, -1)
-    state = start_video(plan, clip, clip[:1], sampler)
+    state = state_after_first(plan, ChunkResult(clip), clip[:1], sampler)
     return [clip, *(frames for _, frames in video_chunks(state, sampler))]
 
 
@@ -89,19 +85,19 @@ def color_of(frames):
 
 
 def test_a_video_in_the_loop_keeps_its_colors():
-    drifted, kept = made(Drifting()), made(drift.ColorAnchor(Drifting()))
+    drifted, kept = made(Drifting()), made(ColorAnchor(Drifting()))
     first = color_of(drifted[0])
     before, after = ([float((color_of(chunk) - first).norm()) for chunk in video[1:]] for video in (drifted, kept))
     assert before[-1] > 10 and sum(after) < 0.1 * sum(before) and max(after) < 1.0
 
 
 def test_strength_0_changes_nothing():
-    for plain, wrapped in zip(made(Drifting(), 4), made(drift.ColorAnchor(Drifting(), strength=0.0), 4), strict=True):
+    for plain, wrapped in zip(made(Drifting(), 4), made(ColorAnchor(Drifting(), strength=0.0), 4), strict=True):
         assert torch.equal(plain, wrapped)
 
 
 def test_from_a_cut_on_the_video_is_what_it_would_be():
-    sampler = drift.ColorAnchor(Drifting(cut_at=5))
+    sampler = ColorAnchor(Drifting(cut_at=5))
     video = made(sampler, 8)
     new_scene = made(Drifting(cut_at=5), 8)
     assert torch.equal(video[5], new_scene[5]) and torch.equal(video[7], new_scene[7])
@@ -111,12 +107,13 @@ def test_from_a_cut_on_the_video_is_what_it_would_be():
 @pytest.mark.parametrize("space", ["lab", "latent"])
 def test_runs_resume_with_their_anchor(space, tmp_path, monkeypatch):
     monkeypatch.setattr(videos, "runs_root", lambda: tmp_path)
-    request = videos.VideoRequest(60, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 1, 0, start_image=image().movedim(1, -1))
-    whole = videos.make_video(drift.ColorAnchor(Drifting(), space=space), request, "whole", 12.0)
-    videos.make_video(drift.ColorAnchor(Drifting(), space=space), replace(request, num_frames=33), "parts", 12.0)
-    parts = videos.make_video(drift.ColorAnchor(Drifting(), space=space), request, "parts", 12.0)
+    widgets = (FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 1, 0)
+    request = videos.plan_video(60, *widgets, start_image=image().movedim(1, -1))
+    whole = videos.make_video(ColorAnchor(Drifting(), space=space), request, "whole")
+    videos.make_video(ColorAnchor(Drifting(), space=space), replace(request, num_frames=33), "parts")
+    parts = videos.make_video(ColorAnchor(Drifting(), space=space), request, "parts")
     assert torch.equal(parts.read(0, 60), whole.read(0, 60))
-    plain = videos.make_video(Drifting(), request, "plain", 12.0)
+    plain = videos.make_video(Drifting(), request, "plain")
     assert not torch.equal(plain.read(0, 60), whole.read(0, 60))
 
 
@@ -134,10 +131,8 @@ def test_latents_of_a_host_model_are_brought_back_and_continued():
 
     repeating = Repeating(**{f: getattr(sampler, f) for f in sampler.__dataclass_fields__ if f != "_encoded"})
     off = {}
-    for name, each in (("drifting", repeating), ("anchored", drift.ColorAnchor(repeating, space="latent"))):
-        plan = ChunkPlan(17 + 8 * 12, 17, 9, 17)
-        clip = each.sample_first_clip(plan.chunk(0), 64, 64)
-        states = [start_video(plan, clip, clip.frames[:1], each)]
+    for name, each in (("drifting", repeating), ("anchored", ColorAnchor(repeating, space="latent"))):
+        states = [start_video(VideoPlan(17 + 8 * 12, 17, 9, height=64, width=64), each)[0]]
         for state, frames in video_chunks(states[0], each):
             assert frames.shape == (8, 3, 64, 64)
             states.append(state)
@@ -154,33 +149,31 @@ def test_control_frames_are_perturbed_and_the_video_stays_clean():
             return super().sample_chunk(chunk, tail, anchor)
 
     sampler = Watching()
-    assert drift.with_perturbed_hand_off(sampler, 0.0) is sampler
-    perturbed = drift.with_perturbed_hand_off(sampler, 0.05)
-    plan = ChunkPlan(13, FRAMES, OVERLAP, FRAMES)
+    assert PerturbTail.execute(sampler, 0.0).args[0] is sampler
+    [perturbed] = PerturbTail.execute(sampler, 0.05).args
     clip = image().expand(FRAMES, -1, -1, -1)
-    state = start_video(plan, clip, clip[:1], perturbed)
+    state = state_after_first(VideoPlan(13, FRAMES, OVERLAP), ChunkResult(clip), clip[:1], perturbed)
     [(after, _)] = video_chunks(state, perturbed)
     noise = seen[0] - state.tail
     assert torch.equal(state.tail, clip[-OVERLAP:]) and abs(float(noise.std()) - 0.05) < 0.005
-    assert perturbed.settings() != sampler.settings() and after.is_complete
-    held = drift.with_perturbed_hand_off(sampler_of(tiny.WAN, plain_vae(tiny.WAN)), 0.1)
+    assert perturbed.identity() != sampler.identity() and after.is_complete
+    held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(0.1)
     assert held.held_noise == 0.1
-    both = drift.with_perturbed_hand_off(drift.ColorAnchor(held, strength=0.5), 0.2)
-    assert (both.held_noise, both.strength) == (0.2, 0.5)
-    around = drift.with_perturbed_hand_off(drift.ColorAnchor(sampler), 0.2)
-    assert isinstance(around, drift.ColorAnchor) and around.settings()["perturbed_hand_off"] == 0.2
+    both = ColorAnchor(held, strength=0.5).with_perturbed_tail(0.2)
+    assert (both.inner.held_noise, both.strength) == (0.2, 0.5)
+    around = ColorAnchor(sampler).with_perturbed_tail(0.2)
+    assert isinstance(around, ColorAnchor) and around.identity()["perturbed_tail"] == {"level": 0.2}
 
 
 def test_wrapped_samplers_compose_in_any_order():
-    both = drift.ColorAnchor(drift.PerturbedHandOff(Drifting(), 0.02))
-    other = drift.PerturbedHandOff(drift.ColorAnchor(Drifting()), 0.02)
+    both = ColorAnchor(PerturbedTail(Drifting(), 0.02))
+    other = PerturbedTail(ColorAnchor(Drifting()), 0.02)
     for sampler in (both, other):
-        assert sampler.kind == "drifting" and sampler.multiple_px == 8 and sampler.steps(None) == 1
-        assert {"color_anchor", "perturbed_hand_off", "models"} <= set(sampler.settings())
-        video, plain = made(sampler, 6), made(drift.ColorAnchor(Drifting()), 6)
+        assert sampler.family == "drifting" and sampler.size_multiple == 8 and sampler.steps(None) == 1
+        assert {"color_anchor", "perturbed_tail", "model"} <= set(sampler.identity())
+        video, plain = made(sampler, 6), made(ColorAnchor(Drifting()), 6)
         assert not torch.equal(video[2], plain[2])
         assert (color_of(video[-1]) - color_of(video[0])).norm() < 2
-    assert isinstance(Clip(torch.zeros(1, 3, 8, 8)), Clip)
 
 
 def test_the_stream_node_corrects_a_finished_video():
@@ -197,9 +190,9 @@ def test_the_stream_node_corrects_a_finished_video():
 def test_extend_video_hands_over_what_the_video_needs():
     frames = torch.arange(60.0).view(-1, 1, 1, 1).expand(60, 40, 80, 3) / 100
     values = ExtendVideo.execute(TensorFrames(frames, 24), 50, 9, -1, 12.0, 64, 40, "crop").args
-    first_clip, anchor, video, num_frames, tail_frames, width, height, fps, text = values
-    assert first_clip.shape == (9, 40, 64, 3) and anchor.shape == (1, 40, 64, 3)
-    assert torch.allclose(first_clip[-1], torch.full((), 0.59), atol=1e-6)
+    start_frames, anchor, video, num_frames, tail_frames, width, height, fps, text = values
+    assert start_frames.shape == (9, 40, 64, 3) and anchor.shape == (1, 40, 64, 3)
+    assert torch.allclose(start_frames[-1], torch.full((), 0.59), atol=1e-6)
     assert torch.allclose(anchor, torch.full((), 0.59), atol=1e-6)
     assert (len(video), num_frames, tail_frames, width, height, fps) == (30, 59, 9, 64, 40, 12.0)
     assert "of 2 frames one is used" in text and "80 frames" in text and "frame 59" in text

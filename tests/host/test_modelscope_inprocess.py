@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsError
-from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.script import Cue, Script, parse_cues
-from streaming_core.loop.state import pick_anchor, start_video, video_chunks
+from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.steps import start_video, video_chunks
 from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
 from tests.host.inprocess import import_host, import_pack
@@ -297,7 +297,8 @@ def chunk_sampler(host, loaded, texts, **settings):
         "vae": loaded.vae,
         "prompts": texts[:1],
         "negative": texts[1],
-        "tokens": partial(host.apm.anchor_tokens, loaded.clip_vision, loaded.apm),
+        "clip_vision": loaded.clip_vision,
+        "apm": loaded.apm,
         "first_model": loaded.model,
         "sampling": host.family.official_sampling(2),
         "first_sampling": host.family.first_clip_sampling(2),
@@ -306,9 +307,7 @@ def chunk_sampler(host, loaded, texts, **settings):
 
 
 def video(sampler, num_frames: int, seed: int = 33):
-    plan = ChunkPlan(num_frames, 16, 8, 16, seed)
-    first = sampler.sample_first_clip(plan.chunk(0), SIDE, SIDE)
-    state = start_video(plan, first, pick_anchor(first, 0), sampler)
+    state, first = start_video(VideoPlan(num_frames, 16, 8, seed, height=SIDE, width=SIDE), sampler)
     made = [first, *(part for _, part in video_chunks(state, sampler))]
     return torch.cat(made)[:num_frames]
 
@@ -328,9 +327,9 @@ def test_a_video_keeps_the_looks_of_several_anchors(host, loaded, prompts):
     from comfyui_streamingt2v.nodes.host.runs import videos
 
     def made(anchor):
-        request = videos.VideoRequest(20, 16, 8, SIDE, SIDE, "crop", 5, 0, anchor=anchor)
+        plan = videos.plan_video(20, 16, 8, SIDE, SIDE, "crop", 5, 0, anchor=anchor)
         with torch.inference_mode():
-            state, first = videos.begin_video(chunk_sampler(host, loaded, prompts), request)
+            state, _ = start_video(plan, chunk_sampler(host, loaded, prompts))
         return state
 
     both = made(frames(1, 2, 40))
@@ -346,11 +345,11 @@ def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
     one = video(chunk_sampler(host, loaded, prompts), 32)
     two = video(chunk_sampler(host, loaded, prompts, prompts=(prompts[0], other)), 32)
     assert torch.equal(one[:16], two[:16]) and not torch.equal(one[16:24], two[16:24])
-    assert "chunk 2 has no prompt of its own; the last of 2 goes on" in caplog.text
+    assert "chunk 2 has no prompt of its own; the last of 2 is used" in caplog.text
     settings = [chunk_sampler(host, loaded, prompts, prompts=p) for p in ((prompts[0],), (prompts[0], other))]
-    assert settings[0].settings() == settings[1].settings()
-    chunks = ChunkPlan(32, 16, 8, 16).chunks
-    assert [settings[0].chunk_settings(c) == settings[1].chunk_settings(c) for c in chunks] == [True, False, False]
+    assert settings[0].identity() == settings[1].identity()
+    chunks = VideoPlan(32, 16, 8).chunks
+    assert [settings[0].chunk_identity(c) == settings[1].chunk_identity(c) for c in chunks] == [True, False, False]
 
 
 def test_guidance_steps_and_seed_take_effect(host, loaded, prompts):
@@ -365,18 +364,18 @@ def test_a_plans_prompts_and_strengths_act_on_their_chunks(host, loaded, prompts
 
     def made(script, **changes):
         sampler = chunk_sampler(host, loaded, prompts, **changes)
-        plan = ChunkPlan(32, 16, 8, 16, 33, script)
+        plan = VideoPlan(32, 16, 8, 33, script=script, height=SIDE, width=SIDE)
         with torch.inference_mode():
-            first = sampler.sample_first_clip(plan.chunk(0), SIDE, SIDE)
-            state = start_video(plan, first, pick_anchor(first, 0), sampler)
+            state, first = start_video(plan, sampler)
             frames = torch.cat([first, *(part for _, part in video_chunks(state, sampler))])
-        return frames, [sampler.chunk_settings(chunk) for chunk in plan.chunks]
+        return frames, [sampler.chunk_identity(chunk) for chunk in plan.chunks]
 
     base, base_settings = made(Script())
     text = "an empty street at night"
     listed, listed_settings = made(Script(), prompts=(prompts[0], encode(loaded.clip, text)))
     planned, settings = made(Script(prompts=parse_cues(f"1: {text}")), clip=loaded.clip)
-    assert torch.equal(planned, listed) and settings == listed_settings, "one prompt, however it was written"
+    assert torch.equal(planned, listed)
+    assert [own["positive"] for own in settings] == [own["positive"] for own in listed_settings]
     for name in ("cam_strength", "anchor_strength"):
         for value in (0.0, 0.5):
             frames, settings = made(Script(**{name: (Cue(value, 2),)}))

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import continue_video, pick_anchor, start_video, video_chunks
+from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.state import ChunkResult
+from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first, video_chunks
 from tests.host.inprocess import import_host, import_pack
 
 import_host()
@@ -74,13 +75,11 @@ def size_of(kind):
 
 def begun(sampler, kind, num_frames=40, chunk=17, overlap=9, seed=3):
     """State and frames after a first clip from the prompt (SVD: from an image)."""
-    chunk, overlap = sampler.fit_lengths(chunk, overlap)
-    plan = ChunkPlan(num_frames, chunk, overlap, chunk, seed)
-    if kind.frame_batch:
-        clip = sampler.sample_first_clip(plan.chunk(0), torch.rand(1, 3, *size_of(kind)))
-    else:
-        clip = sampler.sample_first_clip(plan.chunk(0), *size_of(kind))
-    return start_video(plan, clip, pick_anchor(clip.frames, 0), sampler), clip
+    chunk, overlap = sampler.fit(chunk, overlap)
+    plan = VideoPlan(num_frames, chunk, overlap, seed)
+    image = torch.rand(1, 3, *size_of(kind)) if kind.frame_batch else None
+    first = sampler.first_chunk(plan.chunk(0), size_of(kind), image)
+    return state_after_first(plan, first, pick_anchor(first.frames, 0), sampler), first
 
 
 @every_family
@@ -173,9 +172,10 @@ def test_guidance_is_the_published_formula():
 def test_a_users_clip_is_encoded_once_and_nothing_after_it(kind):
     vae = plain_vae(kind)
     sampler = sampler_of(kind, vae)
-    chunk, overlap = sampler.fit_lengths(17, 9)
+    chunk, overlap = sampler.fit(17, 9)
     clip = torch.rand(23, 3, *size_of(kind))
-    state = start_video(ChunkPlan(70, chunk, overlap, 23), clip, clip[:1], sampler)
+    plan = VideoPlan(70, chunk, overlap, given_frames=23)
+    state = state_after_first(plan, ChunkResult(clip), clip[:1], sampler)
     layout = sampler.layout
     keep = layout.latents(vae.encoded[-1])
     assert state.tail.shape[2] == keep >= layout.latents(overlap)
@@ -270,9 +270,9 @@ def test_ltx_sees_the_anchor_as_a_guide_before_the_clip():
 @pytest.mark.parametrize("kind", [tiny.WAN, tiny.LTX, tiny.COSMOS], ids=lambda kind: kind.name)
 def test_a_start_image_is_held_as_the_first_latent(kind):
     sampler = sampler_of(kind)
-    chunk, overlap = sampler.fit_lengths(17, 9)
+    chunk, overlap = sampler.fit(17, 9)
     image = torch.rand(1, 3, *size_of(kind))
-    clip = sampler.sample_first_clip(ChunkPlan(30, chunk, overlap, chunk).chunk(0), image)
+    clip = sampler.first_chunk(VideoPlan(30, chunk, overlap).chunk(0), size_of(kind), image)
     latent = sampler.encode(image.movedim(1, -1))
     assert clip.frames.shape[0] == chunk
     assert torch.allclose(clip.latents[:, :, :1], latent, atol=1e-4)
@@ -280,9 +280,9 @@ def test_a_start_image_is_held_as_the_first_latent(kind):
 
 def test_lengths_are_rounded_to_those_of_the_model_and_said(caplog):
     with caplog.at_level(logging.INFO):
-        assert sampler_of(tiny.WAN).fit_lengths(25, 7) == (25, 9)
-        assert sampler_of(tiny.LTX).fit_lengths(25, 7) == (25, 9)
-        assert sampler_of(tiny.SVD).fit_lengths(25, 7) == (25, 7)
+        assert sampler_of(tiny.WAN).fit(25, 7) == (25, 9)
+        assert sampler_of(tiny.LTX).fit(25, 7) == (25, 9)
+        assert sampler_of(tiny.SVD).fit(25, 7) == (25, 7)
     assert "clips of 4n+1 frames: chunks of 25 frames with 9 overlapping instead of 25 and 7" in caplog.text
 
 
@@ -313,7 +313,7 @@ def test_a_plans_prompt_is_encoded_with_what_stands_beside_the_connected_one():
     other = told.sample_chunk(chunk, state.tail, state.anchor)
     assert not torch.equal(other, told.sample_chunk(state.next_chunk, state.tail, state.anchor))
     assert told._prompt(chunk)[0][1]["frame_rate"] == 12.0
-    assert told.chunk_settings(chunk) != told.chunk_settings(replace(chunk, prompt="a cat"))
+    assert told.chunk_identity(chunk) != told.chunk_identity(replace(chunk, prompt="a cat"))
 
 
 def test_wans_own_decoder_continues_its_clip():
@@ -321,12 +321,12 @@ def test_wans_own_decoder_continues_its_clip():
     sampler = sampler_of(tiny.WAN, wan_vae())
     layout = sampler.layout
     latents = torch.randn(1, 16, 14, 4, 4, generator=torch.Generator().manual_seed(0))
-    whole = sampler.decode(latents, 0)
+    whole = sampler._decode(latents, 0)
     assert whole.shape[0] == layout.frames(14)
-    chunk = ChunkPlan(100, 33, 9, 33).chunk(1)
+    chunk = VideoPlan(100, 33, 9).chunk(1)
 
     def difference(cut: int, context: int) -> float:
-        after = sampler.decode_after(latents[:, :, cut - 3 :], chunk, latents[:, :, cut - context : cut])
+        after = sampler.decode(latents[:, :, cut - 3 :], chunk, latents[:, :, cut - context : cut])
         return float((after - whole[layout.frames(cut) :]).abs().mean())
 
     # With all latents before it the rest is the same; random weights look far back, and less and less so.
@@ -339,7 +339,7 @@ def test_stream_videos_resume_bit_for_bit(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(videos, "runs_root", lambda: tmp_path)
     sampler = sampler_of(kind)
     side = size_of(kind)[0]
-    request = videos.VideoRequest(
+    request = videos.plan_video(
         num_frames=37,
         chunk_frames=16,
         overlap_frames=8,
@@ -350,7 +350,7 @@ def test_stream_videos_resume_bit_for_bit(kind, tmp_path, monkeypatch):
         anchor_frame=2,
         start_image=torch.rand(1, 20, 20, 3, generator=torch.Generator().manual_seed(1)),
     )
-    whole = videos.make_video(sampler, request, "whole", 12.0)
+    whole = videos.make_video(sampler, request, "whole")
     assert len(whole) == 37
 
     made = []
@@ -364,6 +364,6 @@ def test_stream_videos_resume_bit_for_bit(kind, tmp_path, monkeypatch):
 
     fields = {f: getattr(sampler, f) for f in sampler.__dataclass_fields__ if f != "_encoded"}
     with pytest.raises(RuntimeError):
-        videos.make_video(Stopping(**fields), request, "cut", 12.0)
-    resumed = videos.make_video(Stopping(**fields), request, "cut", 12.0)
+        videos.make_video(Stopping(**fields), request, "cut")
+    resumed = videos.make_video(Stopping(**fields), request, "cut")
     assert torch.equal(resumed.read(0, 37), whole.read(0, 37))

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
 from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.sampler import StepMemory
 from streaming_core.runs.care import run_bytes
 from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
 
 GIB = 2**30
+CARD = StepMemory(4 * GIB, 9 * GIB, 16 * GIB)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def host():
 
 @pytest.fixture
 def costs(host):
-    return host.preflight.Costs(100, 6, 175, None, GIB, 2 * GIB, GIB, 8 * GIB, GIB, 4 * GIB, 9 * GIB, 16 * GIB)
+    return host.preflight.Costs(100, 6, 175, None, GIB, 2 * GIB, GIB, 8 * GIB, GIB, CARD)
 
 
 @given(
@@ -49,9 +51,9 @@ def test_a_run_takes_the_disk_that_was_said(host, num_frames, chunk_frames, over
     assert sampler.calls == [], "nothing was made"
     image = torch.rand(1, height, width, 3)
     widgets = {"num_frames": 0, "chunk_frames": 0, "overlap_frames": 0, "seed": 0, "fit": "crop", "anchor_frame": 0}
-    request = host.videos.VideoRequest.of(plan, **widgets, width=width, height=height, start_image=image)
+    video = host.videos.plan_video(**widgets, plan=plan, width=width, height=height, start_image=image)
     name = f"disk {num_frames} {chunk_frames} {overlap} {height}"
-    host.videos.make_video(sampler, request, name, 12)
+    host.videos.make_video(sampler, video, name)
     assert len(sampler.calls) == said.num_chunks and said.steps == 2 * said.num_chunks
     taken = run_bytes(host.videos.runs_root() / name)
     assert taken <= said.disk_needed <= taken * 1.05 + 8192 * said.num_chunks
@@ -77,8 +79,8 @@ def test_what_fits_is_let_through(costs):
     [
         ({"disk_free": GIB - 1}, "the run needs 1024 MiB of disk but 1024 MiB are free"),
         ({"ram_free": GIB // 2}, "one chunk needs 1024 MiB of RAM but 512 MiB are free"),
-        ({"vram_total": 3 * GIB}, "one step needs 4096 MiB of VRAM but the device has 3072 MiB"),
-        ({"vram_total": None, "ram_free": 4 * GIB}, "one chunk needs 5120 MiB of RAM but 4096 MiB are free"),
+        ({"memory": replace(CARD, device_total=3 * GIB)}, "one step needs 4096 MiB of VRAM but the device has 3072 MiB"),
+        ({"memory": replace(CARD, device_total=None), "ram_free": 4 * GIB}, "one chunk needs 5120 MiB of RAM but 4096 MiB are free"),
     ],
 )
 def test_what_cannot_fit_is_refused_with_its_numbers(costs, short, words):
@@ -87,7 +89,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers(costs, short, words):
 
 
 def test_weights_may_stay_outside_the_device(costs):
-    replace(costs, vram_total=5 * GIB).refuse_what_cannot_fit()
+    replace(costs, memory=replace(CARD, device_total=5 * GIB)).refuse_what_cannot_fit()
 
 
 def test_wrong_sizes_are_refused_as_by_the_video(host):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
-from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.plan import Beginning, VideoPlan
 from streaming_core.loop.script import Cue, Script
 from streaming_core.runs.care import delete_older, set_aside_damaged, use_revision
 from streaming_core.runs.folder import RunFolder
@@ -38,15 +38,16 @@ class Run:
     def __init__(self, host, name: str):
         self.host, self.name = host, name
         self.sampler = PaintedChunks()
-        image = torch.rand(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(3))
-        sizes = NUM_FRAMES, FRAMES, OVERLAP, WIDTH, HEIGHT
-        self.request = host["videos"].VideoRequest(*sizes, "crop", 7, 1, start_image=image)
+        self.image = image = torch.rand(1, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(3))
+        self.plan = host["videos"].plan_video(
+            NUM_FRAMES, FRAMES, OVERLAP, WIDTH, HEIGHT, "crop", 7, 1, fps=4, start_image=image
+        )
 
     def video(self, name: str | None = None, **changes) -> torch.Tensor:
-        stream = self.host["videos"].make_video(self.sampler, replace(self.request, **changes), name or self.name, 4)
+        stream = self.host["videos"].make_video(self.sampler, replace(self.plan, **changes), name or self.name)
         return stream.read(0, len(stream))
 
-    def reroll(self, *chunks, mode="new", seed=1, scope="only these", sampler=None) -> torch.Tensor:
+    def reroll(self, *chunks, mode="new", seed=1, scope="selected only", sampler=None) -> torch.Tensor:
         wanted = self.host["reroll"].RerollRequest(chunks, mode, seed, scope)
         stream = self.host["reroll"].reroll(sampler or self.sampler, self.name, wanted)
         return stream.read(0, len(stream))
@@ -135,7 +136,7 @@ def test_a_second_drawing_still_ends_like_what_was_continued(run):
 def test_all_after_continue_it(run):
     before = run.video()
     run.calls()
-    after = run.reroll(3, scope="also all after", mode="given", seed=99)
+    after = run.reroll(3, scope="selected and following", mode="given", seed=99)
     assert run.calls() == [3, 4, 5]
     assert torch.equal(after[: frames_of(3).start], before[: frames_of(3).start])
     records = run.records()
@@ -154,7 +155,7 @@ def test_the_first_clip_can_be_drawn_anew(run):
     assert run.calls() == [0]
     assert torch.equal(only[FRAMES:], before[FRAMES:]) and not torch.equal(only[:FRAMES], before[:FRAMES])
     kept = run.open().chunk_file(0).read("anchor")
-    everything = run.reroll(0, scope="also all after", seed=5)
+    everything = run.reroll(0, scope="selected and following", seed=5)
     assert run.calls() == list(range(NUM_CHUNKS))
     assert not torch.equal(run.open().chunk_file(0).read("anchor"), kept), "the anchor is a frame of the first clip"
     assert torch.equal(run.video(), everything) and run.calls() == []
@@ -190,9 +191,9 @@ def test_what_is_there_is_not_made_again_whatever_else_is_asked_for(run):
     assert run.calls() == [4]
     run.reroll(1, 2)
     assert run.calls() == [1, 2], "chunk 2 has the seed, but continues another chunk 1 now"
-    run.reroll(1, scope="also all after")
+    run.reroll(1, scope="selected and following")
     assert run.calls() == [3, 4, 5], "these continued older drawings"
-    run.reroll(1, scope="also all after")
+    run.reroll(1, scope="selected and following")
     assert run.calls() == []
     run.reroll(4, mode="given", seed=run.records()[4].seed)
     assert run.calls() == []
@@ -266,9 +267,9 @@ def test_what_cannot_be_drawn_anew_says_why(run):
     run.video()
     with pytest.raises(SettingsError, match=f"chunk 6 is not in this video of {NUM_CHUNKS}"):
         run.reroll(2, 6)
-    with pytest.raises(RunMismatchError, match="another style"):
+    with pytest.raises(RunMismatchError, match="style changed"):
         run.reroll(2, sampler=PaintedChunks(style="dots"))
-    with pytest.raises(RunMismatchError, match="other model weights"):
+    with pytest.raises(RunMismatchError, match="model changed"):
         run.reroll(2, sampler=PaintedChunks(weights="others"))
     path = run.open().chunk_file(4).path
     with run.open(write=True) as folder:
@@ -281,21 +282,20 @@ def test_what_cannot_be_drawn_anew_says_why(run):
 
 def test_your_own_clip_cannot_be_drawn_anew_but_what_follows_can(run):
     clip = torch.rand(FRAMES + 2, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(4))
-    before = run.video(start_image=None, first_clip=clip)
+    before = run.video(beginning=Beginning(frames=clip.movedim(-1, 1), anchor_frame=1))
     run.calls()
     after = run.reroll(1)
     assert run.calls() == [1]
     assert torch.equal(after[: FRAMES + 2], before[: FRAMES + 2])
-    with pytest.raises(SettingsError, match="clip of your own"):
+    with pytest.raises(SettingsError, match="your own start_frames"):
         run.reroll(0)
 
 
 def test_a_plan_makes_the_same_video_as_the_widgets(host, run):
     plan = VideoPlan(NUM_FRAMES, FRAMES, OVERLAP, 7, Fraction(4))
-    names = ("width", "height", "fit", "anchor_frame", "start_image")
-    widgets = {name: getattr(run.request, name) for name in names}
-    wrong = {"num_frames": 1, "chunk_frames": 2, "overlap_frames": 1, "seed": 0}
+    wrong = {"num_frames": 1, "chunk_frames": 2, "overlap_frames": 1, "seed": 0, "fps": 9}
+    widgets = {"width": WIDTH, "height": HEIGHT, "fit": "crop", "anchor_frame": 1, "start_image": run.image}
     before = run.video()
     run.calls()
-    run.request = host["videos"].VideoRequest.of(plan, **wrong, **widgets)
+    run.plan = host["videos"].plan_video(plan=plan, **wrong, **widgets)
     assert torch.equal(run.video(), before) and run.calls() == []

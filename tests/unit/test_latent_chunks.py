@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.chunk import ChunkPlan
+from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.latent_layout import LatentLayout, clip_groups, decode_clip, held_mask, perturb
 
 layouts = st.builds(LatentLayout, st.sampled_from([1, 4, 6, 8]), st.just(2))
@@ -27,7 +27,7 @@ def test_fitted_lengths_make_videos_of_every_length(layout, chunk_frames, overla
     chunk, overlap = layout.fit(chunk_frames, overlap_frames)
     new_latents = layout.latents(chunk) - layout.latents(overlap)
     assert new_latents >= 1 and new_latents * layout.frames_per_latent == chunk - overlap
-    plan = ChunkPlan(1000, chunk, overlap, chunk)
+    plan = VideoPlan(1000, chunk, overlap)
     assert sum(each.new_frames for each in plan.chunks) == 1000
 
 

@@ -10,16 +10,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import continue_video, pick_anchor, start_video, video_chunks
+from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.sampler import ChunkSampler
+from streaming_core.loop.state import ChunkResult
+from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first, video_chunks
 
 
 @dataclass
-class Counting:
+class Counting(ChunkSampler):
     """Continues a video whose frame t holds the number t; notes what it was given."""
 
     controls: list = field(default_factory=list)
     embedded: int = 0
+
+    family = "counting"
+    size_multiple = 1
+
+    def identity(self):
+        return {}
+
+    def steps(self, chunk):
+        return 1
+
+    def first_chunk(self, chunk, size, image):
+        return ChunkResult(numbered(chunk.num_frames))
 
     def embed_anchor(self, frame):
         self.embedded += 1
@@ -30,8 +44,8 @@ class Counting:
         first = control_frames.flatten()[0]
         return first + torch.arange(chunk.num_frames).view(-1, 1, 1, 1)
 
-    def decode(self, latents, first):
-        return latents[first:]
+    def decode(self, latents, chunk, tail):
+        return latents[chunk.overlap_frames :]
 
 
 def numbered(count):
@@ -47,8 +61,8 @@ lengths = st.integers(2, 20).flatmap(
 def test_the_video_goes_on_without_gap_or_repeat(values):
     chunk_frames, overlap, num_frames = values
     sampler = Counting()
-    plan = ChunkPlan(num_frames, chunk_frames, overlap, chunk_frames)
-    state = start_video(plan, numbered(chunk_frames), numbered(1), sampler)
+    plan = VideoPlan(num_frames, chunk_frames, overlap)
+    state = state_after_first(plan, ChunkResult(numbered(chunk_frames)), numbered(1), sampler)
     video = [numbered(chunk_frames)[:num_frames]]
     while not state.is_complete:
         chunk = state.next_chunk
@@ -60,8 +74,8 @@ def test_the_video_goes_on_without_gap_or_repeat(values):
 
 
 def test_a_step_changes_neither_its_state_nor_what_follows_from_it():
-    plan = ChunkPlan(40, 8, 3, 8)
-    state = start_video(plan, numbered(8), numbered(1), Counting())
+    plan = VideoPlan(40, 8, 3)
+    state = state_after_first(plan, ChunkResult(numbered(8)), numbered(1), Counting())
     tail = state.tail.clone()
     once, first = continue_video(state, Counting())
     again, second = continue_video(state, Counting())
@@ -72,13 +86,13 @@ def test_a_step_changes_neither_its_state_nor_what_follows_from_it():
 
 def test_the_tail_owns_its_memory():
     clip = numbered(8)
-    state = start_video(ChunkPlan(40, 8, 3, 8), clip, clip[:1], Counting())
+    state = state_after_first(VideoPlan(40, 8, 3), ChunkResult(clip), clip[:1], Counting())
     clip.zero_()
     assert state.tail.flatten().tolist() == [5.0, 6.0, 7.0]
 
 
 def test_a_complete_video_says_so():
-    state = start_video(ChunkPlan(5, 8, 3, 8), numbered(8), numbered(1), Counting())
+    state = state_after_first(VideoPlan(5, 8, 3), ChunkResult(numbered(8)), numbered(1), Counting())
     with pytest.raises(SettingsError, match="already has its 5 frames"):
         continue_video(state, Counting())
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.script import MAX_SEED, Cue, Script, chunk_prompts, parse_chunk_list, parse_cues, parse_numbers
 from streaming_core.runs.manifest import plain
@@ -21,7 +20,7 @@ words = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_
 def prompts(text: str, num_chunks: int, fps=None, **sizes) -> list[str | None]:
     sizes = {"num_frames": 8 + 5 * (num_chunks - 1), "chunk_frames": 8, "overlap_frames": 3, **sizes}
     script = Script(prompts=parse_cues(text), fps=fps)
-    return [chunk.prompt for chunk in ChunkPlan(**sizes, first_frames=8, script=script).chunks]
+    return [chunk.prompt for chunk in VideoPlan(**sizes, script=script).chunks]
 
 
 def test_prompts_by_chunk_hold_until_the_next():
@@ -109,12 +108,12 @@ def test_wrong_chunk_lists(text):
 
 def test_seeds_per_chunk():
     def seeds(script, count=5):
-        return [chunk.seed for chunk in ChunkPlan(8 + 5 * (count - 1), 8, 3, 8, 33, script).chunks]
+        return [chunk.seed for chunk in VideoPlan(8 + 5 * (count - 1), 8, 3, 33, script=script).chunks]
 
     assert seeds(Script()) == [33] * 5
     assert seeds(Script(increment=True)) == [33, 34, 35, 36, 37]
     assert seeds(Script(seeds=parse_numbers("7, 8, 4: 9", "seed", 0, MAX_SEED, int))) == [7, 8, 8, 8, 9]
-    assert ChunkPlan(50, 8, 3, 8, MAX_SEED, Script(increment=True)).chunk(1).seed == 0
+    assert VideoPlan(50, 8, 3, MAX_SEED, script=Script(increment=True)).chunk(1).seed == 0
 
 
 @st.composite
@@ -135,9 +134,8 @@ def video_plans(draw):
 def test_a_longer_plan_begins_like_the_shorter_one(plan, more):
     longer = VideoPlan(plan.num_frames + more, *(getattr(plan, n) for n in ("chunk_frames", "overlap_frames", "seed")),
                       plan.fps, plan.script)  # fmt: skip
-    short, long = plan.begin(plan.chunk_frames), longer.begin(plan.chunk_frames)
-    for index in range(short.num_chunks):
-        a, b = short.chunk(index), long.chunk(index)
+    for index in range(plan.num_chunks):
+        a, b = plan.chunk(index), longer.chunk(index)
         assert (a.start, a.seed, a.prompt, a.cam_strength) == (b.start, b.seed, b.prompt, b.cam_strength)
 
 
@@ -150,7 +148,7 @@ def test_plans_survive_a_manifest(plan):
 def test_the_table_names_every_chunk_once(plan):
     rows = [line.split(" | ") for line in plan.table().splitlines()[2:]]
     numbers = [number for row in rows for number in parse_chunk_list(row[0])]
-    assert numbers == list(range(plan.begin(plan.chunk_frames).num_chunks))
+    assert numbers == list(range(plan.num_chunks))
     assert rows[-1][1].endswith(f"-{plan.num_frames - 1}")
 
 
@@ -166,9 +164,9 @@ def test_a_table():
 
 
 def test_only_what_a_script_changed_counts():
-    chunk = ChunkPlan(20, 8, 3, 8, 0, Script(cam_strength=(Cue(0.5, 1), Cue(1.0, 2)))).chunk
-    assert chunk(1).changed("cam_strength", "anchor_strength", "prompt") == {"cam_strength": 0.5}
-    assert chunk(2).changed("cam_strength", "anchor_strength", "prompt") == {}
+    chunk = VideoPlan(20, 8, 3, script=Script(cam_strength=(Cue(0.5, 1), Cue(1.0, 2)))).chunk
+    assert chunk(1).cues("cam_strength", "anchor_strength", "prompt") == {"cam_strength": 0.5}
+    assert chunk(2).cues("cam_strength", "anchor_strength", "prompt") == {}
 
 
 def test_impossible_plans_are_refused_when_they_are_made():

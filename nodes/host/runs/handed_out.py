@@ -1,8 +1,8 @@
 """What run nodes handed out, so that the host runs them again when their run changed under them.
 
 The host keeps a node's output as long as its inputs stay the same. A run can change all the same: chunks are rerolled,
-The host keeps a node's output as long as its inputs stay the same. A run can change all the same: chunks are rerolled, another
-take is chosen, the folder is deleted. Nothing is kept across a restart, since the host's outputs are not either.
+another take is chosen, the folder is deleted. Nothing is kept across a restart, since the host's outputs are not.
+"""
 
 from __future__ import annotations
 

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streaming_core.loop.chunk import Chunk, ChunkPlan
-from streaming_core.loop.state import pick_anchor, start_video, video_chunks
+from streaming_core.loop.chunk import Chunk
+from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.sampler import WrappedSampler
+from streaming_core.loop.state import ChunkResult
+from streaming_core.loop.steps import pick_anchor, state_after_first, video_chunks
 from streaming_core.models.attention import Compute
 from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
@@ -259,11 +262,10 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
 
     first = case.input("first_chunk")
     control_frames = first.shape[0] // 2
-    plan = ChunkPlan(
+    plan = VideoPlan(
         num_frames=first.shape[0] + (config["n_chunks_total_including_first"] - 1) * (first.shape[0] - control_frames),
         chunk_frames=first.shape[0],
         overlap_frames=control_frames,
-        first_frames=first.shape[0],
     )
     anchor = pick_anchor(first, 0)
     tokens = apm.anchor_tokens(vision, projector, anchor)
@@ -291,17 +293,17 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
         tokens=partial(apm.anchor_tokens, vision, projector),
         first_model=None,
         noise=noise,
-        decode_clip=decode_recorded,
+        decode_frames=decode_recorded,
     )
 
-    class Recorded:
+    class Recorded(WrappedSampler):
         """The sampler with each chunk's recorded step noise; keeps all that it made."""
 
-        embed_anchor = staticmethod(sampler.embed_anchor)
-        decode = staticmethod(sampler.decode)
+        def next_chunk(self, chunk, state):
+            latents = self.sample_chunk(chunk, state.tail, state.anchor)
+            return ChunkResult(self.decode(latents, chunk, state.tail), latents)
 
-        @staticmethod
-        def sample_chunk(chunk: Chunk, control: Tensor, anchor: Any) -> Tensor:
+        def sample_chunk(self, chunk: Chunk, control: Tensor, anchor: Any) -> Tensor:
             steps_noise = [case.input(f"noise.chunk{chunk.index}.step{step}") for step in range(steps)]
             settings = modelscope.ModelscopeSampling(
                 ddim.Ddim(config["eta"], steps_noise), sigmas, config["guidance_scale"]
@@ -309,12 +311,13 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
             made[chunk.index] = replace(sampler, sampling=settings).sample_chunk(chunk, control, anchor)
             return made[chunk.index]
 
-    state = start_video(plan, first, anchor, Recorded())
-    video = [first, *(new for _, new in video_chunks(state, Recorded()))]
+    recorder = Recorded(sampler)
+    state = state_after_first(plan, ChunkResult(first), anchor, recorder)
+    video = [first, *(new for _, new in video_chunks(state, recorder))]
     for index, latents in made.items():
         recorded = case.output(f"chunk{index}.latents")
         yield Comparison(f"chunk{index}.latents", latents.transpose(0, 1)[None] * scale, recorded, atol=1e-3)
-        yield Comparison(f"chunk{index}.frames", sampler.decode(latents, 0), case.output(f"chunk{index}.frames"))
+        yield Comparison(f"chunk{index}.frames", decode_recorded(vae, latents), case.output(f"chunk{index}.frames"))
     yield Comparison("video", torch.cat(video), case.output("video"))
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from streaming_core.loop.chunk import ChunkPlan
-from streaming_core.loop.state import continue_video, pick_anchor, start_video
+from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.state import ChunkResult
+from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first
 from streaming_core.models.attention import Compute
 from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.registry import load_strict, shapes_of, take
@@ -273,6 +274,7 @@ def autoregressive(case: Case) -> Iterator[Comparison]:
         model=model,
         cam=host_cam(weights, case),
         vae=vae,
+        clip_vision=None,
         embed=tiny_embedder(take(others, "conditioner.embedders.0.open_clip.lin.")),
         first_model=model,
         motion=svd.MotionSettings(config["fps_id"] + 1, config["motion_bucket_id"], config["cond_aug"], "uniform"),
@@ -288,8 +290,9 @@ def autoregressive(case: Case) -> Iterator[Comparison]:
     first_clip = case.input("initial_chunk") / 2 + 0.5
     frames, overlap = config["num_frames"], config["num_conditional_frames"]
     total = first_clip.shape[0] + rounds * (frames - overlap)
-    plan = ChunkPlan(total, frames, overlap, first_clip.shape[0])
-    state = start_video(plan, first_clip, pick_anchor(first_clip, config["anchor_index"]), sampler)
+    plan = VideoPlan(total, frames, overlap, given_frames=first_clip.shape[0])
+    anchor = pick_anchor(first_clip, config["anchor_index"])
+    state = state_after_first(plan, ChunkResult(first_clip), anchor, sampler)
     video = [first_clip]
     for index in range(rounds):
         recorded = case.output(f"ctrl_frames.{index}")[0]
