@@ -1,0 +1,437 @@
+"""A readable description of any Python value by content: the same in every process, another for another content.
+
+Form of a description (`Plain`, so JSON can hold it):
+
+* numbers, texts, None: themselves; lists and tuples: lists; dictionaries: by the text of their keys;
+* functions: `{"function": name, "code": digest, "values": closure, "defaults": ..., "self": ...}`;
+* objects: `{"class": name, "values": attributes}`; networks also have `"weights"`;
+* tensors: `{"tensor": shape, "dtype": ..., "digest" or "numbers": ...}`;
+* what refers to itself: `{"again": class}`; a long part that stands there a second time: `{"same as": path}`.
+
+What cannot be looked into (open files, generators, objects of compiled libraries) is `{"class": name, "undescribed":
+true}`. It counts by its type alone, and a run goes on although its content may have changed: the alternative, never to
+go on, would cost every user of such a patch each resume, for a content that hardly ever is a setting.
+`undescribed()` lists these places, so that the log can name them.
+
+Memory addresses, random ids, devices (weights move between them) and the folders of paths never count.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import enum
+import fractions
+import functools
+import io
+import logging
+import random
+import re
+import threading
+import types
+import uuid
+import weakref
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Final
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from .functions import closure_values, code_digest, own_code, qualified_name
+from .modules import MACHINERY, is_compiled, structure_digest, weights_of
+from .plain import Plain, digest, plain_float, plain_text, to_json
+from .share import share
+from .slots import Absent, Owners, Path, RunTimeState, Slot
+from .tensors import WeightDigests, describe_tensor
+
+_DEEPEST = 80
+_MOST_PARTS = 100_000
+WEIGHTS = WeightDigests()
+"""Of this process: networks are hashed once."""
+
+_QUIET = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.Event,
+    threading.Condition,
+    threading.Thread,
+    threading.local,
+    weakref.WeakKeyDictionary,
+    weakref.WeakValueDictionary,
+    weakref.WeakSet,
+)
+"""Counted by type without a word: they hold nothing that is a setting."""
+
+_DICTS = (dict, OrderedDict, defaultdict)
+
+
+class NotMine(enum.Enum):
+    """What a rule returns for values that it leaves to others."""
+
+    NOT_MINE = "not mine"
+
+
+NOT_MINE: Final = NotMine.NOT_MINE
+Rule = Callable[["Describer", Any], "Plain | NotMine"]
+
+
+def _ignore_nothing(owner: object, name: str) -> bool:
+    return False
+
+
+class Describer:
+    """Describes values that belong together, each object once.
+
+    `rules` come before what is written here, for objects only. `ignore(object, attribute)` leaves attributes out.
+    `state` knows what changed while sampling and gives the values from before.
+    """
+
+    def __init__(
+        self,
+        rules: Sequence[Rule] = (),
+        ignore: Callable[[object, str], bool] = _ignore_nothing,
+        state: RunTimeState | None = None,
+    ) -> None:
+        self.rules = tuple(rules)
+        self.ignore = ignore
+        self.state = state
+        self.owners = Owners()
+        self._owner: object | None = None
+        self._path: Path = ()
+        self._open: dict[int, int] = {}
+        self._done: dict[int, tuple[object, Plain]] = {}
+        self._lowest = _DEEPEST + 1
+        self._parts = 0
+        self._depth = 0
+
+    def part(self, name: str, value: object) -> Plain | Absent:
+        """Describe `value` as the part `name` of what is being described, or as it was before it became state."""
+        owner, outer = self._owner, self._path
+        path = (*outer, name)
+        if owner is not None and self.state is not None:
+            known, remembered = self.state.recall(owner, path)
+            if known:
+                return remembered
+        self._path = path
+        try:
+            plain = self.value(value)
+        finally:
+            self._path = outer
+        if owner is not None:
+            self.owners.record(owner, path, Slot.of(value, plain, is_own(value)))
+        return plain
+
+    def parts(self, values: Mapping[str, object], empty: bool = True) -> dict[str, Plain]:
+        """Describe several parts; `empty=False` leaves out None and what holds nothing."""
+        found: dict[str, Plain] = {}
+        for name in sorted(values):
+            plain = self.part(name, values[name])
+            if not isinstance(plain, Absent) and (empty or plain not in (None, [], {})):
+                found[name] = plain
+        return found
+
+    def value(self, value: Any) -> Plain:
+        """Describe a value where a part of it is; never raises, whatever foreign objects do when looked at."""
+        self._parts += 1
+        if value is None or isinstance(value, (bool, int)) and type(value) in (bool, int):
+            return value  # type: ignore[no-any-return]
+        if self._depth >= _DEEPEST or self._parts > _MOST_PARTS:
+            return _opaque(value)
+        self._depth += 1
+        try:
+            return self._described(value)
+        except Exception:  # a foreign object may raise anything when it is looked at
+            logging.getLogger(__name__).debug("cannot describe %s", type(value), exc_info=True)
+            return _opaque(value)
+        finally:
+            self._depth -= 1
+
+    def _described(self, value: Any) -> Plain:
+        if isinstance(value, Tensor):
+            return describe_tensor(value)
+        leaf = _leaf(value)
+        if not isinstance(leaf, NotMine):
+            return leaf
+        if isinstance(value, _DICTS) or isinstance(value, types.MappingProxyType):
+            return self._guarded(value, self._dictionary, False)
+        if isinstance(value, (list, tuple, deque)):
+            return self._guarded(value, self._items, False)
+        if isinstance(value, (set, frozenset)):
+            return {"set": sorted((self.value(item) for item in value), key=to_json)}
+        if isinstance(value, weakref.ref):
+            return self.value(value())
+        if isinstance(value, types.MethodType):
+            return self._method(value)
+        return self._guarded(value, self._object, True)
+
+    def _guarded(self, value: Any, describe: Callable[[Any], Plain], own: bool) -> Plain:
+        """Describe what may hold itself; an object (`own`) that was described before is not walked again."""
+        key = id(value)
+        if key in self._open:
+            self._lowest = min(self._lowest, self._open[key])
+            return {"again": label_of_type(value)}
+        if own and key in self._done:
+            return self._done[key][1]
+        depth, outer = len(self._open), self._lowest
+        place = self._owner, self._path
+        self._open[key] = depth
+        self._lowest = _DEEPEST * 8
+        try:
+            if own and self.owners.can_own(value):
+                self._owner, self._path = value, ()
+            plain = describe(value)
+        finally:
+            lowest = self._lowest
+            self._owner, self._path = place
+            del self._open[key]
+            self._lowest = min(outer, lowest)
+        if own:
+            # Inside a circle the description depends on where the circle was entered: it stands there once.
+            whole = plain if lowest >= depth else {"again": label_of_type(value)}
+            self._done[key] = (value, whole)
+        return plain
+
+    def _dictionary(self, value: Mapping[Any, Any]) -> Plain:
+        named: dict[str, Any] = {}
+        for key, item in list(value.items()):
+            text, number = key_text(key), 2
+            while text in named:
+                text, number = f"{key_text(key)} {number}", number + 1
+            named[text] = item
+        return dict(self.parts(named))
+
+    def _items(self, value: Any) -> Plain:
+        if hasattr(value, "_fields"):
+            return {"class": type(value).__name__, "values": self.parts(dict(zip(value._fields, value, strict=False)))}
+        found = [self.part(str(index), item) for index, item in enumerate(value)]
+        return [item for item in found if not isinstance(item, Absent)]
+
+    def _method(self, value: types.MethodType) -> Plain:
+        function = self.value(value.__func__)
+        owner = self.value(value.__self__)
+        return {**function, "self": owner} if isinstance(function, dict) else function
+
+    def _object(self, value: Any) -> Plain:
+        if isinstance(value, (types.FunctionType, types.BuiltinFunctionType, types.BuiltinMethodType)):
+            return self._function(value)
+        if isinstance(value, functools.partial):
+            parts = {"arguments": list(value.args), "values": dict(value.keywords), "function": value.func}
+            return {"partial": True, **self.parts(parts)}
+        if isinstance(value, functools._lru_cache_wrapper):
+            return self.value(value.__wrapped__)
+        for rule in self.rules:
+            plain = rule(self, value)
+            if not isinstance(plain, NotMine):
+                return plain
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        return self.plain_object(value)
+
+    def _function(self, value: Any) -> Plain:
+        about: dict[str, Plain] = {"function": qualified_name(value)}
+        code = getattr(value, "__code__", None)
+        if code is None:
+            bound = getattr(value, "__self__", None)
+            if bound is not None and not isinstance(bound, (types.ModuleType, type)):
+                about.update(self.parts({"self": bound}))
+            return about
+        about["code"] = code_digest(code)
+        groups = {
+            "values": closure_values(value),
+            "defaults": _defaults(value),
+            "attributes": {name: item for name, item in vars(value).items() if not name.startswith("__")},
+        }
+        for name, group in groups.items():
+            if group and (plain := self.part(name, dict(group))):
+                about[name] = plain  # type: ignore[assignment]
+        return about
+
+    def _module(self, value: nn.Module) -> Plain:
+        if is_compiled(value):
+            return {"compiled": True, **self.parts({"function": value._orig_mod, "options": _compile_options(value)})}
+        own = {name: item for name, item in vars(value).items() if name not in MACHINERY and not name.startswith("_")}
+        hooks = {name: list(vars(value)[name].values()) for name in MACHINERY if name.endswith("_hooks")}
+        about = self.about_class(type(value))
+        about["structure"] = structure_digest(value, self.ignore)
+        if weights := weights_of(value):
+            about["weights"] = WEIGHTS.digest(value, weights)
+        kept = {name: item for name, item in own.items() if not self.ignore(value, name)}
+        return {**about, **self.parts(hooks, empty=False), **_nested(self.parts(kept))}
+
+    def about_class(self, kind: type) -> dict[str, Plain]:
+        """A class by name and by what its objects do when called; one made inside a function also by what it is of."""
+        about: dict[str, Plain] = {"class": qualified_name(kind)}
+        if code := own_code(kind):
+            about["code"] = code
+        if "<locals>" in kind.__qualname__:
+            about["bases"] = [qualified_name(each) for each in kind.__mro__[1:-1]]
+        return about
+
+    def plain_object(self, value: Any, but: Sequence[str] = ()) -> Plain:
+        """Any other object by its class and attributes, less those named in `but`."""
+        if isinstance(value, io.IOBase):
+            return _opaque(value)
+        attributes = dict(_attributes(value))
+        if not attributes and not _is_written_in_python(type(value)):
+            return _opaque(value)
+        kept = {name: each for name, each in attributes.items() if name not in but and not self.ignore(value, name)}
+        about = self.about_class(type(value))
+        if isinstance(value, (dict, list, tuple, set)):
+            about["items"] = self.value(dict(value) if isinstance(value, dict) else list(value))
+        return {**about, **_nested(self.parts(kept))}
+
+
+def _nested(values: dict[str, Plain]) -> dict[str, Plain]:
+    return {"values": dict(values)} if values else {}
+
+
+def is_own(value: object) -> bool:
+    """Whether a value has an identity of its own, so that it may be described and remembered by itself."""
+    if value is None or isinstance(value, (Tensor, *_DICTS, list, tuple, deque, set, frozenset, types.MethodType)):
+        return False
+    return isinstance(_leaf(value), NotMine)
+
+
+def _leaf(value: Any) -> Plain | NotMine:
+    """Values that hold nothing else."""
+    if value is None or type(value) in (bool, int):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, enum.Enum):
+        return f"{type(value).__name__}.{value.name}"
+    for kinds, describe in _LEAVES:
+        if isinstance(value, kinds):
+            return describe(value)
+    if type(value).__module__.split(".")[0] == "PIL" and hasattr(value, "tobytes"):
+        return {"image": value.mode, "size": list(value.size), "digest": _bytes(value.tobytes())}
+    return NOT_MINE
+
+
+def _bytes(value: Any) -> Plain:
+    raw = bytes(value)
+    return raw.hex() if len(raw) <= 32 else digest([len(raw), raw.hex()])
+
+
+def _array(value: Any) -> Plain:
+    if value.dtype.hasobject:
+        return {"array": list(value.shape), "values": [str(item) for item in value.reshape(-1)[:1000]]}
+    about: dict[str, Plain] = {"array": [int(side) for side in value.shape], "dtype": str(value.dtype)}
+    if value.size <= 16 and value.dtype.kind in "iufb":
+        return {**about, "numbers": [_leaf(number) for number in value.reshape(-1).tolist()]}  # type: ignore[misc]
+    return {**about, "digest": _bytes(numpy.ascontiguousarray(value).tobytes())}
+
+
+def _seeded(value: Any) -> Plain:
+    """Where a random generator stands."""
+    if isinstance(value, torch.Generator):
+        return {"class": "Generator", "state": _bytes(value.get_state().numpy().tobytes())}
+    state = value.getstate() if isinstance(value, random.Random) else value.bit_generator.state
+    return {"class": type(value).__name__, "state": digest(repr(state))}
+
+
+_LEAVES: tuple[tuple[Any, Callable[[Any], Plain]], ...] = (
+    (str, lambda value: plain_text(str(value))),
+    (float, lambda value: plain_float(float(value))),
+    (int, int),
+    (complex, str),
+    ((bytes, bytearray, memoryview), _bytes),
+    (numpy.ndarray, _array),
+    (numpy.generic, lambda value: _leaf(value.item())),  # type: ignore[arg-type,return-value]
+    (uuid.UUID, lambda value: "(random id)"),
+    (torch.device, lambda value: "(device)"),
+    ((torch.dtype, torch.layout, torch.memory_format), lambda value: str(value).removeprefix("torch.")),
+    (torch.Size, list),
+    ((torch.Generator, random.Random, numpy.random.Generator), _seeded),
+    (PurePath, lambda value: {"path": value.name}),
+    ((slice, range, type(Ellipsis), type(NotImplemented)), repr),
+    ((decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta), str),
+    (re.Pattern, lambda value: {"pattern": str(value.pattern), "flags": value.flags}),
+    (types.ModuleType, lambda value: {"module": value.__name__.rsplit(".", 1)[-1]}),
+    (types.CodeType, lambda value: {"code": code_digest(value)}),
+    (type, lambda value: {"type": qualified_name(value)}),
+    (types.GenericAlias, str),
+    (logging.Logger, lambda value: {"class": "Logger"}),
+    (_QUIET, lambda value: {"class": type(value).__name__}),
+)
+
+
+def _opaque(value: object) -> Plain:
+    return {"class": qualified_name(type(value)), "undescribed": True}
+
+
+def _is_written_in_python(kind: type) -> bool:
+    return kind is object or all("__dict__" in vars(each) or "__slots__" in vars(each) for each in kind.__mro__[:-1])
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Attributes of an object, without what Python keeps itself, caches of properties, and fields not compared."""
+    kind = type(value)
+    left_out = {each.name for each in dataclasses.fields(value) if not each.compare} if _is_dataclass(value) else set()
+    names = dict.fromkeys(getattr(value, "__dict__", {}))
+    for each in kind.__mro__:
+        slots = vars(each).get("__slots__", ())
+        names.update(dict.fromkeys([slots] if isinstance(slots, str) else slots))
+    for name in names:
+        cached = isinstance(getattr(kind, name, None), functools.cached_property)
+        if name.startswith("__") or name in left_out or cached or not isinstance(name, str):
+            continue
+        try:
+            yield name, getattr(value, name)
+        except AttributeError:
+            continue
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    code, values = function.__code__, function.__defaults__ or ()
+    names = code.co_varnames[code.co_argcount - len(values) : code.co_argcount]
+    return {**dict(zip(names, values, strict=True)), **(function.__kwdefaults__ or {})}
+
+
+def _compile_options(module: Any) -> dict[str, Any]:
+    """What torch.compile was told; the compiled code itself is run-time state."""
+    context = getattr(module, "dynamo_ctx", None)
+    options: dict[str, Any] = {}
+    for name in ("_dynamic", "fullgraph", "dynamic"):
+        if isinstance(found := getattr(context, name, None), (bool, int, str)):
+            options[name.strip("_")] = found
+    backend = getattr(context, "callback", None)
+    for _ in range(8):
+        deeper = [getattr(backend, name, None) for name in ("_torchdynamo_orig_backend", "_torchdynamo_orig_callable")]
+        further = next((each for each in deeper if each is not None), None)
+        if further is None:
+            break
+        backend = further
+    if backend is not None:
+        options["backend"] = getattr(backend, "compiler_name", None) or qualified_name(backend)
+        settings = {"config": getattr(backend, "config", None), "mode": getattr(backend, "mode", None)}
+        options.update({name: value for name, value in settings.items() if value is not None})
+    return options
+
+
+def key_text(key: Any) -> str:
+    """A key of a dictionary as text; keys that differ by type alone (1 and "1") are told apart by their order only."""
+    if isinstance(key, tuple):
+        return " ".join(map(key_text, key))
+    plain = _leaf(key)
+    if isinstance(plain, NotMine):
+        return label_of_type(key) if not hasattr(key, "__qualname__") else str(key.__qualname__)
+    if isinstance(plain, dict):
+        return " ".join(str(part) for part in plain.values())
+    return str(plain)
+
+
+def label_of_type(value: object) -> str:
+    """The name of a class, without its module."""
+    return type(value).__qualname__
+
+
+def describe(value: object, describer: Describer | None = None) -> Plain:
+    """Describe a value by content, as the head of this module tells."""
+    return share((describer or Describer()).value(value))
