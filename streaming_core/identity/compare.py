@@ -120,9 +120,9 @@ def _of_mappings(old: dict[str, Plain], new: dict[str, Plain], place: _Place) ->
     for name in sorted({*old, *new}):
         inner = place.inside(name)
         if name not in new:
-            yield inner.labelled(_label(old[name])).change(old[name], MISSING)
+            yield from (each.change(part, MISSING) for each, part in _named_parts(old[name], inner))
         elif name not in old:
-            yield inner.labelled(_label(new[name])).change(MISSING, new[name])
+            yield from (each.change(MISSING, part) for each, part in _named_parts(new[name], inner))
         else:
             yield from _differences(old[name], new[name], inner)
 
@@ -140,9 +140,22 @@ def _of_lists(old: list[Plain], new: list[Plain], place: _Place) -> Iterator[Cha
         for step in range(both):
             yield from _differences(old[start + step], new[other + step], place.inside(str(other + step)))
         for index in range(start + both, stop):
-            yield place.inside(str(index)).labelled(_label(old[index])).change(old[index], MISSING)
+            yield from (each.change(part, MISSING) for each, part in _named_parts(old[index], place.inside(str(index))))
         for index in range(other + both, end):
-            yield place.inside(str(index)).labelled(_label(new[index])).change(MISSING, new[index])
+            yield from (each.change(MISSING, part) for each, part in _named_parts(new[index], place.inside(str(index))))
+
+
+def _named_parts(value: Plain, place: _Place) -> list[tuple[_Place, Plain]]:
+    """The outermost functions and objects in what is on one side only, or else all of it."""
+    if (label := _label(value)) is not None:
+        return [(place.labelled(label), value)]
+    items: list[tuple[str, Plain]] = []
+    if isinstance(value, dict):
+        items = sorted(value.items())
+    elif isinstance(value, list):
+        items = [(str(index), item) for index, item in enumerate(value)]
+    found = [pair for name, item in items for pair in _named_parts(item, place.inside(name)) if _label(pair[1])]
+    return found or [(place, value)]
 
 
 def sentence(changes: Sequence[Change], most: int = 3) -> str:

@@ -1,0 +1,204 @@
+"""What a run was made with, for objects of the host: every setting counts, and nothing but settings."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+import torch
+
+import dev
+from streaming_core.identity import differences, sentence, undescribed
+from tests.host import identity_variants as variants
+from tests.host import tiny_models as tiny
+from tests.host.identity_variants import ALL, I, Variant, model_of
+
+every_variant = pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.name)
+sampled = pytest.mark.parametrize("variant", [each for each in ALL if each.sampled], ids=lambda each: each.name)
+
+
+def made(variant: Variant, value):
+    try:
+        return variant.make(value)
+    except variants.NodeMissing as missing:
+        pytest.skip(f"this host has no {missing}")
+
+
+def assert_same(old, new):
+    assert not differences(old, new), sentence(differences(old, new), 9)
+
+
+@cache
+def of_another_process(folder) -> dict:
+    path = os.path.join(folder, "identities.json")
+    command = [sys.executable, "-m", "tests.host.identity_variants", path]
+    subprocess.run(command, cwd=dev.ROOT, check=True, timeout=300, env={**os.environ, "PYTHONHASHSEED": "7"})
+    with open(path, encoding="utf-8") as handle:
+        return json.load(handle)
+
+
+@every_variant
+def test_another_value_gives_another_identity_and_says_so(variant):
+    old, new = variant.identity(made(variant, variant.old)), variant.identity(made(variant, variant.new))
+    changes = differences(old, new)
+    assert changes
+    assert variant.says in sentence(changes, 9)
+
+
+@every_variant
+def test_the_same_value_gives_the_same_identity_when_the_node_runs_again(variant):
+    first = made(variant, variant.old)
+    filler = [object() for _ in range(1000)]
+    second = made(variant, variant.old)
+    assert_same(variant.identity(first), variant.identity(second))
+    del first, filler
+    gc.collect()
+    assert_same(variant.identity(second), variant.identity(made(variant, variant.old)))
+
+
+@sampled
+def test_sampling_changes_no_identity(variant):
+    thing, plain = made(variant, variant.old), model_of(variant.kind)
+    before, before_plain = variant.identity(thing), I.identity_of(plain)
+    variant.sample(thing)
+    assert_same(before, variant.identity(thing))
+    assert_same(before_plain, I.identity_of(plain))
+    variant.sample(thing)
+    assert_same(before, variant.identity(thing))
+    assert_same(before, variant.identity(made(variant, variant.old)))
+    assert differences(before, variant.identity(made(variant, variant.new)))
+
+
+@every_variant
+def test_another_process_gives_the_same_identity(variant, tmp_path_factory):
+    ours = variant.identity(made(variant, variant.old))
+    theirs = of_another_process(tmp_path_factory.getbasetemp())[variant.name]
+    assert_same(theirs, json.loads(json.dumps(ours)))
+
+
+@every_variant
+def test_everything_is_described_and_names_no_place(variant):
+    identity = variant.identity(made(variant, variant.old))
+    text = json.dumps(identity)
+    assert not undescribed(identity)
+    assert "0x" not in text and str(dev.host_path()) not in text and "/tmp/" not in text
+
+
+def test_the_plain_model_differs_from_every_patched_one():
+    plain = I.model_identity(model_of(tiny.WAN))
+    for variant in variants.MODELS:
+        if variant.kind is tiny.WAN and variant.what == "model" and not variant.name.startswith("UNet"):
+            patched = made(variant, variant.old)
+            assert differences(plain, I.model_identity(patched)), variant.name
+
+
+def test_a_setting_changed_in_place_between_runs_is_seen_and_one_changed_by_sampling_is_not():
+    model = variants.with_teacache(0.1)
+    patch, variant = model.model_options["model_function_wrapper"], variants.MODELS[-6]
+    before = I.model_identity(model)
+    variants.Variant("", lambda _: model, 0, 0, "").sample(model)
+    assert patch.step and patch.state["previous"] is not None
+    assert_same(before, I.model_identity(model))
+    patch.threshold = 0.3
+    assert sentence(differences(before, I.model_identity(model))) == "Teacache.threshold changed 0.1 -> 0.3"
+    patch.state["mode"] = "fast"
+    assert "Teacache.state.mode was added" in sentence(differences(before, I.model_identity(model)))
+    assert variant
+
+
+def test_a_cancelled_run_leaves_the_identity_as_it_was():
+    model = variants.with_teacache(0.1)
+    before = I.model_identity(model)
+
+    class Cancelled(Exception):
+        pass
+
+    with pytest.raises(Cancelled), I.watch(model):
+        model.model_options["model_function_wrapper"].step = 7
+        raise Cancelled
+    assert_same(before, I.model_identity(model))
+
+
+@pytest.mark.parametrize("kind", tiny.ALL, ids=lambda kind: kind.name)
+def test_a_lora_in_use_changes_neither_its_identity_nor_that_of_the_plain_model(kind):
+    import comfy.model_management as mm
+    import comfy.sd
+
+    model = kind.make()
+    lora = comfy.sd.load_lora_for_models(model, None, variants.lora_of(model), 0.7, 0)[0]
+    plain, patched = I.model_identity(model), I.model_identity(lora)
+    mm.load_models_gpu([lora])
+    assert lora.backup
+    assert_same(plain, I.model_identity(model))
+    assert_same(patched, I.model_identity(lora))
+    mm.unload_all_models()
+    assert_same(plain, I.model_identity(model))
+    assert_same(patched, I.model_identity(lora))
+
+
+def test_a_partly_loaded_model_has_the_same_identity():
+    import comfy.model_management as mm
+
+    lora = variants.with_lora(0.5)
+    before = I.model_identity(lora)
+    lora.patch_model(torch.device("cpu"), lowvram_model_memory=2000)
+    assert lora.model.model_lowvram
+    assert_same(before, I.model_identity(lora))
+    lora.detach()
+    mm.unload_all_models()
+    assert_same(before, I.model_identity(lora))
+
+
+def test_a_lossless_conversion_of_the_weights_changes_nothing_and_one_weight_does():
+    first, second = tiny.WAN.make(), tiny.WAN.make()
+    for model in (first, second):
+        for weight in model.model.parameters():
+            weight.data = weight.data.half()
+    for weight in second.model.parameters():
+        weight.data = weight.data.float()
+    halves, singles = I.model_identity(first), I.model_identity(second)
+    assert_same(halves, singles)
+    weight = second.model.diffusion_model.blocks[0].self_attn.q.weight
+    weight.data[3, 5] += 1
+    changed = tiny.patcher_of(second.model, 0)
+    for name, value in first.model.named_parameters():
+        second.model.get_parameter(name).data = value.data.float()
+    second.model.diffusion_model.blocks[0].self_attn.q.weight.data[3, 5] += 1
+    assert "weights has other values" in sentence(differences(halves, I.model_identity(changed)))
+
+
+def test_weights_are_hashed_once_per_process():
+    from streaming_core.identity.describe import WEIGHTS
+
+    model = tiny.LTX.make()
+    I.model_identity(model)
+    hashed = WEIGHTS.hashed
+    I.model_identity(model.clone())
+    with I.watch(model):
+        pass
+    assert WEIGHTS.hashed == hashed
+
+
+def test_vaes_count_with_weights_and_type():
+    from tests.host.test_native_inprocess import svd_vae
+
+    vae = svd_vae()
+    before = I.identity_of(vae)
+    vae.vae_dtype = torch.bfloat16
+    assert "vae_dtype changed float32 -> bfloat16" in sentence(differences(before, I.identity_of(vae)))
+    vae.vae_dtype = torch.float32
+    assert_same(before, I.identity_of(vae))
+
+
+def test_start_flags_that_change_results_count(monkeypatch):
+    import comfy.cli_args
+
+    plain = I.start_flags_identity()
+    monkeypatch.setattr(comfy.cli_args.args, "bf16_unet", True)
+    monkeypatch.setattr(comfy.cli_args.args, "preview_size", 256)
+    assert sentence(differences(plain, I.start_flags_identity())) == "bf16_unet was added"
