@@ -134,11 +134,20 @@ class Describer:
                 found[name] = plain
         return found
 
+    def parts_of(self, owner: object, values: Mapping[str, object], empty: bool = True) -> dict[str, Plain]:
+        """Describe several parts that belong to another object, by which they are remembered."""
+        place = self._owner, self._path
+        self._owner, self._path = owner, ()
+        try:
+            return self.parts(values, empty)
+        finally:
+            self._owner, self._path = place
+
     def value(self, value: Any) -> Plain:
         """Describe a value where a part of it is; never raises, whatever foreign objects do when looked at."""
         self._parts += 1
         if value is None or isinstance(value, (bool, int)) and type(value) in (bool, int):
-            return value  # type: ignore[no-any-return]
+            return value
         if self._depth >= _DEEPEST or self._parts > _MOST_PARTS:
             return _opaque(value)
         self._depth += 1
@@ -191,7 +200,7 @@ class Describer:
             self._lowest = min(outer, lowest)
         if own:
             # Inside a circle the description depends on where the circle was entered: it stands there once.
-            whole = plain if lowest >= depth else {"again": label_of_type(value)}
+            whole: Plain = plain if lowest >= depth else {"again": label_of_type(value)}
             self._done[key] = (value, whole)
         return plain
 
@@ -315,12 +324,18 @@ def _bytes(value: Any) -> Plain:
     return raw.hex() if len(raw) <= 32 else digest([len(raw), raw.hex()])
 
 
+def _number(value: Any) -> Plain:
+    """A number of numpy's as Python's."""
+    item = value.item()
+    return plain_float(item) if isinstance(item, float) else item if isinstance(item, (bool, int)) else str(item)
+
+
 def _array(value: Any) -> Plain:
     if value.dtype.hasobject:
         return {"array": list(value.shape), "values": [str(item) for item in value.reshape(-1)[:1000]]}
     about: dict[str, Plain] = {"array": [int(side) for side in value.shape], "dtype": str(value.dtype)}
     if value.size <= 16 and value.dtype.kind in "iufb":
-        return {**about, "numbers": [_leaf(number) for number in value.reshape(-1).tolist()]}  # type: ignore[misc]
+        return {**about, "numbers": [_number(number) for number in value.reshape(-1)]}
     return {**about, "digest": _bytes(numpy.ascontiguousarray(value).tobytes())}
 
 
@@ -339,7 +354,7 @@ _LEAVES: tuple[tuple[Any, Callable[[Any], Plain]], ...] = (
     (complex, str),
     ((bytes, bytearray, memoryview), _bytes),
     (numpy.ndarray, _array),
-    (numpy.generic, lambda value: _leaf(value.item())),  # type: ignore[arg-type,return-value]
+    (numpy.generic, lambda value: _number(value)),
     (uuid.UUID, lambda value: "(random id)"),
     (torch.device, lambda value: "(device)"),
     ((torch.dtype, torch.layout, torch.memory_format), lambda value: str(value).removeprefix("torch.")),

@@ -18,7 +18,8 @@ from .plain import Plain, plain_float
 _PIECE = 1 << 22  # values hashed at a time, so that no second copy of the weights is made
 _LONGEST_SHOWN = 16
 _CACHED_FROM = 1 << 16  # shorter tensors are hashed faster than looked up
-_SAMPLES = 64
+_SAMPLES = 256
+_SEEN_WHOLE = 1 << 14
 
 
 def _plain_tensor(tensor: Tensor) -> bool:
@@ -53,7 +54,7 @@ def _hash_values(digest: Any, tensor: Tensor) -> None:
     flat = tensor.reshape(-1)
     for start in range(0, flat.numel(), _PIECE):
         piece = flat[start : start + _PIECE].to("cpu").to(dtype).contiguous()
-        digest.update(memoryview(piece.view(torch.uint8).numpy()))
+        digest.update(piece.view(torch.uint8).numpy().data)
 
 
 def inner_parts(tensor: Tensor) -> dict[str, Any] | None:
@@ -108,7 +109,9 @@ def _full_digest(tensor: Tensor) -> str:
 def _glance(tensor: Tensor) -> str:
     """A quick look that tells a known tensor from one changed in place: some values and the version where there is one.
 
-    Tensors made in inference mode have no version, that is why values are looked at.
+    Tensors made in inference mode have no version, that is why values are looked at: all of a short tensor, evenly
+    spaced ones of a long one. Who writes a few single values into large weights behind the host's back is not seen
+    until the process ends; merging, training and patching change far more.
     """
     parts = inner_parts(tensor)
     if parts is not None:
@@ -116,7 +119,8 @@ def _glance(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "meta"
     flat = tensor.detach().as_subclass(Tensor).reshape(-1)
-    picked = flat[:: max(1, flat.numel() // _SAMPLES)][: _SAMPLES + 1].to("cpu")
+    step = max(1, flat.numel() // _SAMPLES) if flat.numel() > _SEEN_WHOLE else 1
+    picked = flat[::step].to("cpu")
     digest = hashlib.blake2b(digest_size=8)
     _hash_values(digest, picked)
     return f"{tuple(tensor.shape)} {digest.hexdigest()}"

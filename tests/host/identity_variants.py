@@ -1,13 +1,11 @@
-"""Settings that must change an identity, each with two values; `python -m tests.host.identity_variants FILE` writes
-the identities of the first ones, for comparing with those of another process.
-"""
+"""Settings that must change an identity, each with two values; `write` is for comparing with another process."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -213,7 +211,7 @@ def sampler_of(function=theirs, options=None, **others):
 
 
 def sa_solver(eta: float):
-    options = {"sa_start_percent": 0.2, "sa_end_percent": 0.8, "s_noise": 1.0, "predictor_order": 3}
+    options = {"sde_start_percent": 0.2, "sde_end_percent": 0.8, "s_noise": 1.0, "predictor_order": 3}
     options |= {"corrector_order": 4, "use_pece": False, "simple_order_2": False}
     return node("nodes_custom_sampler", "SamplerSASolver", model=model_of(tiny.SVD), eta=eta, **options)
 
@@ -351,17 +349,11 @@ SAMPLERS = tuple(
 ALL = (*MODELS, *CONDITIONINGS, *SAMPLERS)
 
 
-def written() -> dict[str, Any]:
-    """Identities of all first values, by name; those that this host has no node for are left out."""
+def write(path: str) -> None:
+    """Writes identities of all first values, by name; those that this host has no node for are left out."""
     found = {}
     for variant in ALL:
-        try:
+        with contextlib.suppress(NodeMissing):
             found[variant.name] = variant.identity(variant.make(variant.old))
-        except NodeMissing:
-            continue
-    return found
-
-
-if __name__ == "__main__":
-    with open(sys.argv[1], "w", encoding="utf-8") as handle:
-        json.dump(written(), handle)
+    with open(path, "w", encoding="utf-8") as handle:
+        json.dump(found, handle)

@@ -15,7 +15,15 @@ STATE = RunTimeState()
 
 _HOST_STATE = ("comfy_", "prev_comfy_", "model_loaded_", "model_lowvram", "lowvram_", "current_weight_patches")
 _HOST_NAMES = frozenset(
-    {"training", "device", "seed_key", "current_patcher", "model_offload_buffer_memory", "dynamic_vbars"}
+    {
+        "training",
+        "device",
+        "seed_key",
+        "current_patcher",
+        "model_offload_buffer_memory",
+        "dynamic_vbars",
+        "latent_shapes",
+    }
     | {"dynamic_pins", "dynamic_patchers", "weight_function", "bias_function", "memory_usage_factor"}
     | {"memory_usage_factor_conds", "memory_usage_shape_process"}
 )

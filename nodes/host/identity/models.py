@@ -65,7 +65,8 @@ def original_weights(patcher: Any) -> dict[str, Tensor]:
 
 
 def _tensor(weight: Any) -> Tensor:
-    return weight[0] if isinstance(weight, (tuple, list)) else weight
+    found: Tensor = weight[0] if isinstance(weight, (tuple, list)) else weight
+    return found
 
 
 def _as_computed(model: nn.Module, name: str, weight: Tensor) -> Tensor:
@@ -138,13 +139,22 @@ def _settings(patcher: Any) -> dict[str, Any]:
                 "model sampling": replaced.get("model_sampling", getattr(model, "model_sampling", None)),
             }
         )
-    for name, value in vars(model).items():
-        plain = value is None or isinstance(value, (bool, int, float, str))
-        if plain and not name.startswith("_") and not is_host_state(model, name) and name not in replaced:
-            found[name] = value
     if config is None and hasattr(model, "config"):
         found["config"] = model.config
-    return {name: value for name, value in found.items() if name != "manual_cast_dtype"}
+    return found
+
+
+def _attributes(patcher: Any) -> dict[str, Any]:
+    """Plain attributes of the model itself. Hosts add some while they sample, which are None again afterwards."""
+    model, replaced = patcher.model, _replaced(patcher)
+    return {
+        name: value
+        for name, value in vars(model).items()
+        if isinstance(value, (bool, int, float, str))
+        and not name.startswith("_")
+        and not is_host_state(model, name)
+        and name not in replaced
+    }
 
 
 def _content(describer: HostDescriber, value: Any) -> Plain:
@@ -164,12 +174,12 @@ def _content(describer: HostDescriber, value: Any) -> Plain:
 
 def content_digest(describer: HostDescriber, value: Any) -> str:
     """Stands for all values of a weight patch or of a table of them."""
-    return digest(_content(describer, value))
+    return str(digest(_content(describer, value)))
 
 
 def _kind_of_patch(patch: Any) -> str:
     if isinstance(patch, (tuple, list)):
-        return patch[0] if patch and isinstance(patch[0], str) else "weights"
+        return str(patch[0]) if patch and isinstance(patch[0], str) else "weights"
     return type(patch).__name__
 
 
@@ -252,6 +262,8 @@ def describe_model(describer: HostDescriber, patcher: Any) -> Plain:
     # Described in full, though they may stand in the model at the moment.
     for part in (*_modules(parts["object patches"]), parts["settings"].get("model sampling")):
         describer.places.pop(id(part), None)
+    if attributes := describer.parts_of(model, _attributes(patcher)):
+        about["attributes"] = dict(attributes)
     return {**about, **describer.parts(parts, empty=False)}
 
 

@@ -46,7 +46,7 @@ def _text_encoder(describer: Describer, value: Any) -> Plain | NotMine:
     names = ("patcher", "layer_idx", "use_clip_schedule", "apply_hooks_to_conds", "tokenizer_options")
     parts = {name: getattr(value, name, None) for name in names}
     tokenizer = type(value.tokenizer).__name__
-    return {"class": "CLIP", "tokenizer": tokenizer, "values": describer.parts(parts, empty=False)}  # type: ignore[dict-item]
+    return {"class": "CLIP", "tokenizer": tokenizer, "values": dict(describer.parts(parts, empty=False))}
 
 
 def _clip_vision(describer: Describer, value: Any) -> Plain | NotMine:
