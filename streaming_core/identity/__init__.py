@@ -7,7 +7,8 @@ while sampling out of them. What is special about a host's objects comes from ou
 from __future__ import annotations
 
 from .compare import MISSING, Change, differences, sentence, undescribed
-from .describe import NOT_MINE, Describer, NotMine, Rule, describe
+from .describe import Describer, Rule, describe
+from .leaves import NOT_MINE, NotMine
 from .plain import Plain, digest, to_json
 from .slots import RunTimeState
 from .tensors import describe_tensor, digest_of_weights, tensor_digest

@@ -10,8 +10,10 @@ from typing import Final
 from .plain import Plain, to_json
 
 _SHORT = 40
-_UNSAID = frozenset({"values", "defaults", "self", "attributes", "function"})
-"""Names of parts that say nothing to a reader."""
+_GROUPS = frozenset({"values", "defaults", "attributes"})
+_UNSAID = _GROUPS | {"self", "function"}
+"""Names of parts that say nothing to a reader; those in groups have names that a pack gave."""
+_OF_TENSORS = frozenset({"tensor", "dtype", "digest", "numbers"})
 
 
 class _Missing:
@@ -99,9 +101,9 @@ def differences(old: Plain, new: Plain) -> tuple[Change, ...]:
     return tuple(_differences(old, new, _Place()))
 
 
-def _differences(old: Plain, new: Plain, place: _Place) -> Iterator[Change]:
+def _differences(old: Plain, new: Plain, place: _Place, group: bool = False) -> Iterator[Change]:
     if isinstance(old, dict) and isinstance(new, dict):
-        yield from _of_mappings(old, new, place)
+        yield from _of_group(old, new, place) if group else _of_mappings(old, new, place)
     elif isinstance(old, list) and isinstance(new, list):
         yield from _of_lists(old, new, place)
     elif type(old) is not type(new) or old != new:
@@ -113,10 +115,14 @@ def _of_mappings(old: dict[str, Plain], new: dict[str, Plain], place: _Place) ->
     if label != other:
         yield place.change(old, new)
         return
-    if "tensor" in old and "tensor" in new and old != new:
-        yield place.change(old, new)
+    if old.keys() | new.keys() <= _OF_TENSORS and "tensor" in old and "tensor" in new:
+        if to_json(old) != to_json(new):
+            yield place.change(old, new)
         return
-    place = place.labelled(label)
+    yield from _of_group(old, new, place.labelled(label))
+
+
+def _of_group(old: dict[str, Plain], new: dict[str, Plain], place: _Place) -> Iterator[Change]:
     for name in sorted({*old, *new}):
         inner = place.inside(name)
         if name not in new:
@@ -124,7 +130,7 @@ def _of_mappings(old: dict[str, Plain], new: dict[str, Plain], place: _Place) ->
         elif name not in old:
             yield from (each.change(MISSING, part) for each, part in _named_parts(new[name], inner))
         else:
-            yield from _differences(old[name], new[name], inner)
+            yield from _differences(old[name], new[name], inner, name in _GROUPS)
 
 
 def _of_lists(old: list[Plain], new: list[Plain], place: _Place) -> Iterator[Change]:

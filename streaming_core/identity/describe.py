@@ -18,32 +18,23 @@ Memory addresses, random ids, devices (weights move between them) and the folder
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
-import decimal
-import enum
-import fractions
 import functools
 import io
 import logging
-import random
-import re
-import threading
 import types
-import uuid
 import weakref
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import PurePath
-from typing import Any, Final
+from typing import Any
 
-import numpy
-import torch
 from torch import Tensor, nn
 
 from .functions import closure_values, code_digest, own_code, qualified_name
+from .leaves import NotMine, key_text, label_of_type, leaf
 from .modules import MACHINERY, is_compiled, structure_digest, weights_of
-from .plain import Plain, digest, plain_float, plain_text, to_json
+from .plain import Plain, to_json
 from .share import share
 from .slots import Absent, Owners, Path, RunTimeState, Slot
 from .tensors import WeightDigests, describe_tensor
@@ -53,29 +44,9 @@ _MOST_PARTS = 100_000
 WEIGHTS = WeightDigests()
 """Of this process: networks are hashed once."""
 
-_QUIET = (
-    type(threading.Lock()),
-    type(threading.RLock()),
-    threading.Event,
-    threading.Condition,
-    threading.Thread,
-    threading.local,
-    weakref.WeakKeyDictionary,
-    weakref.WeakValueDictionary,
-    weakref.WeakSet,
-)
-"""Counted by type without a word: they hold nothing that is a setting."""
-
 _DICTS = (dict, OrderedDict, defaultdict)
 
 
-class NotMine(enum.Enum):
-    """What a rule returns for values that it leaves to others."""
-
-    NOT_MINE = "not mine"
-
-
-NOT_MINE: Final = NotMine.NOT_MINE
 Rule = Callable[["Describer", Any], "Plain | NotMine"]
 
 
@@ -122,7 +93,8 @@ class Describer:
         finally:
             self._path = outer
         if owner is not None:
-            self.owners.record(owner, path, Slot.of(value, plain, is_own(value)))
+            with contextlib.suppress(Exception):  # a foreign object may raise anything when it is looked at
+                self.owners.record(owner, path, Slot.of(value, plain, is_own(value)))
         return plain
 
     def parts(self, values: Mapping[str, object], empty: bool = True) -> dict[str, Plain]:
@@ -146,8 +118,8 @@ class Describer:
     def value(self, value: Any) -> Plain:
         """Describe a value where a part of it is; never raises, whatever foreign objects do when looked at."""
         self._parts += 1
-        if value is None or isinstance(value, (bool, int)) and type(value) in (bool, int):
-            return value
+        if value is None or type(value) in (bool, int):
+            return value  # type: ignore[no-any-return]
         if self._depth >= _DEEPEST or self._parts > _MOST_PARTS:
             return _opaque(value)
         self._depth += 1
@@ -162,9 +134,9 @@ class Describer:
     def _described(self, value: Any) -> Plain:
         if isinstance(value, Tensor):
             return describe_tensor(value)
-        leaf = _leaf(value)
-        if not isinstance(leaf, NotMine):
-            return leaf
+        found = leaf(value)
+        if not isinstance(found, NotMine):
+            return found
         if isinstance(value, _DICTS) or isinstance(value, types.MappingProxyType):
             return self._guarded(value, self._dictionary, False)
         if isinstance(value, (list, tuple, deque)):
@@ -302,75 +274,7 @@ def is_own(value: object) -> bool:
     """Whether a value has an identity of its own, so that it may be described and remembered by itself."""
     if value is None or isinstance(value, (Tensor, *_DICTS, list, tuple, deque, set, frozenset, types.MethodType)):
         return False
-    return isinstance(_leaf(value), NotMine)
-
-
-def _leaf(value: Any) -> Plain | NotMine:
-    """Values that hold nothing else."""
-    if value is None or type(value) in (bool, int):
-        return value  # type: ignore[no-any-return]
-    if isinstance(value, enum.Enum):
-        return f"{type(value).__name__}.{value.name}"
-    for kinds, describe in _LEAVES:
-        if isinstance(value, kinds):
-            return describe(value)
-    if type(value).__module__.split(".")[0] == "PIL" and hasattr(value, "tobytes"):
-        return {"image": value.mode, "size": list(value.size), "digest": _bytes(value.tobytes())}
-    return NOT_MINE
-
-
-def _bytes(value: Any) -> Plain:
-    raw = bytes(value)
-    return raw.hex() if len(raw) <= 32 else digest([len(raw), raw.hex()])
-
-
-def _number(value: Any) -> Plain:
-    """A number of numpy's as Python's."""
-    item = value.item()
-    return plain_float(item) if isinstance(item, float) else item if isinstance(item, (bool, int)) else str(item)
-
-
-def _array(value: Any) -> Plain:
-    if value.dtype.hasobject:
-        return {"array": list(value.shape), "values": [str(item) for item in value.reshape(-1)[:1000]]}
-    about: dict[str, Plain] = {"array": [int(side) for side in value.shape], "dtype": str(value.dtype)}
-    if value.size <= 16 and value.dtype.kind in "iufb":
-        return {**about, "numbers": [_number(number) for number in value.reshape(-1)]}
-    return {**about, "digest": _bytes(numpy.ascontiguousarray(value).tobytes())}
-
-
-def _seeded(value: Any) -> Plain:
-    """Where a random generator stands."""
-    if isinstance(value, torch.Generator):
-        return {"class": "Generator", "state": _bytes(value.get_state().numpy().tobytes())}
-    state = value.getstate() if isinstance(value, random.Random) else value.bit_generator.state
-    return {"class": type(value).__name__, "state": digest(repr(state))}
-
-
-_LEAVES: tuple[tuple[Any, Callable[[Any], Plain]], ...] = (
-    (str, lambda value: plain_text(str(value))),
-    (float, lambda value: plain_float(float(value))),
-    (int, int),
-    (complex, str),
-    ((bytes, bytearray, memoryview), _bytes),
-    (numpy.ndarray, _array),
-    (numpy.generic, lambda value: _number(value)),
-    (uuid.UUID, lambda value: "(random id)"),
-    (torch.device, lambda value: "(device)"),
-    ((torch.dtype, torch.layout, torch.memory_format), lambda value: str(value).removeprefix("torch.")),
-    (torch.Size, list),
-    ((torch.Generator, random.Random, numpy.random.Generator), _seeded),
-    (PurePath, lambda value: {"path": value.name}),
-    ((slice, range, type(Ellipsis), type(NotImplemented)), repr),
-    ((decimal.Decimal, fractions.Fraction, datetime.date, datetime.time, datetime.timedelta), str),
-    (re.Pattern, lambda value: {"pattern": str(value.pattern), "flags": value.flags}),
-    (types.ModuleType, lambda value: {"module": value.__name__.rsplit(".", 1)[-1]}),
-    (types.CodeType, lambda value: {"code": code_digest(value)}),
-    (type, lambda value: {"type": qualified_name(value)}),
-    (types.GenericAlias, str),
-    (logging.Logger, lambda value: {"class": "Logger"}),
-    (_QUIET, lambda value: {"class": type(value).__name__}),
-)
+    return isinstance(leaf(value), NotMine)
 
 
 def _opaque(value: object) -> Plain:
@@ -428,23 +332,6 @@ def _compile_options(module: Any) -> dict[str, Any]:
         settings = {"config": getattr(backend, "config", None), "mode": getattr(backend, "mode", None)}
         options.update({name: value for name, value in settings.items() if value is not None})
     return options
-
-
-def key_text(key: Any) -> str:
-    """A key of a dictionary as text; keys that differ by type alone (1 and "1") are told apart by their order only."""
-    if isinstance(key, tuple):
-        return " ".join(map(key_text, key))
-    plain = _leaf(key)
-    if isinstance(plain, NotMine):
-        return label_of_type(key) if not hasattr(key, "__qualname__") else str(key.__qualname__)
-    if isinstance(plain, dict):
-        return " ".join(str(part) for part in plain.values())
-    return str(plain)
-
-
-def label_of_type(value: object) -> str:
-    """The name of a class, without its module."""
-    return type(value).__qualname__
 
 
 def describe(value: object, describer: Describer | None = None) -> Plain:

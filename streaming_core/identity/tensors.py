@@ -100,12 +100,14 @@ def _hash_any(digest: Any, value: Any) -> None:
         digest.update(repr(value).encode())
 
 
+@torch.inference_mode()
 def _full_digest(tensor: Tensor) -> str:
     digest = hashlib.blake2b(digest_size=16)
     _hash_any(digest, tensor)
     return digest.hexdigest()
 
 
+@torch.inference_mode()
 def _glance(tensor: Tensor) -> str:
     """A quick look that tells a known tensor from one changed in place: some values and the version where there is one.
 

@@ -188,6 +188,108 @@ def test_vaes_count_with_weights_and_type():
     assert_same(before, I.identity_of(vae))
 
 
+@pytest.fixture(scope="module")
+def streamingsvd_files(tmp_path_factory) -> list[str]:
+    """The same weights as a float16 file, under another name in another folder, and converted to float32."""
+    from safetensors.torch import load_file, save_file
+
+    from tests.tiny import write_tiny_streamingsvd
+
+    folder = tmp_path_factory.mktemp("files")
+    first = write_tiny_streamingsvd(folder / "tiny.safetensors")
+    (folder / "video").mkdir()
+    os.symlink(first, folder / "video" / "renamed.safetensors")
+    save_file({name: weight.float() for name, weight in load_file(first).items()}, folder / "single.safetensors")
+    return [str(first), str(folder / "video" / "renamed.safetensors"), str(folder / "single.safetensors")]
+
+
+def test_the_same_weights_in_another_file_are_the_same(streamingsvd_files):
+    from comfyui_streamingt2v.nodes.host.load_streamingsvd import open_streamingsvd
+
+    first, *others = [open_streamingsvd(path) for path in streamingsvd_files]
+    for other in others:
+        for name in first._fields:
+            assert_same(I.identity_of(getattr(first, name)), I.identity_of(getattr(other, name)))
+
+
+def test_cam_on_a_model_counts_by_weights_strength_and_control_frames(streamingsvd_files):
+    from comfyui_streamingt2v.nodes.host.cam import with_cam
+    from comfyui_streamingt2v.nodes.host.load_streamingsvd import open_streamingsvd
+
+    first, second = open_streamingsvd(streamingsvd_files[0]), open_streamingsvd(streamingsvd_files[2])
+    frames = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    before = I.identity_of(with_cam(first.model, first.cam, frames, 0.8))
+    assert_same(before, I.identity_of(with_cam(second.model, second.cam, frames, 0.8)))
+    weaker = I.identity_of(with_cam(first.model, first.cam, frames, 0.7))
+    assert "CamGuide.strength changed 0.8 -> 0.7" in sentence(differences(before, weaker))
+    assert differences(before, I.identity_of(with_cam(first.model, first.cam, frames + 0.1, 0.8)))
+    with torch.no_grad():
+        next(iter(first.cam.network.parameters())).add_(1)
+    assert "weights has other values" in sentence(
+        differences(before, I.identity_of(with_cam(first.model, first.cam, frames, 0.8))), 9
+    )
+
+
+def test_a_text_encoder_counts_with_weights_and_layer():
+    from tests.host.tiny_clip import tiny_clip
+
+    clip = tiny_clip()
+    before = I.identity_of(clip)
+    clip.encode_from_tokens(clip.tokenize("a fox"))
+    assert_same(before, I.identity_of(clip))
+    assert_same(before, I.identity_of(clip.clone()))
+    other = clip.clone()
+    other.clip_layer(-2)
+    assert "layer_idx" in sentence(differences(before, I.identity_of(other)))
+
+
+def test_quantized_weights_count_by_their_values_and_scale():
+    import comfy.quant_ops as quant
+
+    def quantized(scale: float):
+        model = tiny.WAN.make()
+        layer = model.model.diffusion_model.blocks[0].self_attn.q
+        scaled = torch.tensor(scale)
+        try:
+            weight = quant.QuantizedTensor.from_float(layer.weight.detach(), "TensorCoreFP8Layout", scale=scaled)
+        except (AttributeError, KeyError, RuntimeError) as missing:
+            pytest.skip(f"this host cannot quantize here: {missing}")
+        layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+        return I.model_identity(model)
+
+    assert_same(quantized(0.5), quantized(0.5))
+    assert differences(quantized(0.5), quantized(0.25))
+
+
+def test_a_guider_counts_with_model_conditions_and_scale():
+    import comfy.samplers
+
+    def guider(scale: float):
+        made = comfy.samplers.CFGGuider(variants.with_wrapper(0.9))
+        made.set_conds(tiny.WAN.conditioning(1), tiny.WAN.conditioning(2))
+        made.set_cfg(scale)
+        return made
+
+    first = guider(2.0)
+    before = I.identity_of(first)
+    assert_same(before, I.identity_of(guider(2.0)))
+    assert "CFGGuider.cfg changed 2.0 -> 3.0" in sentence(differences(before, I.identity_of(guider(3.0))))
+
+
+def test_a_patch_that_holds_its_own_model_and_a_chain_of_clones_are_described_once():
+    model = model_of(tiny.WAN)
+    for number in range(12):
+        below, model = model, model.clone()
+
+        def patch(args, below=below, model=model, number=number):
+            return args["denoised"]
+
+        model.set_model_sampler_post_cfg_function(patch)
+    identity = I.model_identity(model)
+    assert len(json.dumps(identity)) < 200_000
+    assert_same(identity, I.model_identity(model))
+
+
 def test_start_flags_that_change_results_count(monkeypatch):
     import comfy.cli_args
 
