@@ -39,8 +39,11 @@ from .share import share
 from .slots import Absent, Owners, Path, RunTimeState, Slot
 from .tensors import WeightDigests, describe_tensor
 
+log = logging.getLogger(__name__)
+
 _DEEPEST = 80
 _MOST_PARTS = 100_000
+_FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 WEIGHTS = WeightDigests()
 """Of this process: networks are hashed once."""
 
@@ -126,7 +129,7 @@ class Describer:
         try:
             return self._described(value)
         except Exception:  # a foreign object may raise anything when it is looked at
-            logging.getLogger(__name__).debug("cannot describe %s", type(value), exc_info=True)
+            log.debug("cannot describe %s", type(value), exc_info=True)
             return _opaque(value)
         finally:
             self._depth -= 1
@@ -205,7 +208,12 @@ class Describer:
         if isinstance(value, functools._lru_cache_wrapper):
             return self.value(value.__wrapped__)
         for rule in self.rules:
-            plain = rule(self, value)
+            try:
+                plain = rule(self, value)
+            except Exception:
+                # In full rather than by type alone: chunks are made again at worst, and never wrongly reused.
+                log.warning("%s is not described the usual way", label_of_type(value), exc_info=True)
+                continue
             if not isinstance(plain, NotMine):
                 return plain
         if isinstance(value, nn.Module):
@@ -235,7 +243,7 @@ class Describer:
         if is_compiled(value):
             return {"compiled": True, **self.parts({"function": value._orig_mod, "options": _compile_options(value)})}
         own = {name: item for name, item in vars(value).items() if name not in MACHINERY and not name.startswith("_")}
-        hooks = {name: list(vars(value)[name].values()) for name in MACHINERY if name.endswith("_hooks")}
+        hooks = {name: list(vars(value).get(name, {}).values()) for name in _FORWARD_HOOKS}
         about = self.about_class(type(value))
         about["structure"] = structure_digest(value, self.ignore)
         if weights := weights_of(value):

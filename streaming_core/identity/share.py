@@ -1,12 +1,14 @@
-"""Descriptions in which a long part stands once."""
+"""Descriptions short enough to be stored: a long part stands once, a long row of plain values as its digest."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from .plain import Plain, to_json
 
 _LONG = 600
+_MOST_SHOWN = 256
 
 
 class _Sizes:
@@ -31,6 +33,10 @@ class _Sizes:
         return self.known[id(value)]
 
 
+def _items(value: list[Plain] | dict[str, Plain]) -> Iterable[Plain]:
+    return value.values() if isinstance(value, dict) else value
+
+
 def tree_digest(value: Plain) -> str:
     """Stands for a description; quick also where parts are shared."""
     return _Sizes().of(value)[0]
@@ -38,6 +44,8 @@ def tree_digest(value: Plain) -> str:
 
 def share(value: Plain) -> Plain:
     """The description with every later copy of a long part replaced by `{"same as": path of the first}`.
+
+    Tables and lists of many plain values become `{"entries": number, "digest": ...}`.
 
     It depends on the content alone, not on which parts are the same object in memory.
     """
@@ -48,6 +56,8 @@ def share(value: Plain) -> Plain:
         if not isinstance(part, (dict, list)):
             return part
         digest, size = sizes.of(part)
+        if len(part) > _MOST_SHOWN and not any(isinstance(item, (dict, list)) for item in _items(part)):
+            return {"entries": len(part), "digest": digest}
         if size > _LONG:
             if digest in seen:
                 return {"same as": seen[digest]}

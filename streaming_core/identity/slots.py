@@ -139,11 +139,13 @@ class RunTimeState:
         try:
             yield
         finally:
-            after = look().owners
-            for owner, slots in before.slots.values():
-                changed = changed_slots(slots, after.of(owner)) if after.of(owner) else {}
-                if changed:
-                    self.remember(owner, changed)
+            self._compare(before, look().owners)
+
+    def _compare(self, before: Owners, after: Owners) -> None:
+        for owner, slots in before.slots.values():
+            later = after.of(owner)
+            if later and (changed := changed_slots(slots, later)):
+                self.remember(owner, changed)
 
     def __len__(self) -> int:
         return len(self._known)

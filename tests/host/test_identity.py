@@ -231,11 +231,14 @@ def test_cam_on_a_model_counts_by_weights_strength_and_control_frames(streamings
 
 
 def test_a_text_encoder_counts_with_weights_and_layer():
+    import comfy.model_management as mm
+
     from tests.host.tiny_clip import tiny_clip
 
-    clip = tiny_clip()
+    clip = tiny_clip(l=16)
+    clip.use_clip_schedule, clip.apply_hooks_to_conds = False, None
     before = I.identity_of(clip)
-    clip.encode_from_tokens(clip.tokenize("a fox"))
+    mm.load_models_gpu([clip.patcher])
     assert_same(before, I.identity_of(clip))
     assert_same(before, I.identity_of(clip.clone()))
     other = clip.clone()
@@ -274,6 +277,13 @@ def test_a_guider_counts_with_model_conditions_and_scale():
     before = I.identity_of(first)
     assert_same(before, I.identity_of(guider(2.0)))
     assert "CFGGuider.cfg changed 2.0 -> 3.0" in sentence(differences(before, I.identity_of(guider(3.0))))
+
+
+def test_a_model_that_cannot_be_described_the_usual_way_is_described_in_full(monkeypatch, caplog):
+    model = variants.with_wrapper(0.9)
+    monkeypatch.setattr(model, "object_patches", 3)
+    assert sentence(differences(I.model_identity(model), I.model_identity(variants.with_wrapper(0.9))))
+    assert "weights" in json.dumps(I.model_identity(model)) and "ModelPatcher" in caplog.text
 
 
 def test_a_patch_that_holds_its_own_model_and_a_chain_of_clones_are_described_once():

@@ -270,6 +270,12 @@ def test_a_long_part_stands_once_whether_it_is_shared_or_copied():
     assert differences(shared, other)
 
 
+def test_many_plain_values_stand_as_a_digest():
+    many = list(range(1000))
+    assert describe(many)["entries"] == 1000
+    assert describe(many) != describe(many[::-1]) != describe(dict.fromkeys(map(str, many)))
+
+
 def test_changes_read_well():
     def at(scale, functions=()):
         return describe(

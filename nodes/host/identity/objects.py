@@ -7,6 +7,7 @@ from typing import Any
 
 import comfy.controlnet
 import comfy.hooks
+import comfy.latent_formats
 import comfy.model_patcher
 from torch import nn
 
@@ -100,4 +101,12 @@ def _hook_group(describer: Describer, value: Any) -> Plain | NotMine:
     return NOT_MINE
 
 
-RULES = (_patcher, _streaming_cam, _vae, _text_encoder, _clip_vision, _control, _hook, _hook_group)
+def _latent_format(describer: Describer, value: Any) -> Plain | NotMine:
+    """How latents are scaled; colors for previews are left out."""
+    if not isinstance(value, comfy.latent_formats.LatentFormat):
+        return NOT_MINE
+    colors = [name for name in vars(value) if name.startswith(("latent_rgb", "taesd"))]
+    return describer.plain_object(value, but=colors)
+
+
+RULES = (_latent_format, _patcher, _streaming_cam, _vae, _text_encoder, _clip_vision, _control, _hook, _hook_group)
