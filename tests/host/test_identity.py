@@ -152,6 +152,34 @@ def test_a_partly_loaded_model_has_the_same_identity():
     assert_same(before, I.model_identity(lora))
 
 
+def test_dynamic_memory_changes_no_identity(monkeypatch):
+    """Hosts with dynamic memory cast weights when they load them, some for good."""
+    import comfy.model_patcher
+    import comfy.sd
+
+    if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
+        pytest.skip("this host has no dynamic memory")
+    import comfy_aimdo.host_buffer
+    from comfy.model_patcher import ModelPatcherDynamic
+
+    # Its native library is for graphics cards.
+    monkeypatch.setattr(comfy_aimdo.host_buffer, "HostBuffer", lambda *arguments: None)
+    cpu, base = torch.device("cpu"), tiny.WAN.make()
+    block = base.model.diffusion_model.blocks[0]
+    block.modulation_comfy_model_dtype = torch.bfloat16
+    patches = comfy.sd.load_lora_for_models(base, None, variants.wan_lora(), 0.5, 0)[0].patches
+    dynamic = object.__new__(ModelPatcherDynamic)
+    dynamic.__init__(base.model, cpu, cpu)
+    dynamic.patches = patches
+    monkeypatch.setattr(ModelPatcherDynamic, "__del__", lambda self: None)
+    before = I.model_identity(dynamic)
+    dynamic.load(cpu)
+    assert dynamic.backup and block.modulation.dtype == torch.bfloat16
+    assert_same(before, I.model_identity(dynamic))
+    dynamic.restore_loaded_backups()
+    assert_same(before, I.model_identity(dynamic))
+
+
 def test_a_lossless_conversion_of_the_weights_changes_nothing_and_one_weight_does():
     first, second = tiny.WAN.make(), tiny.WAN.make()
     for model in (first, second):
