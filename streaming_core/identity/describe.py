@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from .functions import closure_values, code_digest, own_code, qualified_name
 from .leaves import NotMine, key_text, label_of_type, leaf
-from .modules import MACHINERY, is_compiled, structure_digest, weights_of
+from .modules import MACHINERY, is_compiled, is_plain, structure_digest, weights_of
 from .plain import Plain, to_json
 from .share import share
 from .slots import Absent, Owners, Path, RunTimeState, Slot
@@ -242,7 +242,11 @@ class Describer:
     def _module(self, value: nn.Module) -> Plain:
         if is_compiled(value):
             return {"compiled": True, **self.parts({"function": value._orig_mod, "options": _compile_options(value)})}
-        own = {name: item for name, item in vars(value).items() if name not in MACHINERY and not name.startswith("_")}
+        own = {
+            name: item
+            for name, item in vars(value).items()
+            if name not in MACHINERY and (not name.startswith("_") or is_plain(item))
+        }
         hooks = {name: list(vars(value).get(name, {}).values()) for name in _FORWARD_HOOKS}
         about = self.about_class(type(value))
         about["structure"] = structure_digest(value, self.ignore)
@@ -294,9 +298,11 @@ def _is_written_in_python(kind: type) -> bool:
 
 
 def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Attributes of an object, without what Python keeps itself, caches of properties, and fields not compared."""
+    """Attributes of an object, without what Python keeps itself, caches of properties, and private caches."""
     kind = type(value)
-    left_out = {each.name for each in dataclasses.fields(value) if not each.compare} if _is_dataclass(value) else set()
+    fields = dataclasses.fields(value) if _is_dataclass(value) else ()
+    # Only private ones: people also leave tensors out of comparisons, because those cannot be compared.
+    left_out = {each.name for each in fields if not each.compare and each.name.startswith("_")}
     names = dict.fromkeys(getattr(value, "__dict__", {}))
     for each in kind.__mro__:
         slots = vars(each).get("__slots__", ())

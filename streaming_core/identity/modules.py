@@ -22,9 +22,10 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text or a short row of such."""
     if isinstance(value, (list, tuple)):
-        return len(value) < 64 and all(map(_is_plain, value))
+        return len(value) < 64 and all(map(is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
 
 
@@ -37,7 +38,7 @@ def structure_digest(module: nn.Module, ignore: Callable[[object, str], bool]) -
             continue
         for attribute, value in sorted(vars(part).items()):
             public = attribute not in MACHINERY and not attribute.startswith("_") and not ignore(part, attribute)
-            if public and _is_plain(value):
+            if public and is_plain(value):
                 digest.update(f" {attribute}={value!r}".encode())
     return digest.hexdigest()
 

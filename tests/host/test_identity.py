@@ -17,6 +17,8 @@ from tests.host import identity_variants as variants
 from tests.host import tiny_models as tiny
 from tests.host.identity_variants import ALL, I, Variant, model_of
 
+import comfy.patcher_extension  # noqa: E402, isort: skip - the host is there once the variants are imported
+
 every_variant = pytest.mark.parametrize("variant", ALL, ids=lambda variant: variant.name)
 sampled = pytest.mark.parametrize("variant", [each for each in ALL if each.sampled], ids=lambda each: each.name)
 
@@ -107,6 +109,18 @@ def test_a_setting_changed_in_place_between_runs_is_seen_and_one_changed_by_samp
     assert sentence(differences(before, I.model_identity(model))) == "Teacache.threshold changed 0.1 -> 0.3"
     patch.state["mode"] = "fast"
     assert "Teacache.state.mode was added" in sentence(differences(before, I.model_identity(model)))
+
+
+def test_what_a_pack_writes_into_the_network_itself_counts():
+    model = tiny.WAN.make()
+    network, before = model.model.diffusion_model, I.model_identity(model)
+    network.rel_l1_thresh = 0.3
+    assert sentence(differences(before, I.model_identity(model))).endswith("network.rel_l1_thresh was added")
+    del network.rel_l1_thresh
+    network.blocks[0].forward = lambda *arguments, **others: network.blocks[0].__class__.forward(*arguments, **others)
+    assert "written over.diffusion_model.blocks.0.forward" in differences(before, I.model_identity(model))[0].path
+    del network.blocks[0].forward
+    assert_same(before, I.model_identity(model))
 
 
 def test_a_cancelled_run_leaves_the_identity_as_it_was():
@@ -305,6 +319,51 @@ def test_a_guider_counts_with_model_conditions_and_scale():
     before = I.identity_of(first)
     assert_same(before, I.identity_of(guider(2.0)))
     assert "CFGGuider.cfg changed 2.0 -> 3.0" in sentence(differences(before, I.identity_of(guider(3.0))))
+
+
+def _put(name: str):
+    """A plain model with one thing put onto it, through the host's own methods, by a number."""
+
+    def make(number: float):
+        model = model_of(tiny.WAN).clone()
+
+        def function(*arguments, **others):
+            return number
+
+        weight = "diffusion_model.blocks.0.self_attn.q.weight"
+        injection = comfy.patcher_extension.PatcherInjection(inject=function, eject=function)
+        puts = {
+            "wrapper": lambda: model.add_wrapper("apply_model", function),
+            "callback": lambda: model.add_callback("on_load", function),
+            "attachment": lambda: model.set_attachments("pack", {"scale": number}),
+            "injection": lambda: model.set_injections("pack", [injection]),
+            "additional model": lambda: model.set_additional_models("pack", [variants.with_wrapper(number)]),
+            "weight function": lambda: model.add_weight_wrapper(weight, function),
+            "object patch": lambda: model.add_object_patch("diffusion_model.blocks.0.forward", function),
+            "attention patch": lambda: model.set_model_attn2_patch(function),
+            "attention replacement": lambda: model.set_model_attn1_replace(function, "input", 1),
+            "cfg function": lambda: model.set_model_sampler_cfg_function(lambda args: function(args)),
+            "pre cfg function": lambda: model.set_model_sampler_pre_cfg_function(function),
+            "context handler": lambda: model.model_options.update(context_handler=variants.Teacache(number)),
+            "weights": lambda: model.add_patches({weight: ("diff", (torch.full((24, 24), number),))}),
+        }
+        puts[name]()
+        return model
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["wrapper", "callback", "attachment", "injection", "additional model", "weight function", "object patch"]
+    + ["attention patch", "attention replacement", "cfg function", "pre cfg function", "context handler", "weights"],
+)
+def test_whatever_is_put_onto_a_model_counts(name):
+    make, plain = _put(name), I.model_identity(model_of(tiny.WAN))
+    one, two = I.model_identity(make(0.5)), I.model_identity(make(0.25))
+    assert differences(plain, one) and differences(one, two)
+    assert_same(one, I.model_identity(make(0.5)))
+    assert_same(one, I.model_identity(make(0.5).clone()))
 
 
 def test_a_model_that_cannot_be_described_the_usual_way_is_described_in_full(monkeypatch, caplog):

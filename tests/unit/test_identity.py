@@ -110,7 +110,8 @@ class Mode(enum.Enum):
 class Settings:
     strength: float
     mode: Mode = Mode.FAST
-    cache: dict = field(default_factory=dict, compare=False)
+    _cache: dict = field(default_factory=dict, compare=False)
+    image: torch.Tensor = field(default_factory=lambda: torch.zeros(2), compare=False)
 
 
 class Slotted:
@@ -148,6 +149,7 @@ DIFFERENT = {
     "minus zero": (0.0, -0.0),
     "enum": (Mode.FAST, Mode.SLOW),
     "dataclass": (Settings(1.0), Settings(0.5)),
+    "field that is not compared": (Settings(1.0), Settings(1.0, image=torch.ones(2))),
     "slots": (Slotted(1), Slotted(2)),
     "closure": (scaled(1), scaled(2)),
     "code": (lambda x: x + 1, lambda x: x + 2),
@@ -219,11 +221,11 @@ def test_devices_and_folders_do_not_count():
     assert describe("a / b") == "a / b" != describe("/imagine a fox")
 
 
-def test_caches_of_properties_and_fields_not_compared_do_not_count():
+def test_caches_of_properties_and_private_caches_do_not_count():
     lazy, settings = Lazy(3), Settings(1.0)
     before = describe([lazy, settings])
     assert lazy.table
-    settings.cache["a"] = 1
+    settings._cache["a"] = 1
     assert describe([lazy, settings]) == before
 
 

@@ -25,7 +25,7 @@ _HOST_NAMES = frozenset(
         "latent_shapes",
     }
     | {"dynamic_pins", "dynamic_patchers", "weight_function", "bias_function", "memory_usage_factor"}
-    | {"memory_usage_factor_conds", "memory_usage_shape_process"}
+    | {"memory_usage_factor_conds", "memory_usage_shape_process", "_v", "_v_block", "_v_signature", "_pin_state"}
 )
 
 
@@ -70,7 +70,10 @@ def identity_of(value: object) -> Plain:
 
 @contextmanager
 def watch(*values: object) -> Iterator[None]:
-    """Keep around each sampling: what changes in `values` meanwhile is run-time state, and counts as it was before."""
+    """Keep around each sampling: what changes in `values` meanwhile is run-time state, and counts as it was before.
+
+    Only around sampling: a setting that is changed within would count as state, too. Take identities before the first.
+    """
 
     def look() -> Describer:
         describer = HostDescriber(weights=False)

@@ -144,16 +144,16 @@ def _settings(patcher: Any) -> dict[str, Any]:
     return found
 
 
-def _attributes(patcher: Any) -> dict[str, Any]:
-    """Plain attributes of the model itself. Hosts add some while they sample, which are None again afterwards."""
-    model, replaced = patcher.model, _replaced(patcher)
+def _attributes(patcher: Any, prefix: str = "") -> dict[str, Any]:
+    """Plain attributes of the model, or of its network. Hosts add some while they sample, which are None afterwards."""
+    owner, replaced = getattr(patcher.model, prefix) if prefix else patcher.model, _replaced(patcher)
     return {
         name: value
-        for name, value in vars(model).items()
+        for name, value in vars(owner).items()
         if isinstance(value, (bool, int, float, str))
         and not name.startswith("_")
-        and not is_host_state(model, name)
-        and name not in replaced
+        and not is_host_state(owner, name)
+        and not _is_under(f"{prefix}.{name}".lstrip("."), replaced)
     }
 
 
@@ -264,6 +264,8 @@ def describe_model(describer: HostDescriber, patcher: Any) -> Plain:
         describer.places.pop(id(part), None)
     if attributes := describer.parts_of(model, _attributes(patcher)):
         about["attributes"] = dict(attributes)
+    if hasattr(model, "diffusion_model") and (network := _attributes(patcher, "diffusion_model")):
+        about["network"] = dict(describer.parts_of(model.diffusion_model, network))
     return {**about, **describer.parts(parts, empty=False)}
 
 
