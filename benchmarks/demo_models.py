@@ -163,7 +163,7 @@ def judged(model: Path, seed: int) -> dict[str, float]:
         for name, frames in continued.items()
     }
     length = CHUNK_FRAMES + CHUNKS * NEW_FRAMES
-    clip = showcase.first_clip(parts, video.render(0, 1).frames, seed % 2**32)
+    clip = showcase.first_chunk(parts, video.render(0, 1).frames, seed % 2**32)
     reference = mean_hue(clip)
     if reference is None:
         raise ValueError(f"the first clip of video {seed} has lost its sprite; train the video UNet further")

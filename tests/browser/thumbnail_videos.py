@@ -162,7 +162,7 @@ def sampled_first_clip(prompt: Prompt, demo: Mapping) -> None:
     }
     prompt["VAEDecode"]["inputs"] |= {"samples": ["SamplerCustom", 0], "vae": given["vae"]}
     given["sampler"] = [DDIM, 0]
-    prompt[video]["inputs"]["first_clip"] = ["VAEDecode", 0]
+    prompt[video]["inputs"]["start_frames"] = ["VAEDecode", 0]
 
 
 def towers_of_text_model(prompt: Prompt, demo: Mapping) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from streaming_core.color.anchor import ColorAnchor
 from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError
 from streaming_core.frames import TensorFrames
-from streaming_core.color.anchor import ColorAnchor
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
 from streaming_core.loop.state import ChunkResult

@@ -161,12 +161,12 @@ def test_a_clip_of_another_workflow_is_continued(server, prompt):
     Image.fromarray(pixels).save(server.base / "input" / "t2v_start.png")
     prompt["image"] = {"class_type": "LoadImage", "inputs": {"image": "t2v_start.png"}}
     prompt["clip"] = {"class_type": "RepeatImageBatch", "inputs": {"image": ["image", 0], "amount": 10}}
-    prompt[node_of(prompt, SAMPLER)]["inputs"]["first_clip"] = ["clip", 0]
+    prompt[node_of(prompt, SAMPLER)]["inputs"]["start_frames"] = ["clip", 0]
     set_inputs(prompt, SAMPLER, num_frames=19)
     assert len(video(server.run(prompt))) == 19
     own = copy.deepcopy(prompt)
-    own[node_of(own, SAMPLER)]["inputs"]["start_image"] = own[node_of(own, SAMPLER)]["inputs"].pop("first_clip")
-    refused(server, own, SAMPLER, ["from the prompt, not from start_image", "first_clip"])
+    own[node_of(own, SAMPLER)]["inputs"]["start_image"] = own[node_of(own, SAMPLER)]["inputs"].pop("start_frames")
+    refused(server, own, SAMPLER, ["from the prompt, not from start_image", "start_frames"])
 
 
 def test_the_refined_video_has_as_many_frames(server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsError
-from streaming_core.loop.script import Cue, Script, parse_cues
 from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.script import Cue, Script, parse_cues
 from streaming_core.loop.steps import start_video, video_chunks
 from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError

@@ -79,8 +79,14 @@ def test_what_fits_is_let_through(costs):
     [
         ({"disk_free": GIB - 1}, "the run needs 1024 MiB of disk but 1024 MiB are free"),
         ({"ram_free": GIB // 2}, "one chunk needs 1024 MiB of RAM but 512 MiB are free"),
-        ({"memory": replace(CARD, device_total=3 * GIB)}, "one step needs 4096 MiB of VRAM but the device has 3072 MiB"),
-        ({"memory": replace(CARD, device_total=None), "ram_free": 4 * GIB}, "one chunk needs 5120 MiB of RAM but 4096 MiB are free"),
+        (
+            {"memory": replace(CARD, device_total=3 * GIB)},
+            "one step needs 4096 MiB of VRAM but the device has 3072 MiB",
+        ),
+        (
+            {"memory": replace(CARD, device_total=None), "ram_free": 4 * GIB},
+            "one chunk needs 5120 MiB of RAM but 4096 MiB are free",
+        ),
     ],
 )
 def test_what_cannot_fit_is_refused_with_its_numbers(costs, short, words):

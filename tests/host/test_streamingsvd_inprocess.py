@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from streaming_core.errors import FrameMismatchError, RunMismatchError, SettingsError
+from streaming_core.errors import FrameMismatchError, SettingsError
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import UNET_PREFIX, detect_streamingsvd

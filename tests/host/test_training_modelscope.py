@@ -269,19 +269,18 @@ def test_text_becomes_a_video_of_several_chunks(loaded):
     from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
     from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
 
-    from streaming_core.loop.chunk import ChunkPlan
-    from streaming_core.loop.state import pick_anchor, start_video, video_chunks
+    from streaming_core.loop.plan import VideoPlan
+    from streaming_core.loop.steps import start_video, video_chunks
 
     prompts = modelscope.encode_prompts(loaded.clip, ["a red ball moving up left", ""])
     sampler = modelscope.ModelscopeChunkSampler(
         model=loaded.model, cam=loaded.cam, vae=loaded.vae, prompts=(prompts["a red ball moving up left"],),
-        negative=prompts[""], tokens=None, first_model=load_modelscope.load_modelscope_unet(command.BASE_FILE),
+        negative=prompts[""], first_model=load_modelscope.load_modelscope_unet(command.BASE_FILE),
         sampling=modelscope.official_sampling(2, 2.0), first_sampling=modelscope.first_clip_sampling(2, 2.0),
     )  # fmt: skip
-    plan = ChunkPlan(8, 4, 2, 4, seed=1)
+    plan = VideoPlan(8, 4, 2, seed=1, height=SIZE, width=SIZE)
     with torch.inference_mode():
-        first = sampler.sample_first_clip(plan.chunk(0), SIZE, SIZE)
-        state = start_video(plan, first, pick_anchor(first, 0), sampler)
+        state, first = start_video(plan, sampler)
         frames = torch.cat([first, *(part for _, part in video_chunks(state, sampler))])
     assert frames.shape == (8, 3, SIZE, SIZE) and frames.isfinite().all() and frames.std() > 0
 

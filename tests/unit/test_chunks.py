@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from streaming_core.errors import SettingsError
 from streaming_core.loop.plan import Beginning, VideoPlan
 
-
 LENGTHS = {"num_frames": 100, "chunk_frames": 25, "overlap_frames": 7}
 
 

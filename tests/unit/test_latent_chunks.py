@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.latent_layout import LatentLayout, clip_groups, decode_clip, held_mask, perturb
+from streaming_core.loop.plan import VideoPlan
 
 layouts = st.builds(LatentLayout, st.sampled_from([1, 4, 6, 8]), st.just(2))
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from .flags import start_flags_identity
 __all__ = [
     "STATE",
     "conditioning_identity",
+    "fields_identity",
     "identities",
     "identity_of",
     "image_identity",
@@ -59,3 +61,9 @@ def identities(**values: Any) -> dict[str, Plain]:
     """Several values by name, at once: long parts that they share stand once."""
     plain = describe(values, HostDescriber())
     return plain if isinstance(plain, dict) else {}
+
+
+def fields_identity(sampler: Any, *left_out: str) -> dict[str, Plain]:
+    """All fields of a dataclass but private ones and those `left_out`: a field that is added later counts by itself."""
+    names = [each.name for each in fields(sampler) if each.name not in left_out and not each.name.startswith("_")]
+    return identities(**{name: getattr(sampler, name) for name in names})

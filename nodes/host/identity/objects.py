@@ -56,13 +56,6 @@ def _clip_vision(describer: Describer, value: Any) -> Plain | NotMine:
     return describer.plain_object(value, but=("model", "load_device"))
 
 
-def _streaming_cam(describer: Describer, value: Any) -> Plain | NotMine:
-    """CAM and APM of the pack: the weights count, not the file they came from."""
-    if type(value).__name__ not in ("StreamingCam", "StreamingApm"):
-        return NOT_MINE
-    return describer.plain_object(value, but=("source",))
-
-
 def _control(describer: Describer, value: Any) -> Plain | NotMine:
     """A ControlNet by its settings and weights. The host's copy of it has no run-time state."""
     if not isinstance(value, comfy.controlnet.ControlBase):
@@ -109,4 +102,4 @@ def _latent_format(describer: Describer, value: Any) -> Plain | NotMine:
     return describer.plain_object(value, but=colors)
 
 
-RULES = (_latent_format, _patcher, _streaming_cam, _vae, _text_encoder, _clip_vision, _control, _hook, _hook_group)
+RULES = (_latent_format, _patcher, _vae, _text_encoder, _clip_vision, _control, _hook, _hook_group)
