@@ -23,8 +23,9 @@ import comfy.sd  # noqa: E402
 import comfy.supported_models as supported  # noqa: E402
 import torch  # noqa: E402
 from comfy_api.torch_helpers import set_torch_compile_wrapper  # noqa: E402
-from comfyui_streamingt2v.nodes.host import blending, build  # noqa: E402
+from comfyui_streamingt2v.nodes.host import encoders  # noqa: E402
 from comfyui_streamingt2v.nodes.host import identity as I  # noqa: E402, N812
+from comfyui_streamingt2v.nodes.host.windows import blending  # noqa: E402
 
 from tests.host import tiny_models as tiny  # noqa: E402
 
@@ -180,7 +181,7 @@ def clip_vision(seed: int):
 
     tensors = random_weights(official_shapes(TINY), dtype=torch.float32)
     config = detect_streamingsvd(shapes_of(tensors))
-    vision = build.build_clip_vision(split_file(tensors, "tiny").clip_vision, config.clip_vision)
+    vision = encoders.build_clip_vision(split_file(tensors, "tiny").clip_vision, config.clip_vision)
     tiny.randomize(vision.model, seed)
     return vision
 

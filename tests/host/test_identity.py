@@ -246,7 +246,7 @@ def streamingsvd_files(tmp_path_factory) -> list[str]:
 
 
 def test_the_same_weights_in_another_file_are_the_same(streamingsvd_files):
-    from comfyui_streamingt2v.nodes.host.load_streamingsvd import open_streamingsvd
+    from comfyui_streamingt2v.nodes.host.svd.load import open_streamingsvd
 
     first, *others = [open_streamingsvd(path) for path in streamingsvd_files]
     for other in others:
@@ -255,8 +255,8 @@ def test_the_same_weights_in_another_file_are_the_same(streamingsvd_files):
 
 
 def test_cam_on_a_model_counts_by_weights_strength_and_control_frames(streamingsvd_files):
-    from comfyui_streamingt2v.nodes.host.cam import with_cam
-    from comfyui_streamingt2v.nodes.host.load_streamingsvd import open_streamingsvd
+    from comfyui_streamingt2v.nodes.host.svd.cam import with_cam
+    from comfyui_streamingt2v.nodes.host.svd.load import open_streamingsvd
 
     first, second = open_streamingsvd(streamingsvd_files[0]), open_streamingsvd(streamingsvd_files[2])
     frames = torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(1))
