@@ -20,7 +20,7 @@ from ....streaming_core.runs.care import is_intact
 from ....streaming_core.runs.folder import RunFolder
 from ....streaming_core.runs.manifest import plain
 from ..progress import StepProgress, check_cancel
-from .videos import chunk_hash, chunk_hashes, refuse_other_model, resumed_state, runs_root, store_chunk
+from .videos import chunk_hash, chunk_hashes, chunk_own, refuse_other_model, resumed_state, runs_root, store_chunk
 
 log = logging.getLogger(__name__)
 SEED_MODES = ("new", "given")
@@ -117,7 +117,7 @@ def _refuse_other_settings(sampler, run: RunFolder, settings: dict) -> None:
 def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
     for index, each in enumerate(wanted):
         record = run.record(index)
-        if record is None or not record.accepts(each):
+        if record is None or run.manifest.choice(index, each) != record:
             what = "is not finished" if record is None else "was made with other settings"
             raise SettingsError(
                 f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to make the video whole"
@@ -131,7 +131,7 @@ def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> 
         return False
     if index == 0:
         # Whether the anchor changed with the clip depends on the scope of the request that drew it.
-        if record.revision and record.notes.get("drawn") != request.scope:
+        if record.take and record.notes.get("drawn") != request.scope:
             return False
     elif record.continues not in ("", run.record(index - 1).file):
         return False
@@ -168,7 +168,8 @@ class _Maker:
             state,
             time.monotonic() - began,
             extra=extra,
-            keep_old=True,
+            identity=self.settings,
+            own=chunk_own(self.sampler, chunk),
             stands_for="" if own == wanted else wanted,
             notes={"drawn": self.request.scope},
         )

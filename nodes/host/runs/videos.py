@@ -21,8 +21,10 @@ from ....streaming_core.loop.chunk import Chunk, ChunkPlan
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.script import Script
 from ....streaming_core.loop.state import Anchor, VideoState, as_clip, continue_video, pick_anchor, start_video
+from ....streaming_core.runs.changes import why_made_again
+from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder, settings_hash
-from ....streaming_core.runs.resume import drawn_anew, missing_chunks
+from ....streaming_core.runs.takes import kept_rerolls
 from ..compat import InputImpl
 from ..fingerprint import tensor_fingerprint
 from ..pixels import core_to_images, images_to_core
@@ -153,10 +155,14 @@ def run_settings(sampler, request: VideoRequest) -> dict:
 
 
 def chunk_hash(sampler, settings: dict, chunk: Chunk, previous: str = "") -> str:
-    """The settings hash of one chunk. It holds the one of the chunk before: a change re-makes everything behind it."""
+    """The settings hash of one chunk. It holds the one of the chunk before: a change re-makes everything after it."""
+    return settings_hash({**settings, **chunk_own(sampler, chunk)}, previous=previous)
+
+
+def chunk_own(sampler, chunk: Chunk) -> dict:
+    """What one chunk depends on besides the settings of the run and the chunks before it."""
     family = sampler.chunk_settings(chunk) if hasattr(sampler, "chunk_settings") else {}
-    own = {**family, "seed": chunk.seed, "index": chunk.index}
-    return settings_hash({**settings, **own}, previous=previous)
+    return {**family, "seed": chunk.seed, "index": chunk.index}
 
 
 def chunk_hashes(sampler, settings: dict, chunks: Sequence[Chunk]) -> list[str]:
@@ -192,22 +198,20 @@ def make_video(sampler, request: VideoRequest, run_name: str, fps: float) -> Fra
         owner="Stream Sampler",
     ) as run:
         try:
-            _fill(run, sampler, request, plan, hashes)
+            _fill(run, sampler, request, plan, hashes, settings)
         except BaseException:
-            if not run.chunks:
-                # Nothing is worth keeping of a run that never finished its first clip.
-                run.discard()
+            run.discard_if_empty()  # nothing is worth keeping of a run that never finished a chunk
             raise
         return run.frames_stream(request.num_frames)
 
 
 def reroll_stamp(run_name: str) -> tuple:
-    """Which chunks of a run were drawn anew: changes when Reroll Chunks or Run Inspector changed the video."""
+    """Which chunks of a run show another take: changes when Reroll Chunks or Run Inspector changed the video."""
     try:
         manifest = RunFolder.open(runs_root(), run_name).manifest
     except StreamingError:
         return ()
-    return tuple((record.index, record.revision) for record in manifest.chunks if record.revision)
+    return tuple((record.index, record.take) for record in manifest.chunks if record.take)
 
 
 def refuse_other_model(name: str, settings: dict) -> None:
@@ -223,11 +227,17 @@ def refuse_other_model(name: str, settings: dict) -> None:
         )
 
 
-def _fill(run: RunFolder, sampler, request: VideoRequest, plan: ChunkPlan, hashes: list[str]) -> None:
-    missing = missing_chunks(run.path, run.manifest, hashes)
+def _fill(
+    run: RunFolder, sampler, request: VideoRequest, plan: ChunkPlan, hashes: list[str], settings: dict
+) -> None:
+    before = run.manifest
+    missing = run.select(hashes)
     if len(missing) < plan.num_chunks:
         reused = f"{plan.num_chunks - len(missing)} of {plan.num_chunks} chunks are reused"
-        log.info("run %s: %s", run.manifest.name, "; ".join(filter(None, (reused, drawn_anew(run.manifest, missing)))))
+        log.info("run %s: %s", before.name, "; ".join(filter(None, (reused, kept_rerolls(run.manifest, missing)))))
+    again = why_made_again(before, missing, settings, [chunk_own(sampler, chunk) for chunk in plan.chunks])
+    if again is not None:
+        log.info("run %s: %s; the takes that were there are kept", before.name, again)
     if not missing:
         return
     steps = [
@@ -249,34 +259,34 @@ def _fill(run: RunFolder, sampler, request: VideoRequest, plan: ChunkPlan, hashe
                 state = resumed_state(run, sampler, plan, index)
             state, frames = continue_video(state, sampler)
         seconds = time.monotonic() - began
-        store_chunk(run, plan.chunk(index), hashes[index], frames, state, seconds, extra=extra)
+        about = {"identity": settings, "own": chunk_own(sampler, plan.chunk(index))}
+        store_chunk(run, plan.chunk(index), hashes[index], frames, state, seconds, extra=extra, **about)
         del frames
         mm.soft_empty_cache()
 
 
 def kept_beginning(request: VideoRequest, anchor: Tensor) -> dict[str, Tensor]:
-    """What is stored with the first clip: the anchor, and the image it was made from, to draw it anew."""
+    """What is stored with the first clip: the anchor, and the image it was made from, to reroll it."""
     if request.start_image is None or request.first_clip is not None:
         return {"anchor": anchor}
     return {"anchor": anchor, "start_image": request.fitted(request.start_image[:1])}
 
 
 def store_chunk(
-    run: RunFolder, chunk: Chunk, settings_hash: str, frames: Tensor, state: VideoState, seconds: float, **options
+    run: RunFolder,
+    chunk: Chunk,
+    settings_hash: str,
+    frames: Tensor,
+    state: VideoState,
+    seconds: float,
+    extra: dict[str, Tensor] | None = None,
+    **options,
 ) -> None:
     """Store a chunk's core frames and what `state`, the one after it, hands on; `options` as of `write_chunk`."""
     remembered = {MEMORY + name: value for name, value in state.memory.items()}
-    run.write_chunk(
-        chunk.index,
-        settings_hash=settings_hash,
-        seed=chunk.seed,
-        frames=core_to_images(frames),
-        tail=state.tail,
-        seconds=seconds,
-        replace_existing=True,
-        seam_frames=min(len(frames), state.plan.overlap_frames),
-        **{**options, "extra": {**(options.get("extra") or {}), **remembered} or None},
-    )
+    seam = min(len(frames), state.plan.overlap_frames)
+    content = ChunkContent(core_to_images(frames), state.tail, {**(extra or {}), **remembered}, seam)
+    run.write_chunk(chunk.index, content, settings_hash=settings_hash, seconds=seconds, **options)
 
 
 def resumed_state(
