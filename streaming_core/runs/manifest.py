@@ -125,9 +125,7 @@ class RunManifest:
     def without(self, files: Collection[str]) -> RunManifest:
         """A copy that does not know the takes in `files`, nor identities that only they had."""
         records = tuple(record for record in self.records if record.file not in files)
-        chosen = tuple(
-            {wanted: name for wanted, name in each.items() if name not in files} for each in self.chosen
-        )
+        chosen = tuple({wanted: name for wanted, name in each.items() if name not in files} for each in self.chosen)
         used = {record.identity for record in records}
         identities = {key: value for key, value in self.identities.items() if key in used}
         return replace(self, records=records, chosen=chosen, identities=identities)

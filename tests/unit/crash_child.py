@@ -39,7 +39,9 @@ def make_video(root: str) -> None:
     size = {"kind": "crash", "height": HEIGHT, "width": WIDTH, "fps": 24}
     with RunFolder.open_or_create(root, "run", num_frames=NUM_CHUNKS * CHUNK_FRAMES, **size) as run:
         missing = run.select(HASHES)
-        tail = run.chunk_file(missing[0] - 1).read("tail") if missing and missing[0] else torch.zeros(1, HEIGHT, WIDTH, 3)
+        tail = (
+            run.chunk_file(missing[0] - 1).read("tail") if missing and missing[0] else torch.zeros(1, HEIGHT, WIDTH, 3)
+        )
         for index in missing:
             say("begin", index)
             frames = chunk_after(tail, index)

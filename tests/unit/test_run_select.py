@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import contextlib
 from dataclasses import dataclass, field
 from fractions import Fraction

@@ -227,9 +227,7 @@ def refuse_other_model(name: str, settings: dict) -> None:
         )
 
 
-def _fill(
-    run: RunFolder, sampler, request: VideoRequest, plan: ChunkPlan, hashes: list[str], settings: dict
-) -> None:
+def _fill(run: RunFolder, sampler, request: VideoRequest, plan: ChunkPlan, hashes: list[str], settings: dict) -> None:
     before = run.manifest
     missing = run.select(hashes)
     if len(missing) < plan.num_chunks:
