@@ -35,7 +35,7 @@ def one_video(num_frames: int) -> dict:
 
     from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
     from streaming_core.models.registry import take
-    from streaming_core.runs.folder import RunFolder
+    from streaming_core.runs.folder import ChunkContent, RunFolder
     from streaming_core.windows.enhancement import EnhanceSettings
     from tests import tiny_enhancer, tiny_modelscope
     from tests.host.inprocess import import_host, import_pack
@@ -60,7 +60,7 @@ def one_video(num_frames: int) -> dict:
         with RunFolder.create(folder, "video", kind="benchmark", height=SIDE, width=SIDE, fps=24) as run:
             for index, start in enumerate(range(0, num_frames, 10)):
                 frames = torch.rand(min(10, num_frames - start), SIDE, SIDE, 3, generator=generator)
-                run.write_chunk(index, settings_hash="", seed=0, frames=frames)
+                run.write_chunk(index, ChunkContent(frames), settings_hash="benchmark")
             stream = run.frames_stream()
         request = enhancer.EnhanceRequest(stream, SIDE, SIDE, "inside", settings)
         # A first video of one window: what is loaded once is loaded before the mark is set back.

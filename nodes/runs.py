@@ -1,4 +1,4 @@
-"""Nodes that look after runs: draw chunks anew, look into run folders, tell beforehand what a video costs."""
+"""Nodes that look after runs: reroll chunks, look into run folders, tell beforehand what a video costs."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class RerollChunks(io.ComfyNode):
             node_id="StreamingT2VRerollChunks",
             display_name="Reroll Chunks",
             category=CATEGORY,
-            description="Draws chosen chunks of a finished run anew and leaves the others' files as they are. Older "
-            "drawings are kept; Run Inspector chooses them again.",
+            description="Makes other takes of chosen chunks of a finished run and leaves the others as they are. Older "
+            "takes are kept; Run Inspector chooses them again.",
             search_aliases=["redo segment", "regenerate chunk", "retry"],
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="The one that Stream Sampler made the run with."),
@@ -49,15 +49,14 @@ class RerollChunks(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="0 to 2^64 - 1. What was drawn from this seed before is not drawn again; change it to draw "
-                    "another.",
+                    tooltip="0 to 2^64 - 1. A take that was made from this seed is not made again; change it for another.",
                 ),
                 io.Combo.Input(
                     "scope",
                     options=list(SCOPES),
                     default=SCOPES[0],
                     tooltip="only these: the end of each passes over into the old one within overlap_frames, so that "
-                    "the next chunk still fits. also all after: everything behind is made again and continues it.",
+                    "the next chunk still fits. also all after: everything after is made again and continues it.",
                 ),
                 FrameStream.Input(
                     "frames", optional=True, tooltip="Frames of Stream Sampler: its run, once it is finished."
@@ -91,8 +90,8 @@ class RunInspector(io.ComfyNode):
             node_id="StreamingT2VRunInspector",
             display_name="Run Inspector",
             category=CATEGORY,
-            description="Shows the runs on disk, or the chunks of one, with images, seeds, status and sizes. Chooses "
-            "older drawings, sets damaged chunks aside, and deletes what you confirm.",
+            description="Shows the runs on disk, or the chunks of one, with images, seeds, status, sizes and takes. "
+            "Chooses other takes, sets damaged ones aside, and deletes what you confirm.",
             search_aliases=["list runs", "delete run", "resume"],
             inputs=[
                 io.String.Input(
@@ -102,20 +101,18 @@ class RunInspector(io.ComfyNode):
                     "action",
                     options=list(ACTIONS),
                     default="look",
-                    tooltip="look changes nothing. choose revision: a chunk's other drawing. set damaged aside: Stream "
-                    "Sampler makes those chunks again. recover manifest: make a lost or damaged one anew. delete "
-                    "older: older drawings. delete run: all of it. Deleting needs confirm.",
+                    tooltip="look changes nothing. choose take: another take of a chunk. set damaged aside: Stream "
+                    "Sampler makes those chunks again. recover manifest: rebuild a lost or damaged one. delete older: "
+                    "all takes that the video does not show. delete run: all of it. Deleting needs confirm.",
                 ),
                 io.Int.Input(
                     "chunk",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="For choose revision: number of the chunk, from 0.",
+                    tooltip="For choose take: number of the chunk, from 0.",
                 ),
-                io.Int.Input(
-                    "revision", default=0, min=0, max=1_000_000, tooltip="For choose revision: 0 is the first drawing."
-                ),
+                io.Int.Input("take", default=0, min=0, max=1_000_000, tooltip="For choose take: 0 is the first take."),
                 io.String.Input("confirm", default="", tooltip="To delete, write the run's name here once more."),
                 FrameStream.Input(
                     "frames", optional=True, tooltip="Look at the run behind these frames, once they are made."
@@ -134,9 +131,9 @@ class RunInspector(io.ComfyNode):
         return runs_stamp()
 
     @classmethod
-    def execute(cls, run_name, action, chunk, revision, confirm, frames=None):
+    def execute(cls, run_name, action, chunk, take, confirm, frames=None):
         name = run_name if frames is None else run_of(frames)
-        done = act(action, name, chunk, revision, confirm)
+        done = act(action, name, chunk, take, confirm)
         text, sheet = describe("" if action == "delete run" else name)
         text = "\n".join(filter(None, (done, text)))
         shown = ui.PreviewImage(sheet, cls=cls).as_dict() | shown_text(text, cls.hidden.unique_id).as_dict()

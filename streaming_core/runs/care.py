@@ -1,6 +1,7 @@
-"""Looking after run folders: older drawings chosen, damage set aside, manifests recovered, runs deleted.
+"""Looking after run folders: older takes chosen, damage set aside, manifests recovered, takes and runs deleted.
 
-Only files that belong to a run by their names are ever touched, only in its own folder, and links are never followed.
+Deleting happens here and nowhere else, and only Run Inspector asks for it, once a user confirmed. Only files that belong
+to a run by their names are ever touched, only in its own folder, and links are never followed.
 """
 
 from __future__ import annotations
@@ -8,19 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 from ..atomic import remove_parts
 from ..errors import RunDamagedError, RunFolderError
 from .folder import RunFolder
-from .lock import RunLock
-from .manifest import MANIFEST, ChunkRecord, RunManifest
+from .lock import LOCK, RunLock
+from .manifest import MANIFEST, RunManifest
 from .name import run_path
-from .takes import keeping_seam
+from .rebuild import rebuild
+from .record import ChunkRecord
+from .selection import selected
 
-LOCK = "run.lock"
-_OWN_FILE = re.compile(rf"chunk_\d{{5,}}(\.r\d+)?\.safetensors(\.damaged)?|{re.escape(MANIFEST)}(\.damaged)?")
+_OWN_FILE = re.compile(rf"(chunk_\d{{5,}}(\.t\d+)?\.safetensors|{re.escape(MANIFEST)})(\.damaged\d*)?")
 
 
 def own_files(folder: Path) -> list[Path]:
@@ -36,7 +37,7 @@ def run_bytes(folder: Path) -> int:
 
 
 def is_intact(run: RunFolder, record: ChunkRecord, content: bool = True) -> bool:
-    """Whether a drawing's file is there, whole and (with `content`) unaltered."""
+    """Whether a take's file is there, whole and (with `content`) unaltered."""
     with contextlib.suppress(RunDamagedError):
         record.file_in(run.path).check(content)
         return True
@@ -44,13 +45,13 @@ def is_intact(run: RunFolder, record: ChunkRecord, content: bool = True) -> bool
 
 
 def recover(root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunFolder:
-    """Open a run whose manifest is lost or damaged: it is made anew from what the chunk files say of themselves.
+    """Open a run whose manifest is lost or damaged: it is rebuilt from what the chunk files say.
 
     A damaged manifest is kept as `manifest.json.damaged`.
 
     Raises:
         RunFolderError: no such run, or its manifest is intact.
-        RunDamagedError: there is no whole chunk file.
+        RunDamagedError: there is not a whole chunk file.
         RunLockedError: another writer holds the folder.
     """
     path = run_path(root, name)
@@ -61,9 +62,9 @@ def recover(root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunF
         with contextlib.suppress(RunDamagedError):
             RunManifest.load(path)
             raise RunFolderError(f"the manifest of run {name!r} is intact; open the run instead")
-        run = RunFolder(path, RunManifest.rebuild(path), lock)
+        run = RunFolder(path, rebuild(path), lock)
         if (path / MANIFEST).exists():
-            os.replace(path / MANIFEST, path / f"{MANIFEST}.damaged")
+            os.replace(path / MANIFEST, free_damaged(path / MANIFEST))
         run.save_manifest(run.manifest)
     except BaseException:
         lock.release()
@@ -71,68 +72,69 @@ def recover(root: str | os.PathLike[str], name: str, *, owner: str = "") -> RunF
     return run
 
 
-def use_revision(run: RunFolder, index: int, revision: int) -> ChunkRecord:
-    """Choose an older drawing of a chunk again; the present one is kept. Only the manifest is written.
+def use_take(run: RunFolder, index: int, take: int) -> ChunkRecord:
+    """Show another take of a chunk in the present video; all others stay. Only the manifest is written.
+
+    It is shown for the present settings from now on, also when the video had others in between.
 
     Raises:
-        RunFolderError: there is no such drawing.
+        RunFolderError: there is no such take, or the video has no such chunk.
         RunDamagedError: its file is missing, cut off or altered.
         RunLockedError: the folder was opened only to be read.
     """
     run.require_lock()
-    present = run.record(index)
-    found = {record.revision: record for record in run.manifest.drawings(index)}
-    if present is None or revision not in found:
+    manifest = run.manifest
+    wanted = manifest.wanted[index] if 0 <= index < len(manifest.wanted) else ""
+    found = {record.take: record for record in manifest.takes(index)}
+    if not wanted or take not in found:
         raise RunFolderError(
-            f"chunk {index} of run {run.manifest.name!r} has no revision {revision}; "
-            f"there is {', '.join(map(str, found)) or 'none'}"
+            f"chunk {index} of run {manifest.name!r} has no take {take}; "
+            f"there is {', '.join(map(str, found)) if wanted and found else 'none'}"
         )
-    chosen = found[revision]
-    if chosen.file != present.file:
+    chosen = found[take]
+    if chosen != manifest.chunk(index):
         chosen.file_in(run.path).check()
-        wanted = present.stands_for or present.settings_hash
-        chosen = replace(chosen, stands_for="" if wanted == chosen.settings_hash else wanted)
-        run.save_manifest(keeping_seam(run.manifest, present).with_chunk(chosen, keep_old=True))
+        run.save_manifest(manifest.choosing(index, wanted, chosen))
     return chosen
 
 
 def set_aside_damaged(run: RunFolder) -> tuple[str, ...]:
-    """Take damaged chunks out of a run, so that they can be made again; the names of their files.
+    """Take damaged takes out of a run, so that their chunks can be made again; the names of their files.
 
-    Files are kept under names ending in `.damaged`. Where a intact older drawing is kept, it takes the chunk's place.
+    Files are kept under names ending in `.damaged`. Where an intact take fits the present settings, it is shown instead.
     """
     run.require_lock()
-    manifest = run.manifest
-    damaged = [record for record in (*manifest.chunks, *manifest.older) if not is_intact(run, record)]
-    gone = {record.file for record in damaged}
-    manifest = replace(
-        manifest,
-        chunks=tuple(record for record in manifest.chunks if record.file not in gone),
-        older=tuple(record for record in manifest.older if record.file not in gone),
-    )
-    for record in damaged:
-        if record in run.manifest.chunks and (kept := manifest.drawings(record.index)):
-            wanted = record.stands_for or record.settings_hash
-            manifest = manifest.with_chunk(replace(kept[-1], stands_for=wanted))
-    for name in sorted(gone):
+    damaged = {record.file for record in run.manifest.records if not is_intact(run, record)}
+    if not damaged:
+        return ()
+    # The manifest last: a writer that is killed in between finds files missing and sets the same takes aside again.
+    for name in sorted(damaged):
         with contextlib.suppress(FileNotFoundError):
-            os.replace(run.path / name, run.path / f"{name}.damaged")
-    if gone:
-        run.save_manifest(manifest)
-    return tuple(sorted(gone))
+            os.replace(run.path / name, free_damaged(run.path / name))
+    manifest = run.manifest.without(damaged)
+    run.save_manifest(selected(run.path, manifest, manifest.wanted))
+    return tuple(sorted(damaged))
+
+
+def free_damaged(path: Path) -> Path:
+    """`NAME.damaged`, or `NAME.damaged1` and so on where that is taken."""
+    free, number = path.with_name(f"{path.name}.damaged"), 0
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}.damaged{number}")
+    return free
 
 
 def delete_older(run: RunFolder) -> int:
-    """Delete the older drawings of a run's chunks and files set aside; how many bytes became free.
+    """Delete all takes that the present video does not show, and files set aside; how many bytes became free.
 
-    A drawing that the video still needs, because the chunk after it continues it, is kept.
+    A take that the video still needs, because the chunk after it continues it, is kept.
     """
     run.require_lock()
-    needed = {record.continues for record in run.chunks}
-    kept = tuple(record for record in run.manifest.older if record.file in needed)
-    names = {record.file for record in (*run.chunks, *kept)} | {MANIFEST}
-    run.save_manifest(replace(run.manifest, older=kept))
-    return sum(_deleted(path) for path in own_files(run.path) if path.name not in names)
+    needed = {record.continues for record in run.chunks} | {record.file for record in run.chunks}
+    kept = {record.file for record in run.manifest.records if record.file in needed}
+    run.save_manifest(run.manifest.without({record.file for record in run.manifest.records} - kept))
+    return sum(_deleted(path) for path in own_files(run.path) if path.name not in kept | {MANIFEST})
 
 
 def delete_run(root: str | os.PathLike[str], name: str) -> tuple[int, tuple[str, ...]]:

@@ -65,7 +65,8 @@ class ChunkFile:
             with safetensors.safe_open(self.path, framework="pt") as file:
                 if key not in file.keys():
                     return None
-                return file.get_tensor(key) if rows is None else file.get_slice(key)[rows]
+                tensor: torch.Tensor = file.get_tensor(key) if rows is None else file.get_slice(key)[rows]
+                return tensor
         except (safetensors.SafetensorError, OSError) as error:
             raise RunDamagedError(f"{self.path} cannot be read ({error}); {_WAY_OUT}") from error
 
@@ -89,11 +90,12 @@ def write_chunk_file(path: Path, tensors: Mapping[str, torch.Tensor], metadata: 
     """Write tensors and texts; the file appears under `path` only when it is complete and synced.
 
     Raises:
+        FileExistsError: there is a file of this name; it stays as it was.
         OSError: disk full, folder not writable.
     """
     plain = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
     data = safetensors.torch.save(plain, metadata=dict(metadata))
-    with atomic_write(path) as temporary:
+    with atomic_write(path, overwrite=False) as temporary:
         temporary.write_bytes(data)
     status = path.stat()
     digest = hashlib.sha256(data).hexdigest()

@@ -1,60 +1,43 @@
 """Run folders: what a long run has made so far, kept so that a crash costs at most the chunk in work.
 
-    root/name/manifest.json            what the run is, and one record per finished chunk
-    root/name/chunk_00003.safetensors  frames and/or latents of chunk 3, its tail frames for the next one
-    root/name/chunk_00003.r1.safetensors   the same after it was drawn anew once
-    root/name/run.lock                 who is writing
+    root/name/manifest.json                what the run is, and one record per take of a chunk
+    root/name/chunk_00003.safetensors      frames of chunk 3, its tail for the next one
+    root/name/chunk_00003.t1.safetensors   the second take of chunk 3
+    root/name/run.lock                     who is writing
 
 Every file is written under a temporary name, synced and renamed, a chunk before the manifest that names it. So the
-manifest never names a chunk that is not there whole, and a killed writer leaves only files that no manifest names.
+manifest never names a chunk that is not there whole. No chunk file is ever replaced or deleted here: other settings,
+rerolls and repairs make further takes, and only Run Inspector deletes, when it is confirmed (`care`). The format is
+described in docs/run_folder.md.
 """
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..atomic import remove_parts
 from ..errors import FrameError, RunFolderError, RunLockedError, RunMismatchError
 from ..frames.stream import as_rate, size_text
 from .chunk_file import ChunkFile, write_chunk_file
-from .chunk_tensors import chunk_tensors, storable_frames, video_frames
-from .frames import LatentDecoder, RunFolderFrames, StoredChunk
-from .lock import RunLock
-from .manifest import MANIFEST, ChunkRecord, RunManifest, plain, settings_hash
+from .content import ChunkContent
+from .frames import RunFolderFrames, StoredChunk
+from .lock import LOCK, RunLock
+from .manifest import MANIFEST, RunManifest, list_runs
 from .name import run_path
-from .resume import ResumePlan, list_runs, plan_resume
-from .takes import free_revision, keeping_seam, stored_chunk
+from .plain import identity_key, plain, settings_hash
+from .rebuild import metadata_of, with_strays
+from .record import ChunkRecord, take_file_name
+from .selection import selected
+from .takes import free_take, stored_chunk
 
-__all__ = ["ChunkData", "ChunkRecord", "ResumePlan", "RunFolder", "RunManifest", "list_runs", "settings_hash"]
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ChunkData:
-    """The tensors of one chunk as they were stored.
-
-    Attributes:
-        frames: `[F, H, W, 3]` uint8 or float16, or None when only latents were stored.
-        latents: in the layout of the writer, or None.
-        tail: what the next chunk continues from, bit for bit as given, or None.
-        extra: further tensors by name.
-    """
-
-    frames: torch.Tensor | None
-    latents: torch.Tensor | None
-    tail: torch.Tensor | None
-    extra: Mapping[str, torch.Tensor]
+__all__ = ["ChunkContent", "ChunkRecord", "RunFolder", "RunManifest", "list_runs", "settings_hash"]
 
 
 class RunFolder:
@@ -86,15 +69,15 @@ class RunFolder:
         num_frames: int | None = None,
         owner: str = "",
     ) -> RunFolder:
-        """Begin a new run and hold its lock.
+        """Begin a new run and hold its lock. Whole chunk files that lie there without a manifest become older takes.
 
         Args:
             root: the folder that all runs lie in; made if missing.
-            name: see `run_name.run_path`.
+            name: see `name.run_path`.
             settings: what the run was made with, for people and the inspector; chunks carry their own hashes.
             kind: which loop writes it, such as "streamingsvd"; other loops refuse the folder.
             height, width: pixels of the frames.
-            num_frames: how long the video shall become, if known.
+            num_frames: the length that is asked for, if known.
             owner: who writes, for the message a second writer gets.
 
         Raises:
@@ -118,7 +101,7 @@ class RunFolder:
             if (path / MANIFEST).exists():
                 raise RunFolderError(f"run {name!r} exists already; resume it or choose another run name")
             run = cls(path, manifest, lock)
-            run.save_manifest(manifest)
+            run.save_manifest(with_strays(path, manifest))
         except BaseException:
             lock.release()
             raise
@@ -143,6 +126,7 @@ class RunFolder:
         try:
             run = cls(path, RunManifest.load(path), lock)
             remove_parts(path)
+            run._change_to(with_strays(path, run.manifest))
         except BaseException:
             lock.release()
             raise
@@ -170,15 +154,24 @@ class RunFolder:
             RunMismatchError: the run is of another kind or size; the message names both.
             RunDamagedError: the manifest is not readable.
         """
-        wanted = {"kind": kind, "height": height, "width": width, "fps": fps, "num_frames": num_frames, "owner": owner}
         if not (run_path(root, name) / MANIFEST).exists():
-            return cls.create(root, name, settings, **wanted)
+            return cls.create(
+                root,
+                name,
+                settings,
+                kind=kind,
+                height=height,
+                width=width,
+                fps=fps,
+                num_frames=num_frames,
+                owner=owner,
+            )
         run = cls.open(root, name, write=True, owner=owner)
         try:
             run._expect(kind, height, width)
-            updated = replace(run.manifest, fps=as_rate(fps), num_frames=num_frames, settings=plain(settings or {}))
-            if updated != run.manifest:
-                run.save_manifest(updated)
+            run._change_to(
+                replace(run.manifest, fps=as_rate(fps), num_frames=num_frames, settings=plain(settings or {}))
+            )
         except BaseException:
             run.close()
             raise
@@ -189,21 +182,21 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def discard(self) -> None:
-        """Remove a run that has no finished chunk and give the lock back.
+    def discard_if_empty(self) -> bool:
+        """Remove a run that holds no take at all and give the lock back; whether that was so. Else does nothing.
 
         Raises:
-            RunFolderError: the run holds finished chunks.
             RunLockedError: the folder was opened only to be read.
         """
-        if self.chunks:
-            raise RunFolderError(f"run {self.manifest.name!r} holds {len(self.chunks)} finished chunks and is kept")
-        self.require_lock()
+        lock = self.require_lock()
+        if self.manifest.records or with_strays(self.path, self.manifest).records:
+            return False
         remove_parts(self.path)
         (self.path / MANIFEST).unlink(missing_ok=True)
-        self._lock.release(remove=True)
+        lock.release(remove=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+        return True
 
     def __enter__(self) -> RunFolder:
         return self
@@ -215,110 +208,94 @@ class RunFolder:
 
     @property
     def chunks(self) -> tuple[ChunkRecord, ...]:
-        """Records of the finished chunks, by index."""
+        """The current takes of the finished chunks, by index."""
         return self.manifest.chunks
 
     def record(self, index: int) -> ChunkRecord | None:
-        """The record of one chunk, or None when it is not finished."""
+        """The current take of one chunk, or None when it is not finished."""
         return self.manifest.chunk(index)
+
+    def select(self, wanted: Sequence[str]) -> tuple[int, ...]:
+        """Show the takes that fit these settings hashes, of chunks 0, 1, ...; the indices of those that must be made.
+
+        A hash holds the hash of the chunk before it (`settings_hash(..., previous=...)`). Which take is chosen, and
+        what happens to longer videos, says `selection.selected`. Every other take stays stored. The manifest is written
+        once, and only if something changed.
+
+        Raises:
+            RunDamagedError: a current take that would be used again is missing, cut off or altered.
+            RunLockedError: the folder was opened only to be read.
+            RunFolderError: the manifest cannot be written.
+        """
+        self.require_lock()
+        self._change_to(selected(self.path, self.manifest, wanted))
+        return tuple(index for index in self.manifest.missing if index < len(wanted))
 
     def write_chunk(
         self,
         index: int,
+        content: ChunkContent,
         *,
         settings_hash: str,
-        seed: int,
-        frames: torch.Tensor | None = None,
-        latents: torch.Tensor | None = None,
-        tail: torch.Tensor | None = None,
-        extra: Mapping[str, torch.Tensor] | None = None,
-        num_frames: int | None = None,
-        skip_frames: int = 0,
-        seconds: float = 0.0,
-        store_as: str = "uint8",
-        notes: Mapping[str, Any] | None = None,
-        replace_existing: bool = False,
-        keep_old: bool = False,
+        identity: Mapping[str, Any] | None = None,
+        own: Mapping[str, Any] | None = None,
         stands_for: str = "",
-        seam_frames: int = 0,
+        seconds: float = 0.0,
+        notes: Mapping[str, Any] | None = None,
     ) -> ChunkRecord:
-        """Store a finished chunk; when this returns it survives whatever happens next.
+        """Store a finished chunk as a new take and show it; when this returns it survives whatever happens next.
+
+        Takes of this chunk that are there already stay as they are, to be chosen again.
 
         Args:
             index: chunk number from 0.
-            settings_hash: hash of all that this chunk depends on, see `settings_hash`.
-            frames: `[F, H, W, C]`, 0..1; stored as `store_as` ("uint8", rounded, or "float16").
-            latents: stored bit for bit.
-            tail: what the next chunk continues from, stored bit for bit (float32 frames for an exact hand-off).
-            extra: further tensors; names must not be "frames", "latents" or "tail".
-            num_frames: frames that the chunk adds to the video; default all of `frames` after `skip_frames`.
-            skip_frames: frames at the start of the stored ones (or of the decoded latents) that are not in the video.
+            content: the tensors.
+            settings_hash: hash of all that this chunk depends on, see `plain.settings_hash`.
+            identity: run-level description of what it was made with; stored once for all chunks that share it.
+            own: chunk-level values: seed, prompt, strengths.
+            stands_for, notes: see `ChunkRecord`.
             seconds: how long the chunk took.
-            notes: small values for people and the inspector.
-            replace_existing: allow a finished chunk of this index to be replaced, as for a reroll or after damage.
-            keep_old: keep the file that is replaced, to be chosen again with `run_care.use_revision`.
-            stands_for, seam_frames: see `ChunkRecord`.
 
         Raises:
-            FrameError: frames of another size than the run's, NaN, or neither frames nor latents.
-            RunMismatchError: the chunk is finished already and `replace_existing` is off.
+            FrameError: frames of another size than the run's, NaN, or none.
+            SettingsError: identity, own or notes hold something that has no plain form.
             RunLockedError: the folder was opened only to be read.
             RunFolderError: disk full or folder not writable; all earlier chunks are untouched.
         """
         self.require_lock()
-        old = self.record(index)
-        if old is not None and not replace_existing:
-            same = "the same" if old.settings_hash == settings_hash else "other"
-            raise RunMismatchError(
-                f"chunk {index} of run {self.manifest.name!r} is finished already, with {same} settings; "
-                "reroll it or choose another run name"
-            )
-        tensors = chunk_tensors(self._storable(frames, store_as), latents, tail, extra)
-        count = video_frames(tensors, num_frames, skip_frames)
-        revision, name = free_revision(self.path, self.manifest, index)
+        tensors = content.tensors(self.manifest.height, self.manifest.width)
+        about, previous = plain(identity or {}), self.record(index - 1)
+        take = free_take(self.path, self.manifest, index)
         record = ChunkRecord(
             index=index,
+            take=take,
             settings_hash=settings_hash,
-            seed=int(seed),
-            num_frames=count,
-            skip_frames=skip_frames,
+            identity=identity_key(about) if about else "",
+            own=plain(own or {}),
+            num_frames=len(tensors["frames"]),
+            seam_frames=content.seam_frames,
             contents=tuple(sorted(tensors)),
             seconds=round(float(seconds), 3),
             created=time.time(),
-            revision=revision,
-            file=name,
+            file=take_file_name(index, take),
             num_bytes=0,
             sha256="",
-            notes=plain(notes or {}),
+            continues=previous.file if previous else "",
             stands_for=stands_for,
-            continues=self.manifest.chunk(index - 1).file if index and self.manifest.chunk(index - 1) else "",
-            seam_frames=seam_frames,
+            notes=plain(notes or {}),
         )
         try:
-            metadata = {"record": record.to_json(), "run": self.manifest.without_chunks().to_json()}
-            written = write_chunk_file(self.path / name, tensors, metadata)
+            # The file knows the run as it will be with this take, so that `recover` loses nothing.
+            texts = metadata_of(record, self.manifest.with_take(record).showing(record), about)
+            written = write_chunk_file(self.path / record.file, tensors, texts)
             record = replace(record, num_bytes=written.num_bytes, sha256=written.sha256)
-            self.save_manifest(keeping_seam(self.manifest, old).with_chunk(record, keep_old))
+            self.save_manifest(self.manifest.with_take(record, about).showing(record))
         except OSError as error:
             raise RunFolderError(
                 f"chunk {index} could not be stored in {self.path}: {error.strerror or error}; "
                 "the chunks before it are kept"
             ) from error
-        if old is not None and not keep_old:
-            self._forget(old)
         return record
-
-    def read_chunk(self, index: int) -> ChunkData:
-        """All tensors of a finished chunk, checked.
-
-        Raises:
-            RunFolderError: the chunk is not finished.
-            RunDamagedError: its file is missing, cut off or altered.
-        """
-        file = self.chunk_file(index)
-        tensors = {key: file.read(key) for key in file.keys()}
-        frames, latents, tail = (tensors.pop(key, None) for key in ("frames", "latents", "tail"))
-        return ChunkData(frames, latents, tail, tensors)
 
     def chunk_file(self, index: int) -> ChunkFile:
         """The file of a finished chunk, to read single tensors or rows from."""
@@ -327,28 +304,11 @@ class RunFolder:
             raise RunFolderError(f"chunk {index} of run {self.manifest.name!r} is not finished")
         return record.file_in(self.path)
 
-    def completed_prefix(self, hashes: Sequence[str], *, rerun_damaged: bool = False) -> ResumePlan:
-        """How far a run with these settings hashes, one per chunk, has come already.
-
-        Args:
-            hashes: what each chunk would be stored with; chain them (`settings_hash(..., previous=...)`) where a chunk
-                depends on the one before.
-            rerun_damaged: take a damaged chunk as not finished instead of refusing it.
-
-        Raises:
-            RunDamagedError: a chunk that would be reused is missing, cut off or altered.
-        """
-        return plan_resume(self.path, self.manifest, hashes, rerun_damaged)
-
-    def frames_stream(
-        self, num_frames: int | None = None, decoder: LatentDecoder | None = None, frame_dim: int = 0
-    ) -> RunFolderFrames:
+    def frames_stream(self, num_frames: int | None = None) -> RunFolderFrames:
         """The video of the chunks that are finished without a gap from chunk 0 on.
 
         Args:
             num_frames: length; default what the run was asked for, or as much as is finished.
-            decoder: needed when chunks hold latents only.
-            frame_dim: dimension of the stored latents that counts frames.
 
         Raises:
             FrameError: no chunk is finished, or fewer frames than `num_frames`.
@@ -364,23 +324,9 @@ class RunFolder:
         if num_frames is None:
             num_frames = min(total, self.manifest.num_frames or total)
         about = self.manifest
-        return RunFolderFrames(
-            tuple(parts), about.height, about.width, about.fps, num_frames, decoder, frame_dim, about.name
-        )
+        return RunFolderFrames(tuple(parts), about.height, about.width, about.fps, num_frames, about.name)
 
     # Inside
-
-    def _storable(self, frames: torch.Tensor | None, store_as: str) -> torch.Tensor | None:
-        if frames is None:
-            return None
-        stored = storable_frames(frames, store_as)
-        size = tuple(stored.shape[1:3])
-        if size != (self.manifest.height, self.manifest.width):
-            raise FrameError(
-                f"frames are {size_text(*size)}, run {self.manifest.name!r} is "
-                f"{size_text(self.manifest.height, self.manifest.width)}"
-            )
-        return stored
 
     def _expect(self, kind: str, height: int, width: int) -> None:
         have = self.manifest
@@ -402,18 +348,16 @@ class RunFolder:
             raise RunFolderError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
         self.manifest = manifest
 
-    def require_lock(self) -> None:
-        """Raises `RunLockedError` unless this folder was opened to be written and still is."""
+    def _change_to(self, manifest: RunManifest) -> None:
+        if manifest != self.manifest:
+            self.save_manifest(manifest)
+
+    def require_lock(self) -> RunLock:
+        """The lock; raises `RunLockedError` unless this folder was opened to be written and still is."""
         if self._lock is None or not self._lock.held:
             raise RunLockedError(f"run {self.manifest.name!r} was opened to be read only; open it for writing")
-
-    def _forget(self, record: ChunkRecord) -> None:
-        """Delete the file of a replaced chunk. One that is still read (Windows) stays; no manifest names it."""
-        try:
-            (self.path / record.file).unlink(missing_ok=True)
-        except OSError:
-            log.info("kept %s, it is still in use", self.path / record.file)
+        return self._lock
 
 
 def _locked(path: Path, owner: str) -> RunLock:
-    return RunLock(path / "run.lock", owner).acquire()
+    return RunLock(path / LOCK, owner).acquire()

@@ -2,6 +2,10 @@
 
 The system's own file lock decides: it ends with the process that holds it, however that ends, and process ids that are
 used again (containers) cannot fool it. Where a file system has no locks, the process id in the file decides instead.
+
+The filelock package does the same locking, but a second writer would only learn that the run is locked. Here it learns
+by whom, on which machine and since when, and Run Inspector can say it without taking the lock. That needs the holder's
+description inside the locked file, written by whoever holds it, which filelock leaves no room for.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import errno
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,12 +23,13 @@ from typing import Any
 
 from ..errors import RunFolderError, RunLockedError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
+if sys.platform == "win32":
+    import ctypes
     import msvcrt
+else:
+    import fcntl
 
+LOCK = "run.lock"
 _LOCKED_BYTE = 1 << 20  # Windows locks hide the bytes they cover; the holder's name before them stays readable
 _BUSY = {errno.EACCES, errno.EAGAIN, errno.EDEADLK}
 _held_here: set[str] = set()
@@ -89,7 +95,7 @@ class RunLock:
             _held_here.discard(os.path.realpath(self.path))
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, 0)
-            if fcntl is None:
+            if sys.platform == "win32":
                 os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
                 with contextlib.suppress(OSError):
                     msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
@@ -111,11 +117,11 @@ class RunLock:
 
     def _take(self, descriptor: int) -> None:
         try:
-            if fcntl is not None:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
+            if sys.platform == "win32":
                 os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
                 msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+            else:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _BUSY:
                 raise self._refusal(descriptor) from None
@@ -127,7 +133,7 @@ class RunLock:
             return
         same_machine = holder.get("host") == socket.gethostname()
         if same_machine and (holder.get("pid") == os.getpid() or not _alive(int(holder.get("pid", 0)))):
-            return  # left behind by a process that is gone (or by an earlier one with our id: ours are in _held_here)
+            return  # left by a process that is gone (or by an earlier one with our id: ours are in _held_here)
         raise self._refusal(descriptor)
 
     def _refusal(self, descriptor: int) -> RunLockedError:
@@ -178,9 +184,7 @@ def _read_holder(descriptor: int) -> dict[str, Any]:
 def _alive(pid: int) -> bool:
     if pid <= 0:
         return False
-    if os.name == "nt":
-        import ctypes
-
+    if sys.platform == "win32":
         handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
         if handle:
             ctypes.windll.kernel32.CloseHandle(handle)

@@ -1,139 +1,28 @@
-"""The manifest of a run folder: versioned, immutable in memory, replaced as a whole on disk."""
+"""The manifest of a run folder: versioned, immutable in memory, replaced as a whole on disk. See docs/run_folder.md."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ..atomic import atomic_write
-from ..errors import RunDamagedError, RunMismatchError, SettingsError
-from .chunk_file import ChunkFile, file_sha256, read_metadata
+from ..errors import RunDamagedError, RunMismatchError, StreamingError
+from .plain import canonical_json, plain, settings_hash
+from .record import ChunkRecord
+
+__all__ = ["ChunkRecord", "RunManifest", "canonical_json", "list_runs", "plain", "settings_hash"]
 
 MANIFEST = "manifest.json"
 FORMAT = "streaming-run"
-SCHEMA = 1
+SCHEMA = 2
 _WAY_OUT = "recover the run or choose another run name; its chunk files are untouched"
-_FILE_NAME = re.compile(r"chunk_\d{5,}(\.r\d+)?\.safetensors")
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON would give it back: texts, numbers, lists and dictionaries; whole floats become integers.
-
-    Raises:
-        SettingsError: NaN, infinity, or something that has no plain form (a tensor, a model).
-    """
-    return json.loads(canonical_json(value))
-
-
-def canonical_json(value: Any) -> str:
-    """One text per value: keys sorted, no spaces, whole floats as integers, fractions and paths as text.
-
-    Raises:
-        SettingsError: NaN, infinity, or something that has no plain form (a tensor, a model).
-    """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise SettingsError(f"a setting is {value}, which cannot be stored")
-        return int(value) if value.is_integer() else value
-    if isinstance(value, (Fraction, Path)):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, (str, int)) for key in value):
-            raise SettingsError("settings need names that are texts or whole numbers")
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    raise SettingsError(f"a setting of type {type(value).__name__} cannot be stored; store a fingerprint of it instead")
-
-
-def settings_hash(settings: Mapping[str, Any], previous: str = "") -> str:
-    """The sha256 (hexadecimal) of settings in canonical form.
-
-    Args:
-        settings: all that the result depends on: model fingerprint, prompt, seed, sizes, sampler, anchor.
-        previous: hash of the chunk before, when this one depends on it; a change there then changes this hash too.
-    """
-    return hashlib.sha256(f"{previous}\n{canonical_json(settings)}".encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@dataclass(frozen=True)
-class ChunkRecord:
-    """What the manifest knows of a finished chunk; fields as the arguments of `RunFolder.write_chunk`.
-
-    Attributes:
-        contents: names of the tensors in the file.
-        created: seconds since 1970.
-        revision: which drawing of the chunk this is.
-        notes: small values for people and the inspector; not to be changed.
-        stands_for: settings hash of the chunk that this one was drawn anew for; it is used where that one is wanted.
-        continues: file of the chunk whose tail it continues; "" for chunk 0.
-        seam_frames: over how many of its last frames it passes into the older drawing that the next chunk continues,
-            when it continues one.
-    """
-
-    index: int
-    settings_hash: str
-    seed: int
-    num_frames: int
-    skip_frames: int
-    contents: tuple[str, ...]
-    seconds: float
-    created: float
-    revision: int
-    file: str
-    num_bytes: int
-    sha256: str
-    notes: Mapping[str, Any] = field(default_factory=dict)
-    status: str = "complete"
-    stands_for: str = ""
-    continues: str = ""
-    seam_frames: int = 0
-
-    def accepts(self, wanted: str) -> bool:
-        """Whether this is the chunk that a video with this settings hash asks for."""
-        return wanted in (self.settings_hash, self.stands_for or self.settings_hash)
-
-    def file_in(self, folder: Path) -> ChunkFile:
-        """The file of the chunk and what it must be."""
-        return ChunkFile(folder / self.file, self.num_bytes, self.sha256)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "contents": list(self.contents)}
-
-    def to_json(self) -> str:
-        return json.dumps(self.to_dict())
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ChunkRecord:
-        """Raises KeyError, TypeError or ValueError for anything that is no record."""
-        names = {each.name for each in dataclasses.fields(cls)}
-        record = cls(
-            **{key: value for key, value in data.items() if key in names}
-            | {"contents": tuple(data["contents"]), "notes": dict(data.get("notes", {}))}
-        )
-        counts = ("index", "num_frames", "skip_frames", "num_bytes", "revision", "seam_frames")
-        numbers = [getattr(record, name) for name in counts]
-        if not all(isinstance(number, int) and number >= 0 for number in numbers):
-            raise ValueError(f"chunk record with numbers {numbers}")
-        if not all(_FILE_NAME.fullmatch(name) for name in (record.file, record.continues or record.file)):
-            raise ValueError(f"chunk file {record.file!r} that continues {record.continues!r}")
-        return record
 
 
 @dataclass(frozen=True)
@@ -144,9 +33,11 @@ class RunManifest:
         kind: which loop writes it.
         height, width: pixels; fps: exact rate; num_frames: length asked for, if known.
         created: seconds since 1970.
-        settings: plain values, for people and the inspector; not to be changed.
-        chunks: records by index.
-        older: records of drawings that were replaced and kept, by index and revision.
+        settings: plain values of the present video, for people and the inspector; not to be changed.
+        wanted: settings hashes of the present video's chunks by index; "" where nothing was ever wanted.
+        chosen: per chunk, by wanted hash: the file of the take that a video with this hash shows.
+        records: all takes that are stored, by index and take.
+        identities: run-level descriptions by their key, each once; not to be changed.
     """
 
     kind: str
@@ -157,40 +48,107 @@ class RunManifest:
     num_frames: int | None
     created: float
     settings: Mapping[str, Any] = field(default_factory=dict)
-    chunks: tuple[ChunkRecord, ...] = ()
-    older: tuple[ChunkRecord, ...] = ()
+    wanted: tuple[str, ...] = ()
+    chosen: tuple[Mapping[str, str], ...] = ()
+    records: tuple[ChunkRecord, ...] = ()
+    identities: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    # What the video shows
+
+    @cached_property
+    def _by_file(self) -> dict[str, ChunkRecord]:
+        return {record.file: record for record in self.records}
+
+    @cached_property
+    def _current(self) -> dict[int, ChunkRecord]:
+        found = {index: self.choice(index, wanted) for index, wanted in enumerate(self.wanted)}
+        return {index: record for index, record in found.items() if record is not None}
+
+    @cached_property
+    def chunks(self) -> tuple[ChunkRecord, ...]:
+        """The current take of every finished chunk, by index."""
+        return tuple(self._current.values())
+
+    @cached_property
+    def older(self) -> tuple[ChunkRecord, ...]:
+        """All takes that the present video does not show, by index and take."""
+        current = {record.file for record in self.chunks}
+        return tuple(record for record in self.records if record.file not in current)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Chunks of the present video that are not finished."""
+        return tuple(index for index, wanted in enumerate(self.wanted) if wanted and index not in self._current)
 
     def chunk(self, index: int) -> ChunkRecord | None:
-        """The record of one chunk, or None when it is not finished."""
-        return next((record for record in self.chunks if record.index == index), None)
+        """The current take of one chunk, or None when it is not finished."""
+        return self._current.get(index)
 
-    def drawings(self, index: int) -> tuple[ChunkRecord, ...]:
-        """All drawings of a chunk that are kept, by revision."""
-        kept = [record for record in (*self.chunks, *self.older) if record.index == index]
-        return tuple(sorted(kept, key=lambda record: record.revision))
+    def takes(self, index: int) -> tuple[ChunkRecord, ...]:
+        """All takes of a chunk that are stored, by number."""
+        return tuple(record for record in self.records if record.index == index)
 
-    def with_chunk(self, record: ChunkRecord, keep_old: bool = False) -> RunManifest:
-        """The manifest with one record added or replaced; `keep_old` puts what was replaced among the older ones."""
-        old = self.chunk(record.index)
-        chunks = [chunk for chunk in self.chunks if chunk is not old]
-        older = [each for each in self.older if each.file != record.file] + ([old] if keep_old and old else [])
-        return dataclasses.replace(
-            self, chunks=_sorted([*chunks, record]), older=_sorted(each for each in older if each.file != record.file)
-        )
+    def with_file(self, name: str) -> ChunkRecord | None:
+        """The take in a file, or None."""
+        return self._by_file.get(name)
 
-    def without_chunks(self) -> RunManifest:
-        """The manifest of the run before its first chunk."""
-        return dataclasses.replace(self, chunks=(), older=())
+    def choice(self, index: int, wanted: str) -> ChunkRecord | None:
+        """The take that a video with this settings hash shows, or showed last; None when it never had one."""
+        files = self.chosen[index] if index < len(self.chosen) else {}
+        return self._by_file.get(files.get(wanted, ""))
+
+    # Changed copies
+
+    def choosing(self, index: int, wanted: str, record: ChunkRecord | None) -> RunManifest:
+        """A copy in which a video with the hash `wanted` shows `record` as chunk `index`, or nothing."""
+        chosen = [dict(files) for files in self.chosen] + [{} for _ in range(index + 1 - len(self.chosen))]
+        chosen[index].pop(wanted, None)
+        if record is not None:
+            chosen[index][wanted] = record.file
+        return replace(self, chosen=tuple(chosen))
+
+    def with_take(self, record: ChunkRecord, identity: Mapping[str, Any] | None = None) -> RunManifest:
+        """A copy with one more take, not shown yet; `identity` is the description that `record.identity` names."""
+        if record.identity and identity is not None and record.identity not in self.identities:
+            identities = {**self.identities, record.identity: identity}
+        else:
+            identities = dict(self.identities)
+        others = [each for each in self.records if each.file != record.file]
+        return replace(self, records=_sorted([*others, record]), identities=identities)
+
+    def showing(self, record: ChunkRecord) -> RunManifest:
+        """A copy whose video wants `record` as it was made and shows it; `record` must be one of its takes."""
+        padded = [*self.wanted, *[""] * (record.index + 1 - len(self.wanted))]
+        padded[record.index] = record.made_for
+        return replace(self.choosing(record.index, record.made_for, record), wanted=tuple(padded))
+
+    def without(self, files: Collection[str]) -> RunManifest:
+        """A copy that does not know the takes in `files`, nor identities that only they had."""
+        records = tuple(record for record in self.records if record.file not in files)
+        chosen = tuple({wanted: name for wanted, name in each.items() if name not in files} for each in self.chosen)
+        used = {record.identity for record in records}
+        identities = {key: value for key, value in self.identities.items() if key in used}
+        return replace(self, records=records, chosen=chosen, identities=identities)
+
+    def bare(self) -> RunManifest:
+        """A copy of what stands in every chunk file too: the run with what it wants, without takes and identities."""
+        return replace(self, chosen=(), records=(), identities={})
+
+    # On disk
 
     def to_json(self) -> str:
+        """The text of the manifest file."""
         fields = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         fields["fps"] = str(self.fps)
-        for name in ("chunks", "older"):
-            fields[name] = [record.to_dict() for record in getattr(self, name)]
+        fields["records"] = [record.to_dict() for record in self.records]
         return json.dumps({"format": FORMAT, "schema": SCHEMA, **fields}, indent=1, ensure_ascii=False)
 
     def save(self, folder: Path) -> None:
-        """Replace the manifest in `folder` as a whole."""
+        """Replace the manifest in `folder` as a whole.
+
+        Raises:
+            OSError: disk full, folder not writable.
+        """
         with atomic_write(folder / MANIFEST) as temporary:
             temporary.write_text(self.to_json(), encoding="utf-8", errors="surrogatepass")
 
@@ -219,51 +177,40 @@ class RunManifest:
             raise RunDamagedError(f"{path} is not a readable manifest ({error}); {_WAY_OUT}") from error
         if found != (FORMAT, SCHEMA):
             raise RunMismatchError(
-                f"{path} has format {found[0]} {found[1]}, this version reads {FORMAT} {SCHEMA}; {_WAY_OUT}"
+                f"{path} has format {found[0]} {found[1]}, this version reads {FORMAT} {SCHEMA}; choose another run "
+                "name, nothing in the folder was changed"
             )
         try:
-            names = {each.name for each in dataclasses.fields(cls)}
-            known = {key: value for key, value in data.items() if key in names}
-            chunks, older = (
-                tuple(ChunkRecord.from_dict(record) for record in records)
-                for records in (data["chunks"], data.get("older", ()))
-            )
-            values = {"fps": Fraction(data["fps"]), "settings": dict(data["settings"])}
-            manifest = cls(**known | values | {"chunks": chunks, "older": older})
-            if not all(isinstance(size, int) and size > 0 for size in (manifest.height, manifest.width)):
-                raise ValueError(f"size {manifest.width}x{manifest.height}")
-            return manifest
+            return cls._from_dict(data)
         except (ValueError, KeyError, TypeError, AttributeError, ZeroDivisionError) as error:
             raise RunDamagedError(f"{path} is not a readable manifest ({error!r}); {_WAY_OUT}") from error
 
     @classmethod
-    def rebuild(cls, folder: Path) -> RunManifest:
-        """The manifest as the chunk files in `folder` tell it, for a folder whose own is lost. Writes nothing.
-
-        Every chunk file carries the run and its own record. Of a chunk drawn anew, the latest whole file counts, the
-        others are kept as older; files that are cut off are left out.
-
-        Raises:
-            RunDamagedError: no whole chunk file.
-        """
-        manifest: RunManifest | None = None
-        for path in sorted(folder.glob("chunk_*.safetensors")):
-            try:
-                texts = read_metadata(path)
-                run = cls.from_json(texts["run"], path)
-                record = ChunkRecord.from_dict(json.loads(texts["record"]))
-            except (RunDamagedError, RunMismatchError, ValueError, KeyError, TypeError):
-                continue
-            record = dataclasses.replace(record, num_bytes=path.stat().st_size, sha256=file_sha256(path))
-            manifest = manifest or run
-            if record.file == path.name:
-                found = sorted([*manifest.drawings(record.index), record], key=lambda each: each.revision)
-                for each in found:
-                    manifest = manifest.with_chunk(each, keep_old=True)
-        if manifest is None:
-            raise RunDamagedError(f"{folder} holds no whole chunk file; nothing can be recovered from it")
+    def _from_dict(cls, data: Mapping[str, Any]) -> RunManifest:
+        names = {each.name for each in dataclasses.fields(cls)}
+        values: dict[str, Any] = {key: value for key, value in data.items() if key in names}
+        values["fps"] = Fraction(data["fps"])
+        values["settings"] = dict(data["settings"])
+        values["wanted"] = tuple(str(wanted) for wanted in data["wanted"])
+        values["chosen"] = tuple(dict(files) for files in data["chosen"])
+        values["records"] = _sorted(ChunkRecord.from_dict(record) for record in data["records"])
+        values["identities"] = {key: dict(identity) for key, identity in data["identities"].items()}
+        manifest = cls(**values)
+        if not all(isinstance(size, int) and size > 0 for size in (manifest.height, manifest.width)):
+            raise ValueError(f"size {manifest.width}x{manifest.height}")
         return manifest
 
 
+def list_runs(root: str | os.PathLike[str]) -> list[RunManifest | StreamingError]:
+    """All runs below `root`, by name: their manifests, or the error that says why one cannot be read."""
+    runs: list[RunManifest | StreamingError] = []
+    for path in sorted(Path(root).glob(f"*/{MANIFEST}")):
+        try:
+            runs.append(RunManifest.load(path.parent))
+        except StreamingError as error:
+            runs.append(error)
+    return runs
+
+
 def _sorted(records: Iterable[ChunkRecord]) -> tuple[ChunkRecord, ...]:
-    return tuple(sorted(records, key=lambda record: (record.index, record.revision)))
+    return tuple(sorted(records, key=lambda record: (record.index, record.take)))

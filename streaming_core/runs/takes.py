@@ -1,49 +1,49 @@
-"""Drawings of a chunk: where each lies, and how one ends when the chunk behind it continues another.
+"""Takes of a chunk: where each lies, and how one ends when the chunk after it continues another.
 
-A chunk that is drawn anew gets a file of its own (`chunk_00003.r1.safetensors`); the older ones may be kept. Every
-record says which file its chunk continues. Where that is not the drawing before it in the video, the frames at the end
-of that drawing pass over into those of the file that is continued, when they are read: no file is changed for a seam.
+A chunk that is made once more gets a file of its own (`chunk_00003.t1.safetensors`); nothing is replaced. Every record
+says which file its chunk continues. Where that is not the take before it in the video, the frames at the end of that
+take pass over into those of the file that is continued, when they are read: no file is changed for a seam.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from .frames import StoredChunk
-from .manifest import ChunkRecord, RunManifest
+from .manifest import RunManifest
+from .record import ChunkRecord, take_of_file
 
 
-def free_revision(folder: Path, manifest: RunManifest, index: int) -> tuple[int, str]:
-    """The next revision of a chunk and its file's name, which no drawing that is kept has."""
-    drawings = manifest.drawings(index)
-    if not drawings:
-        return 0, f"chunk_{index:05d}.safetensors"
-    revision = drawings[-1].revision + 1
-    while (folder / f"chunk_{index:05d}.r{revision}.safetensors").exists():
-        revision += 1
-    return revision, f"chunk_{index:05d}.r{revision}.safetensors"
+def free_take(folder: Path, manifest: RunManifest, index: int) -> int:
+    """The next take of a chunk. Its number was never used, also not by a file that is damaged, set aside or gone.
 
-
-def keeping_seam(manifest: RunManifest, old: ChunkRecord | None) -> RunManifest:
-    """The manifest before `old` is replaced: the chunk behind it says that it continues `old`."""
-    following = None if old is None else manifest.chunk(old.index + 1)
-    if following is None or following.continues:
-        return manifest
-    return manifest.with_chunk(replace(following, continues=old.file))
+    A number that comes back would make a chunk that continued the old take end in the frames of the new one.
+    """
+    names = {record.file for record in manifest.takes(index)}
+    names |= {record.continues for record in manifest.takes(index + 1)}
+    names |= {re.sub(r"\.damaged\d*$", "", path.name) for path in folder.glob(f"chunk_{index:05d}*")}
+    found = [take_of_file(name) for name in names]
+    return max((each[1] + 1 for each in found if each is not None and each[0] == index), default=0)
 
 
 def stored_chunk(folder: Path, manifest: RunManifest, record: ChunkRecord) -> StoredChunk:
-    """Where the frames of a chunk are, and those of the older drawing that it must end like."""
-
-    def part(each: ChunkRecord, **seam: Any) -> StoredChunk:
-        return StoredChunk(each.file_in(folder), each.num_frames, each.skip_frames, "frames" in each.contents, **seam)
-
+    """Where the frames of a current take are, and those of the other take that it must end like."""
     following = manifest.chunk(record.index + 1)
+    plain = StoredChunk(record.file_in(folder), record.num_frames)
     if following is None or following.continues in ("", record.file):
-        return part(record)
-    continued = next((each for each in manifest.older if each.file == following.continues), None)
+        return plain
+    continued = manifest.with_file(following.continues)
     if continued is None or continued.num_frames != record.num_frames:
-        return part(record)
-    return part(record, ends_like=part(continued), seam_frames=min(record.seam_frames, record.num_frames))
+        return plain
+    other = StoredChunk(continued.file_in(folder), continued.num_frames)
+    return StoredChunk(plain.file, plain.num_frames, other, min(record.seam_frames, record.num_frames))
+
+
+def kept_rerolls(manifest: RunManifest, missing: Collection[int] = ()) -> str:
+    """Which chunks but the missing ones are rerolled takes, in words; "" for none."""
+    found = [
+        f"{each.index} (seed {each.seed})" for each in manifest.chunks if each.index not in missing and each.rerolled
+    ]
+    return f"rerolled and kept so: chunk {', '.join(found)}" if found else ""

@@ -81,18 +81,19 @@ def run(server, request):
 def test_a_chunk_file_cut_in_half_or_altered_is_refused_and_made_again_alone(run):
     run.make()
     whole, before = run.video(), stamps(run.folder)
-    for damage in (lambda content: content[: len(content) // 2], flip_last_byte):
-        path = run.folder / "chunk_00001.safetensors"
+    names = ["chunk_00001.safetensors", "chunk_00001.t1.safetensors", "chunk_00001.t2.safetensors"]
+    for number, damage in enumerate((lambda content: content[: len(content) // 2], flip_last_byte)):
+        path = run.folder / names[number]
         path.write_bytes(damage(path.read_bytes()))
         # A server that has read the file before notices too.
-        run.refused("chunk_00001.safetensors", "set it aside with Run Inspector", num_frames=SHORT + 1)
+        run.refused(names[number], "set it aside with Run Inspector", num_frames=SHORT + 1)
         [text] = run.act("set damaged aside").check().ui["look"]["text"]
-        assert text.startswith("set aside chunk_00001.safetensors")
+        assert text.startswith(f"set aside {names[number]}")
         run.make(num_frames=SHORT)
         assert torch.equal(run.video(), whole)
         after = stamps(run.folder)
-        assert {name for name in before if after[name] != before[name]} == {"chunk_00001.safetensors"}
-        assert all(after[name][1] == before[name][1] for name in ("chunk_00000.safetensors", "chunk_00002.safetensors"))
+        assert set(after) - set(before) == {names[number + 1]}, "a number is never used twice"
+        assert all(after[name] == before[name] for name in ("chunk_00000.safetensors", "chunk_00002.safetensors"))
         before = after
 
 
@@ -222,7 +223,7 @@ def test_reroll_calls_the_model_for_the_chosen_chunk_only(server, run):
     report = server.run(reroll_prompt(run.name, "1")).check()
     assert report.bars()["reroll"] == (2, 2), "two steps: one chunk"
     after = stamps(run.folder)
-    assert set(after) - set(before) == {"chunk_00001.r1.safetensors"}
+    assert set(after) - set(before) == {"chunk_00001.t1.safetensors"}
     kept = {name: after[name] for name in after if name in before}
     assert kept == {name: before[name] for name in ("chunk_00000.safetensors", "chunk_00002.safetensors")}
     video, second = run.video(), slice(CHUNK_FRAMES, 2 * CHUNK_FRAMES - OVERLAP_FRAMES)
@@ -230,12 +231,12 @@ def test_reroll_calls_the_model_for_the_chosen_chunk_only(server, run):
     assert torch.equal(video[: second.start], whole[: second.start])
     assert torch.equal(video[second.stop :], whole[second.stop :])
     [text] = report.ui["look"]["text"]
-    assert "drawn anew" in text and any(each.node == "look" for each in report.outputs), "and a sheet of thumbnails"
-    # Stream Sampler keeps it, and the older drawing can be chosen again.
+    assert "rerolled" in text and any(each.node == "look" for each in report.outputs), "and a sheet of thumbnails"
+    # Stream Sampler keeps it, and the older take can be chosen again.
     log = len(server.log())
     run.make()
-    assert "drawn anew and kept so: chunk 1" in server.log()[log:] and torch.equal(run.video(), video)
-    run.act("choose revision", chunk=1, revision=0).check()
+    assert "rerolled and kept so: chunk 1" in server.log()[log:] and torch.equal(run.video(), video)
+    run.act("choose take", chunk=1, take=0).check()
     assert torch.equal(run.video(), whole)
 
 
@@ -279,7 +280,7 @@ def test_the_template_runs_with_and_without_reroll(server, run, redraw):
     [output] = [each for each in report.outputs if each.path.suffix == ".mp4"]
     assert len(VideoFrames.open(output.path)) == SHORT
     [text] = [report.ui[node]["text"][0] for node, value in prompt.items() if "Inspector" in value["class_type"]]
-    assert text.startswith(f"template: {SHORT} frames, 64x32 at 12 fps") and ("drawn anew" in text) == redraw
+    assert text.startswith(f"template: {SHORT} frames, 64x32 at 12 fps") and ("rerolled" in text) == redraw
 
 
 # A plan, a preflight, and a VIDEO that nobody asked for

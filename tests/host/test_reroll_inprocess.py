@@ -13,7 +13,7 @@ import torch
 from streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
 from streaming_core.loop.plan import Beginning, VideoPlan
 from streaming_core.loop.script import Cue, Script
-from streaming_core.runs.care import delete_older, set_aside_damaged, use_revision
+from streaming_core.runs.care import delete_older, set_aside_damaged, use_take
 from streaming_core.runs.folder import RunFolder
 from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
@@ -87,7 +87,7 @@ def test_only_the_chosen_chunks_are_made_and_no_other_file_is_touched(run, caplo
     after = run.reroll(2, 4)
     assert run.calls() == [2, 4]
     assert {name: run.files()[name] for name in files} == files, "others and older ones keep time and content"
-    assert set(run.files()) - set(files) == {"chunk_00002.r1.safetensors", "chunk_00004.r1.safetensors"}
+    assert set(run.files()) - set(files) == {"chunk_00002.t1.safetensors", "chunk_00004.t1.safetensors"}
     for index in range(NUM_CHUNKS):
         same = torch.equal(before[frames_of(index)], after[frames_of(index)])
         assert same == (index not in (2, 4)), f"chunk {index}"
@@ -95,14 +95,14 @@ def test_only_the_chosen_chunks_are_made_and_no_other_file_is_touched(run, caplo
     again = run.video()
     assert run.calls() == [] and torch.equal(again, after), "Stream Sampler keeps what was drawn anew"
     seeds = [run.records()[index].seed for index in (2, 4)]
-    assert f"drawn anew and kept so: chunk 2 (seed {seeds[0]}), 4 (seed {seeds[1]})" in caplog.text
+    assert f"rerolled and kept so: chunk 2 (seed {seeds[0]}), 4 (seed {seeds[1]})" in caplog.text
     assert len({*seeds, 7}) == 3
 
 
 def test_the_end_of_a_chunk_drawn_anew_passes_over_into_what_was_continued(run):
     before = run.video()
     after = run.reroll(2)
-    new = run.open().read_chunk(2).frames.float() / 255
+    new = run.open().chunk_file(2).read("frames").float() / 255
     old, seen = before[frames_of(2)], after[frames_of(2)]
     # Four frames, the last two of them shared with the next chunk.
     assert torch.equal(seen[:2], new[:2])
@@ -115,11 +115,11 @@ def test_neighbors_drawn_anew_together_need_no_seam(run):
     run.calls()
     after = run.reroll(2, 3)
     assert run.calls() == [2, 3]
-    new = run.open().read_chunk(2).frames.float() / 255
+    new = run.open().chunk_file(2).read("frames").float() / 255
     assert torch.equal(after[frames_of(2)], new)
     # Later the chunk behind a seam is drawn anew too: it continues what is there, and the seam is gone.
     single = run.reroll(4)
-    assert torch.equal(single[frames_of(3)], run.open().read_chunk(3).frames.float() / 255)
+    assert torch.equal(single[frames_of(3)], run.open().chunk_file(3).read("frames").float() / 255)
 
 
 def test_a_second_drawing_still_ends_like_what_was_continued(run):
@@ -127,8 +127,8 @@ def test_a_second_drawing_still_ends_like_what_was_continued(run):
     run.reroll(2, seed=1)
     after = run.reroll(2, seed=2)
     record = run.records()[2]
-    assert record.file == "chunk_00002.r2.safetensors"
-    new = run.open().read_chunk(2).frames.float() / 255
+    assert record.file == "chunk_00002.t2.safetensors"
+    new = run.open().chunk_file(2).read("frames").float() / 255
     last = frames_of(2).stop - 1
     assert torch.allclose(after[last], new[-1] / 3 + before[last] * 2 / 3, atol=1e-6)
 
@@ -203,17 +203,17 @@ def test_older_drawings_can_be_chosen_again_and_deleted(run):
     before = run.video()
     after = run.reroll(2)
     with run.open(write=True) as folder:
-        use_revision(folder, 2, 0)
+        use_take(folder, 2, 0)
         assert torch.equal(folder.frames_stream(NUM_FRAMES).read(0, NUM_FRAMES), before)
-        use_revision(folder, 2, 1)
+        use_take(folder, 2, 1)
         assert torch.equal(folder.frames_stream(NUM_FRAMES).read(0, NUM_FRAMES), after)
     run.calls()
     assert torch.equal(run.video(), after) and run.calls() == []
     with run.open(write=True) as folder:
         assert delete_older(folder) == 0, "chunk 3 continues the older drawing, so its seam needs it"
-        use_revision(folder, 2, 0)
+        use_take(folder, 2, 0)
         assert delete_older(folder) > 0
-        assert len(folder.manifest.drawings(2)) == 1
+        assert len(folder.manifest.takes(2)) == 1
     assert torch.equal(run.video(), before) and run.calls() == []
 
 
@@ -273,8 +273,7 @@ def test_what_cannot_be_drawn_anew_says_why(run):
         run.reroll(2, sampler=PaintedChunks(weights="others"))
     path = run.open().chunk_file(4).path
     with run.open(write=True) as folder:
-        manifest = folder.manifest
-        folder.save_manifest(replace(manifest, chunks=manifest.chunks[:4]))
+        folder.save_manifest(folder.manifest.choosing(4, folder.manifest.wanted[4], None))
     with pytest.raises(SettingsError, match="chunk 4 .* is not finished"):
         run.reroll(4)
     assert path.exists()

@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from streaming_core.frames import write_video
-from streaming_core.runs.folder import RunFolder, settings_hash
+from streaming_core.runs.folder import ChunkContent, RunFolder, settings_hash
 from tests.unit.frame_videos import LazyVideo
 
 NUM_CHUNKS, CHUNK_FRAMES, HEIGHT, WIDTH = 12, 6, 48, 64
-HASHES = [settings_hash({"chunk": index}) for index in range(NUM_CHUNKS)]
+HASHES: list[str] = []
+for _index in range(NUM_CHUNKS):
+    HASHES.append(settings_hash({"chunk": _index}, previous=HASHES[-1] if HASHES else ""))
 
 
 def say(*words: object) -> None:
@@ -36,13 +38,15 @@ def make_video(root: str) -> None:
     """A run of twelve chunks, gone on with from where the last attempt was killed."""
     size = {"kind": "crash", "height": HEIGHT, "width": WIDTH, "fps": 24}
     with RunFolder.open_or_create(root, "run", num_frames=NUM_CHUNKS * CHUNK_FRAMES, **size) as run:
-        begin = run.completed_prefix(HASHES).next_index
-        tail = run.read_chunk(begin - 1).tail if begin else torch.zeros(1, HEIGHT, WIDTH, 3)
-        for index in range(begin, NUM_CHUNKS):
+        missing = run.select(HASHES)
+        tail = (
+            run.chunk_file(missing[0] - 1).read("tail") if missing and missing[0] else torch.zeros(1, HEIGHT, WIDTH, 3)
+        )
+        for index in missing:
             say("begin", index)
             frames = chunk_after(tail, index)
             tail = frames[-1:]
-            run.write_chunk(index, settings_hash=HASHES[index], seed=index, frames=frames, tail=tail)
+            run.write_chunk(index, ChunkContent(frames, tail), settings_hash=HASHES[index], own={"seed": index})
             say("stored", index)
 
 

@@ -19,7 +19,7 @@ CODE = """
 import json, pathlib, sys
 from streaming_core.errors import StreamingError
 from streaming_core.frames import AudioTrack, TensorFrames, write_png_folder, write_video
-from streaming_core.runs.folder import RunFolder
+from streaming_core.runs.folder import ChunkContent, RunFolder
 import torch
 disk = pathlib.Path(sys.argv[1])
 noise = TensorFrames(torch.rand(90, 64, 96, 3, generator=torch.Generator().manual_seed(0)), 24)
@@ -28,7 +28,7 @@ keep.write_bytes(b"x" * 1000)
 
 def run_folder():
     with RunFolder.open_or_create(disk, "run", num_frames=90, kind="t", height=64, width=96, fps=24) as run:
-        run.write_chunk(0, settings_hash="a", seed=0, frames=noise.read(0, 90), tail=noise.read(80, 90))
+        run.write_chunk(0, ChunkContent(noise.read(0, 90), noise.read(80, 90)), settings_hash="a")
 
 works = {
     "h264": lambda: write_video(noise, disk / "video.mp4", crf=0),

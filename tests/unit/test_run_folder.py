@@ -7,7 +7,6 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from streaming_core.errors import (
     RunNameError,
     SettingsError,
 )
-from streaming_core.runs.care import recover
+from streaming_core.runs.care import recover, set_aside_damaged
 from streaming_core.runs.chunk_file import file_sha256
+from streaming_core.runs.content import ChunkContent
 from streaming_core.runs.folder import RunFolder, list_runs, settings_hash
-from streaming_core.runs.frames import GroupDecoder, LatentGroup
 from streaming_core.runs.name import folder_name, run_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,7 +43,11 @@ def eight_bit(video: torch.Tensor) -> torch.Tensor:
 
 
 def hashes(*names: str) -> list[str]:
-    return [settings_hash({"chunk": name}) for name in names]
+    """Of chunks with these settings; each holds the ones before."""
+    found: list[str] = []
+    for name in names:
+        found.append(settings_hash({"chunk": name}, previous=found[-1] if found else ""))
+    return found
 
 
 def filled(root: Path, lengths: list[int], name: str = "run", **options) -> torch.Tensor:
@@ -52,7 +55,8 @@ def filled(root: Path, lengths: list[int], name: str = "run", **options) -> torc
     parts = [frames(length, seed) for seed, length in enumerate(lengths)]
     with RunFolder.create(root, name, {"model": "abc"}, **{**SIZE, **options}) as run:
         for index, (part, wanted) in enumerate(zip(parts, hashes(*map(str, range(len(parts)))), strict=True)):
-            run.write_chunk(index, settings_hash=wanted, seed=index, frames=part, tail=part[-2:], seconds=index / 4)
+            content = ChunkContent(part, part[-2:])
+            run.write_chunk(index, content, settings_hash=wanted, own={"seed": index}, seconds=index / 4)
     return eight_bit(torch.cat(parts))
 
 
@@ -69,49 +73,41 @@ def test_what_is_stored_comes_back(root):
     with RunFolder.create(root, "run", {"cfg": 2.0, "sizes": (4, 6)}, num_frames=5, **SIZE) as run:
         record = run.write_chunk(
             0,
+            ChunkContent(part, part[-2:], {"anchor": part[:1], "latents": latents}, seam_frames=2),
             settings_hash="h",
-            seed=2**63,
-            frames=part,
-            latents=latents,
-            tail=part[-2:],
-            extra={"anchor": part[:1]},
+            identity={"model": {"cfg": 2.5}},
+            own={"seed": 2**63, "prompt": "a cat"},
             seconds=1.25,
             notes={"steps": 30},
         )
-    assert record.seed == 2**63 and record.num_frames == 5 and record.num_bytes > 0
+    assert record.seed == 2**63 and record.num_frames == 5 and record.num_bytes > 0 and record.seam_frames == 2
     run = RunFolder.open(root, "run")
     assert run.chunks == (record,)
     assert run.manifest.settings == {"cfg": 2, "sizes": [4, 6]} and record.notes == {"steps": 30}
+    assert run.manifest.identities == {record.identity: {"model": {"cfg": 2.5}}}
+    assert record.own == {"seed": 2**63, "prompt": "a cat"}
     assert (run.manifest.fps, run.manifest.num_frames) == (Fraction(24000, 1001), 5)
-    data = run.read_chunk(0)
-    assert data.frames.dtype == torch.uint8 and torch.equal(data.frames.float() / 255, eight_bit(part))
-    assert torch.equal(data.latents, latents) and torch.equal(data.tail, part[-2:]), "bit for bit"
-    assert set(data.extra) == {"anchor"} and torch.equal(data.extra["anchor"], part[:1])
+    file = run.chunk_file(0)
+    assert file.keys() == record.contents == ("anchor", "frames", "latents", "tail")
+    assert file.read("frames").dtype == torch.uint8 and torch.equal(file.read("frames").float() / 255, eight_bit(part))
+    assert torch.equal(file.read("latents"), latents) and torch.equal(file.read("tail"), part[-2:]), "bit for bit"
+    assert torch.equal(file.read("anchor"), part[:1]) and file.read("audio") is None
     assert sorted(path.name for path in run.path.iterdir()) == ["chunk_00000.safetensors", "manifest.json", "run.lock"]
-    assert json.loads((run.path / "manifest.json").read_text())["schema"] == 1
-
-
-def test_frames_can_be_stored_as_half(root):
-    part = frames(3)
-    with RunFolder.create(root, "run", **SIZE) as run:
-        run.write_chunk(0, settings_hash="h", seed=0, frames=part, store_as="float16")
-        assert torch.equal(run.read_chunk(0).frames, part.half())
-        assert torch.equal(run.frames_stream().read(0, 3), part.half().float())
+    assert json.loads((run.path / "manifest.json").read_text())["schema"] == 2
 
 
 @given(
     lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5),
-    skips=st.lists(st.integers(0, 3), min_size=5, max_size=5),
     bounds=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).map(sorted), min_size=1, max_size=6),
     asked=st.integers(1, 40),
 )
 @settings(max_examples=25, deadline=None)
-def test_any_slices_of_a_run_equal_its_video(tmp_path_factory, lengths, skips, bounds, asked):
-    parts = [frames(length + skip, seed) for seed, (length, skip) in enumerate(zip(lengths, skips, strict=False))]
-    video = eight_bit(torch.cat([part[skip:] for part, skip in zip(parts, skips, strict=False)]))
+def test_any_slices_of_a_run_equal_its_video(tmp_path_factory, lengths, bounds, asked):
+    parts = [frames(length, seed) for seed, length in enumerate(lengths)]
+    video = eight_bit(torch.cat(parts))
     with RunFolder.create(tmp_path_factory.mktemp("runs"), "run", num_frames=asked, **SIZE) as run:
-        for index, (part, skip) in enumerate(zip(parts, skips, strict=False)):
-            run.write_chunk(index, settings_hash="h", seed=0, frames=part, skip_frames=skip)
+        for index, part in enumerate(parts):
+            run.write_chunk(index, ChunkContent(part), settings_hash="h")
     stream = run.frames_stream()
     video = video[:asked]
     assert (len(stream), stream.height, stream.width, stream.fps) == (len(video), 4, 6, SIZE["fps"])
@@ -121,92 +117,33 @@ def test_any_slices_of_a_run_equal_its_video(tmp_path_factory, lengths, skips, b
     assert torch.equal(torch.cat(list(pickle.loads(pickle.dumps(stream)).slices(4))), video)
 
 
-@dataclass(frozen=True)
-class Doubler:
-    """Latents of two frames each, decoded three at a time; counts its calls."""
-
-    calls: list
-
-    def groups(self, num_latents, first):
-        groups, skip = [], first
-        for start in range(0, num_latents, 3):
-            stop = min(start + 3, num_latents)
-            inside = 2 * (stop - start)
-            if skip < inside:
-                groups.append(LatentGroup(start, stop, skip, inside - skip))
-            skip = max(0, skip - inside)
-        return groups
-
-    def decode(self, latents):
-        self.calls.append(latents.shape[0])
-        return latents.movedim(1, -1).repeat_interleave(2, dim=0)
-
-
-@given(skip=st.integers(0, 12), size=st.integers(1, 20))
-@settings(max_examples=25, deadline=None)
-def test_latents_are_decoded_on_demand_in_the_same_groups(tmp_path_factory, skip, size):
-    latents = [frames(7, seed).movedim(-1, 1) for seed in range(3)]
-    video = torch.cat([part.movedim(1, -1).repeat_interleave(2, dim=0)[skip:] for part in latents])
-    with RunFolder.create(tmp_path_factory.mktemp("runs"), "run", **SIZE) as run:
-        for index, part in enumerate(latents):
-            run.write_chunk(index, settings_hash="h", seed=0, latents=part, num_frames=14 - skip, skip_frames=skip)
-    decoder = Doubler([])
-    stream = run.frames_stream(decoder=decoder)
-    assert torch.equal(torch.cat(list(stream.slices(size))), video)
-    expected = [group.stop - group.start for group in decoder.groups(7, skip)] * 3
-    assert decoder.calls == expected, "every group once, none of another size"
-
-
-@pytest.mark.parametrize("grouping", ["official", "overlapping"])
-def test_frame_by_frame_decoders(root, grouping):
-    latents = frames(25).movedim(-1, 1)
-    with RunFolder.create(root, "run", **SIZE) as run:
-        run.write_chunk(0, settings_hash="h", seed=0, latents=latents, num_frames=18, skip_frames=7)
-    calls = []
-    decoder = GroupDecoder(lambda part: (calls.append(len(part)), part.movedim(1, -1))[1], grouping)
-    stream = run.frames_stream(decoder=decoder)
-    assert torch.equal(stream.read(0, 18), latents.movedim(1, -1)[7:])
-    assert max(calls) == 8
-    stream.read(3, 4).zero_()
-    assert torch.equal(stream.read(0, 18), latents.movedim(1, -1)[7:]), "readers cannot change what is kept"
-
-
-def test_latents_without_a_decoder_or_with_a_wrong_one(root):
-    with RunFolder.create(root, "run", **SIZE) as run:
-        run.write_chunk(0, settings_hash="h", seed=0, latents=torch.rand(5, 3, 4, 6), num_frames=5)
-    with pytest.raises(FrameError, match="VAE"):
-        run.frames_stream()
-    with pytest.raises(FrameError, match="12x8.*6x4"):
-        run.frames_stream(decoder=GroupDecoder(lambda part: torch.rand(len(part), 8, 12, 3))).read(0, 1)
-    with pytest.raises(FrameError, match="decode to 2 frames"):
-        run.frames_stream(decoder=GroupDecoder(lambda part: torch.rand(2, 4, 6, 3))).read(0, 1)
-
-
 def test_the_video_ends_where_a_chunk_is_missing(root):
     with RunFolder.create(root, "run", **SIZE) as run:
         with pytest.raises(FrameError, match="no finished chunk"):
             run.frames_stream()
         for index in (0, 1, 3):
-            run.write_chunk(index, settings_hash="h", seed=0, frames=frames(4, index))
+            run.write_chunk(index, ChunkContent(frames(4, index)), settings_hash="h")
         assert len(run.frames_stream()) == 8
         with pytest.raises(FrameError, match="9 frames.*8"):
             run.frames_stream(9)
+        assert run.manifest.missing == (), "nothing says yet that chunk 2 is wanted"
+        assert run.select(["h"] * 5) == (2, 4) and run.manifest.missing == (2, 4)
 
 
-# Resume and reroll
+# Resume
 
 
 def test_resume_reuses_what_fits(root):
     filled(root, [3, 3, 3])
-    run = RunFolder.open(root, "run")
-    plan = run.completed_prefix(hashes("0", "1", "2"))
-    assert plan.complete and list(plan.reused) == [0, 1, 2]
-    plan = run.completed_prefix(hashes("0", "1", "2", "3"))
-    assert (plan.next_index, plan.complete) == (3, False) and "3 of 4" in plan.reason
-    plan = run.completed_prefix(hashes("0", "x", "2"))
-    assert plan.next_index == 1 and "settings of chunk 1 changed" in plan.reason
-    assert run.completed_prefix(hashes("0")).complete, "a shorter video needs nothing new"
-    assert run.completed_prefix([]).complete
+    with RunFolder.open(root, "run", write=True) as run:
+        assert run.select(hashes("0", "1", "2")) == ()
+        assert run.select(hashes("0", "1", "2", "3")) == (3,)
+        assert run.select(hashes("0")) == (), "a shorter video needs nothing new"
+        assert run.select([]) == () and len(run.chunks) == 3
+        assert run.select(hashes("0", "x", "2")) == (1, 2)
+        assert run.select(hashes("0", "1", "2")) == ()
+    with pytest.raises(RunLockedError, match="read only"):
+        RunFolder.open(root, "run").select(hashes("0"))
 
 
 def test_hashes_chain(root):
@@ -235,23 +172,18 @@ def test_hashes_survive_storing(value):
     assert settings_hash(json.loads(json.dumps(value))) == settings_hash(value)
 
 
-def test_finished_chunks_are_replaced_only_on_request(root):
+def test_a_chunk_that_is_stored_again_is_another_take(root):
     filled(root, [3, 3, 3])
+    before = {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in (root / "run").glob("chunk_*")}
     with RunFolder.open(root, "run", write=True) as run:
-        paths = [run.chunk_file(index).path for index in range(3)]
-        before = {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in paths}
-        with pytest.raises(RunMismatchError, match="chunk 1.*the same settings"):
-            run.write_chunk(1, settings_hash=hashes("1")[0], seed=9, frames=frames(3, 9))
-        with pytest.raises(RunMismatchError, match="chunk 1.*other settings"):
-            run.write_chunk(1, settings_hash="other", seed=9, frames=frames(3, 9))
         for attempt in (9, 10):
-            run.write_chunk(1, settings_hash="other", seed=attempt, frames=frames(3, attempt), replace_existing=True)
+            run.write_chunk(1, ChunkContent(frames(3, attempt)), settings_hash="other", own={"seed": attempt})
         assert torch.equal(run.frames_stream().read(3, 6), eight_bit(frames(3, 10)))
-    assert {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in (paths[0], paths[2])} == {
-        path: before[path] for path in (paths[0], paths[2])
-    }
-    assert [record.seed for record in RunFolder.open(root, "run").chunks] == [0, 10, 2]
-    assert len(list((root / "run").glob("chunk_00001*"))) == 1, "what was replaced is gone"
+    assert {path: (path.stat().st_mtime_ns, file_sha256(path)) for path in before} == before
+    run = RunFolder.open(root, "run")
+    assert [record.seed for record in run.chunks] == [0, 10, 2]
+    assert [(record.take, record.seed) for record in run.manifest.takes(1)] == [(0, 1), (1, 9), (2, 10)]
+    assert len(list(run.path.glob("chunk_00001*"))) == 3
 
 
 def test_open_or_create_goes_on_and_adapts_the_length(root):
@@ -287,16 +219,18 @@ def test_create_refuses_what_exists_and_open_what_does_not(root):
     assert not (root / "other").exists()
 
 
-def test_discard_removes_only_runs_without_chunks(root):
-    run = RunFolder.create(root, "empty", **SIZE)
-    run.discard()
+def test_only_runs_without_any_take_are_discarded(root):
+    assert RunFolder.create(root, "empty", **SIZE).discard_if_empty()
     assert not (root / "empty").exists()
     filled(root, [3])
-    with RunFolder.open(root, "run", write=True) as run, pytest.raises(RunFolderError, match="1 finished"):
-        run.discard()
+    with RunFolder.open(root, "run", write=True) as run:
+        assert not run.discard_if_empty()
+        assert run.select(hashes("x")) == (0,) and not run.chunks
+        assert not run.discard_if_empty(), "takes of other settings count"
+        assert run.select(hashes("0")) == ()
     RunFolder.create(root, "empty", **SIZE).close()
     with pytest.raises(RunLockedError):
-        RunFolder.open(root, "empty").discard()
+        RunFolder.open(root, "empty").discard_if_empty()
 
 
 def test_runs_are_listed(root):
@@ -318,29 +252,25 @@ def test_runs_are_listed(root):
     [
         ({"frames": torch.rand(2, 4, 7, 3)}, "7x4.*6x4"),
         ({"frames": torch.full((2, 4, 6, 3), float("nan"))}, "not numbers"),
-        ({}, "neither"),
-        ({"latents": torch.rand(2, 4, 1, 1)}, "number of frames"),
-        ({"frames": torch.rand(2, 4, 6, 3), "skip_frames": 2}, "at least one"),
-        ({"frames": torch.rand(2, 4, 6, 3), "num_frames": 3}, "2 frames"),
-        ({"frames": torch.rand(2, 4, 6, 3), "store_as": "float64"}, "uint8 or float16"),
+        ({"frames": torch.rand(0, 4, 6, 3)}, "at least one"),
         ({"frames": torch.rand(2, 4, 6, 3), "extra": {"tail": torch.zeros(1)}}, "tail"),
     ],
 )
 def test_chunks_that_make_no_sense(root, arguments, words):
     with RunFolder.create(root, "run", **SIZE) as run:
         with pytest.raises(FrameError, match=words):
-            run.write_chunk(0, settings_hash="h", seed=0, **arguments)
+            run.write_chunk(0, ChunkContent(**arguments), settings_hash="h")
         assert not list(run.path.glob("*chunk*")) and not run.chunks
 
 
 def test_readers_cannot_write(root):
     filled(root, [3])
     with pytest.raises(RunLockedError, match="read only"):
-        RunFolder.open(root, "run").write_chunk(1, settings_hash="h", seed=0, frames=frames(3))
+        RunFolder.open(root, "run").write_chunk(1, ChunkContent(frames(3)), settings_hash="h")
     with RunFolder.open(root, "run", write=True) as run:
         pass
     with pytest.raises(RunLockedError, match="read only"):
-        run.write_chunk(1, settings_hash="h", seed=0, frames=frames(3))
+        run.write_chunk(1, ChunkContent(frames(3)), settings_hash="h")
 
 
 # Damage
@@ -364,17 +294,17 @@ def test_a_damaged_chunk_is_refused_and_can_be_made_again(root, how, words):
     damage(RunFolder.open(root, "run").chunk_file(1).path, how)
     with RunFolder.open(root, "run", write=True) as run:
         for access in (
-            lambda: run.read_chunk(1),
-            lambda: run.completed_prefix(wanted),
+            lambda: run.chunk_file(1).read("tail"),
+            lambda: run.select(wanted),
             lambda: run.frames_stream().read(2, 4),
         ):
             with pytest.raises(RunDamagedError, match=f"chunk_00001.*{words}"):
                 access()
         assert torch.equal(run.frames_stream().read(0, 3), video[:3]), "the others can be read"
-        plan = run.completed_prefix(wanted, rerun_damaged=True)
-        assert plan.next_index == 1 and words in plan.reason
-        run.write_chunk(1, settings_hash=wanted[1], seed=1, frames=frames(3, 1), replace_existing=True)
-        assert run.completed_prefix(wanted).complete
+        assert set_aside_damaged(run) == ("chunk_00001.safetensors",)
+        assert run.select(wanted) == run.manifest.missing == (1,)
+        run.write_chunk(1, ChunkContent(frames(3, 1)), settings_hash=wanted[1])
+        assert run.select(wanted) == ()
         assert torch.equal(run.frames_stream().read(0, 9), video)
 
 
@@ -400,15 +330,15 @@ def test_damage_is_noticed_after_a_first_good_read(root):
         b"[]",
         b"null",
         b"\xff\xfe",
-        b'{"format": "streaming-run", "schema": 1}',
-        b'{"format": "streaming-run", "schema": 1, "kind": "t", "name": "r", "height": 4, "width": 6, "fps": "1/0",'
-        b' "num_frames": 1, "created": 0, "settings": {}, "chunks": []}',
+        b'{"format": "streaming-run", "schema": 2}',
+        b'{"format": "streaming-run", "schema": 2, "kind": "t", "name": "r", "height": 4, "width": 6, "fps": "1/0",'
+        b' "num_frames": 1, "created": 0, "settings": {}, "wanted": [], "chosen": [], "records": [], "identities": {}}',
     ],
 )
 def test_a_damaged_manifest_is_refused_and_can_be_recovered(root, content):
     video = filled(root, [3, 2])
     with RunFolder.open(root, "run", write=True) as run:
-        run.write_chunk(1, settings_hash="new", seed=7, frames=frames(2, 7), replace_existing=True)
+        run.write_chunk(1, ChunkContent(frames(2, 7)), settings_hash="new", identity={"model": [1, 2.5]}, own={"a": 1})
     manifest = root / "run" / "manifest.json"
     whole = run.manifest
     manifest.write_bytes(content)
@@ -455,8 +385,8 @@ def test_recovery_skips_half_chunks_and_needs_one(root):
 def test_another_schema_is_refused_with_its_number(root):
     filled(root, [3])
     manifest = root / "run" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 1', '"schema": 2'))
-    with pytest.raises(RunMismatchError, match="streaming-run 2.*streaming-run 1"):
+    manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 1'))
+    with pytest.raises(RunMismatchError, match="streaming-run 1.*streaming-run 2.*another run name"):
         RunFolder.open(root, "run")
 
 

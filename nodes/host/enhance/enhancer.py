@@ -24,6 +24,7 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.frames import FrameStream, to_rgb
 from ....streaming_core.frames.fitting import fit
+from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder
 from ....streaming_core.windows.blending import Cuts, SeededCuts, Windows, official_cuts
 from ....streaming_core.windows.enhancement import (
@@ -325,7 +326,7 @@ def enhance_stream(enhancer: Enhancer, request: EnhanceRequest) -> FrameStream:
     try:
         with run:
             for index, part in enumerate(enhance_video(enhancer, request)):
-                run.write_chunk(index, settings_hash=name, seed=request.settings.seed, frames=part)
+                run.write_chunk(index, ChunkContent(part), settings_hash=name, own={"seed": request.settings.seed})
             return run.frames_stream()
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)

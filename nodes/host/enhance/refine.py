@@ -21,6 +21,7 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.frames import FrameStream
 from ....streaming_core.models.modelscope.vid2vid import fit_refiner_size
+from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder
 from ....streaming_core.windows.blending import SeededCuts, check_window
 from ....streaming_core.windows.enhancement import Size
@@ -136,7 +137,7 @@ def refine_stream(request: RefineRequest) -> FrameStream:
     try:
         with run:
             for index, part in enumerate(refine_video(request)):
-                run.write_chunk(index, settings_hash=name, seed=request.settings.seed, frames=part)
+                run.write_chunk(index, ChunkContent(part), settings_hash=name, own={"seed": request.settings.seed})
             return run.frames_stream()
     except BaseException:
         shutil.rmtree(run.path, ignore_errors=True)

@@ -13,29 +13,29 @@ from torch import Tensor
 from ....streaming_core.errors import RunDamagedError, SettingsError, StreamingError
 from ....streaming_core.frames import FrameStream
 from ....streaming_core.runs.care import (
-    LOCK,
     delete_older,
     delete_run,
     is_intact,
     recover,
     run_bytes,
     set_aside_damaged,
-    use_revision,
+    use_take,
 )
+from ....streaming_core.runs.changes import chunks_text, take_text
 from ....streaming_core.runs.folder import RunFolder, list_runs
-from ....streaming_core.runs.lock import holder
+from ....streaming_core.runs.lock import LOCK, holder
 from ....streaming_core.runs.manifest import MANIFEST, ChunkRecord, RunManifest
 from ..progress import check_cancel
 from .videos import runs_root
 
-ACTIONS = ("look", "choose revision", "set damaged aside", "recover manifest", "delete older", "delete run")
+ACTIONS = ("look", "choose take", "set damaged aside", "recover manifest", "delete older", "delete run")
 TILE_PX = 160
 COLUMNS = 6
 LINE_PX = 14
 MAX_TILES = 120
 
 
-def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> str:
+def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
     """Do what was asked for, and say in one line what was done; "" for a mere look.
 
     Raises:
@@ -56,11 +56,11 @@ def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> 
         return f"deleted run {name}, {_size(freed)}{kept}"
     if action == "recover manifest":
         with recover(root, name, owner="Run Inspector") as run:
-            return f"recovered the manifest from {len(run.chunks)} chunk files; run Stream Sampler to go on"
+            return f"recovered the manifest from {len(run.manifest.records)} chunk files; run Stream Sampler to go on"
     with RunFolder.open(root, name, write=True, owner="Run Inspector") as run:
-        if action == "choose revision":
-            record = use_revision(run, chunk, revision)
-            return f"chunk {chunk} is revision {record.revision} now, seed {record.seed}"
+        if action == "choose take":
+            record = use_take(run, chunk, take)
+            return f"chunk {chunk} shows take {record.take} now, seed {record.seed}"
         if action == "set damaged aside":
             names = set_aside_damaged(run)
             return (
@@ -68,7 +68,7 @@ def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> 
                 if names
                 else "nothing is damaged"
             )
-        return f"deleted older revisions, {_size(delete_older(run))}"
+        return f"deleted older takes, {_size(delete_older(run))}"
 
 
 def runs_stamp() -> tuple:
@@ -113,36 +113,62 @@ def describe_run(name: str) -> tuple[str, Tensor]:
     lines = [
         f"{name}: {_video_length(manifest)} frames, {manifest.width}x{manifest.height} at {float(manifest.fps):g} fps, "
         f"made by {manifest.kind}, {_size(run_bytes(run.path))}, {_writer(run.path)}",
-        "chunk | frames | seed | status | seconds | on disk | revision (kept)",
+        "chunk | frames | seed | status | seconds | on disk | take",
     ]
+    if manifest.missing:
+        lines.insert(1, f"missing for the present settings: {chunks_text(manifest.missing)}")
     try:
         stream: FrameStream | None = run.frames_stream(sum(record.num_frames for record in _whole(manifest)))
     except StreamingError:
         stream = None
     tiles, start = [], 0
-    for record in manifest.chunks:
+    for index in sorted({record.index for record in manifest.records} | set(manifest.missing)):
         check_cancel()
-        status = _status(run, record)
-        lines.append(_chunk_line(manifest, record, start, status))
-        if len(tiles) < MAX_TILES:
-            words = [f"chunk {record.index}  {status}", f"seed {record.seed}"]
-            tiles.append((_image(stream, start + record.num_frames // 2), words))
-        start += record.num_frames
+        record = manifest.chunk(index)
+        status = _status(run, index, record)
+        lines += [_chunk_line(index, record, start, status), *_take_lines(run, index, record)]
+        if len(tiles) < MAX_TILES and (record is not None or index in manifest.missing):
+            words = [f"chunk {index}  {status}", "" if record is None else f"seed {record.seed}"]
+            image = None if record is None else _image(stream, start + record.num_frames // 2)
+            tiles.append((image, words))
+        start += 0 if record is None else record.num_frames
     return "\n".join(lines), sheet(tiles)
 
 
-def _chunk_line(manifest: RunManifest, record: ChunkRecord, start: int, status: str) -> str:
-    kept = ", ".join(str(each.revision) for each in manifest.drawings(record.index))
+def _chunk_line(index: int, record: ChunkRecord | None, start: int, status: str) -> str:
+    if record is None:
+        return f"{index} | - | - | {status} | - | - | -"
     return (
-        f"{record.index} | {start}-{start + record.num_frames - 1} | {record.seed} | {status} | {record.seconds:.1f} | "
-        f"{_size(record.num_bytes)} | {record.revision} ({kept})"
+        f"{index} | {start}-{start + record.num_frames - 1} | {record.seed} | {status} | {record.seconds:.1f} | "
+        f"{_size(record.num_bytes)} | {record.take}"
     )
 
 
-def _status(run: RunFolder, record: ChunkRecord) -> str:
+def _take_lines(run: RunFolder, index: int, current: ChunkRecord | None) -> list[str]:
+    """The other takes of a chunk, and how each differs from the current one."""
+    lines = []
+    for take in run.manifest.takes(index):
+        if take == current:
+            continue
+        # Contents are compared when a take is chosen; to list takes, their sizes must do.
+        if not is_intact(run, take, content=False):
+            words = "damaged"
+        elif current is None:
+            words = "made with other settings"
+        else:
+            words = f"compared with take {current.take}: {take_text(run.manifest, current, take)}"
+        lines.append(f"    take {take.take} | seed {take.seed} | {_size(take.num_bytes)} | {words}")
+    return lines
+
+
+def _status(run: RunFolder, index: int, record: ChunkRecord | None) -> str:
+    if record is None:
+        return "missing" if index in run.manifest.missing else "not in this video"
     if not is_intact(run, record):
         return "damaged"
-    return "drawn anew" if record.stands_for not in ("", record.settings_hash) else record.status
+    if record.accepts(run.manifest.wanted[index]):
+        return "rerolled" if record.rerolled else "complete"
+    return "chosen by hand"
 
 
 def _whole(manifest: RunManifest) -> list[ChunkRecord]:
@@ -186,7 +212,7 @@ def _image(stream: FrameStream | None, index: int) -> Tensor | None:
 def sheet(tiles: Sequence[tuple[Tensor | None, Sequence[str]]]) -> Tensor:
     """Images `[H, W, 3]` in 0..1 in rows, each with its lines of words below: `[1, height, width, 3]`.
 
-    A tile without a image is gray; no tiles at all are one of them.
+    A tile without an image is gray; no tiles at all are one of them.
     """
     tiles = list(tiles) or [(None, ["no runs"])]
     images = [None if image is None else _thumbnail(image) for image, _ in tiles]

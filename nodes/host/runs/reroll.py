@@ -124,7 +124,7 @@ def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
 def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
     for index, each in enumerate(wanted):
         record = run.record(index)
-        if record is None or not record.accepts(each):
+        if record is None or run.manifest.choice(index, each) != record:
             what = "is not finished" if record is None else "was made with other settings"
             raise SettingsError(
                 f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to complete the video"

@@ -17,12 +17,16 @@ from torch import Tensor
 
 from ....streaming_core.frames import FrameStream, to_rgb, write_video
 from ....streaming_core.frames.fitting import fit
+from ....streaming_core.identity import undescribed
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import Beginning, VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler
 from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
-from ....streaming_core.runs.folder import ChunkContent, RunFolder, settings_hash
+from ....streaming_core.runs.changes import why_made_again
+from ....streaming_core.runs.content import ChunkContent
+from ....streaming_core.runs.folder import RunFolder, settings_hash
+from ....streaming_core.runs.takes import kept_rerolls
 from ..compat import InputImpl
 from ..identity import identities, start_flags_identity, watch
 from ..pixels import core_to_images, images_to_core
@@ -151,9 +155,7 @@ def make_video(sampler: ChunkSampler, plan: VideoPlan, run_name: str) -> FrameSt
         try:
             _fill(run, job)
         except BaseException:
-            if not run.manifest.chunks and not run.manifest.older:
-                # Nothing is worth keeping of a run that never finished its first chunk.
-                run.discard()
+            run.discard_if_empty()  # nothing is worth keeping of a run that never finished a chunk
             raise
         hand_out(OWNER, run.manifest.name, plan.num_chunks)
         return run.frames_stream(plan.num_frames)
@@ -161,7 +163,7 @@ def make_video(sampler: ChunkSampler, plan: VideoPlan, run_name: str) -> FrameSt
 
 def _fill(run: RunFolder, job: Job) -> None:
     """Make the chunks that the run lacks, one after the other."""
-    missing = run.select(job.hashes)
+    missing = _select(run, job)
     if not missing:
         return
     plan = job.plan
@@ -202,16 +204,30 @@ def store_chunk(
 ) -> None:
     """Store a chunk's core frames and what `state`, the one after it, hands on; `options` as of `write_chunk`."""
     carried = {CARRY + name: value for name, value in state.carry.items()}
+    seam = min(len(frames), state.plan.overlap_frames)
     run.write_chunk(
         index,
-        ChunkContent(core_to_images(frames), state.tail, {**extra, **carried}),
+        ChunkContent(core_to_images(frames), state.tail, {**extra, **carried}, seam),
         settings_hash=job.hashes[index],
         identity=job.identity,
         own=job.own[index],
         seconds=seconds,
-        seam_frames=min(len(frames), state.plan.overlap_frames),
         **options,
     )
+
+
+def _select(run: RunFolder, job: Job) -> tuple[int, ...]:
+    """The chunks that must be made; says in the log what is reused, and what changed where something is not."""
+    before = run.manifest
+    missing = run.select(job.hashes)
+    if len(missing) < job.plan.num_chunks:
+        reused = f"{job.plan.num_chunks - len(missing)} of {job.plan.num_chunks} chunks are reused"
+        log.info("run %s: %s", before.name, "; ".join(filter(None, (reused, kept_rerolls(run.manifest, missing)))))
+    if changes := why_made_again(before, missing, job.identity, job.own):
+        log.info("run %s: %s; the takes that were there are kept", before.name, changes)
+    if unknown := undescribed(job.identity):
+        log.info("run %s: changes inside of %s are not noticed", before.name, ", ".join(unknown))
+    return missing
 
 
 def kept_beginning(plan: VideoPlan, anchor: Tensor) -> dict[str, Tensor]:
