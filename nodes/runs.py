@@ -23,8 +23,8 @@ class RerollChunks(io.ComfyNode):
             node_id="StreamingT2VRerollChunks",
             display_name="Reroll Chunks",
             category=CATEGORY,
-            description="Makes other takes of chosen chunks of a finished run and leaves the others as they are. Older "
-            "takes are kept; Run Inspector chooses them again.",
+            description="Makes other takes of chosen chunks of a finished run and leaves the others as they are. "
+            "Older takes are kept; Run Inspector chooses them again.",
             search_aliases=["redo segment", "regenerate chunk", "retry"],
             inputs=[
                 ChunkSampler.Input("chunk_sampler", tooltip="The one that Stream Sampler made the run with."),
@@ -49,7 +49,8 @@ class RerollChunks(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="0 to 2^64 - 1. A take that was made from this seed is not made again; change it for another.",
+                    tooltip="0 to 2^64 - 1. A take that was made from this seed is not made again; change it to get "
+                    "another.",
                 ),
                 io.Combo.Input(
                     "scope",

@@ -1,7 +1,7 @@
 """Looking after run folders: older takes chosen, damage set aside, manifests recovered, takes and runs deleted.
 
-Deleting happens here and nowhere else, and only Run Inspector asks for it, once a user confirmed. Only files that belong
-to a run by their names are ever touched, only in its own folder, and links are never followed.
+Deleting happens here and nowhere else, and only Run Inspector asks for it, once a user confirmed. Only files that
+belong to a run by their names are ever touched, only in its own folder, and links are never followed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def use_take(run: RunFolder, index: int, take: int) -> ChunkRecord:
 def set_aside_damaged(run: RunFolder) -> tuple[str, ...]:
     """Take damaged takes out of a run, so that their chunks can be made again; the names of their files.
 
-    Files are kept under names ending in `.damaged`. Where an intact take fits the present settings, it is shown instead.
+    Files are kept under names ending in `.damaged`. Where another take fits the present settings, it is shown instead.
     """
     run.require_lock()
     damaged = {record.file for record in run.manifest.records if not is_intact(run, record)}

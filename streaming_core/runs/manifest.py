@@ -101,10 +101,9 @@ class RunManifest:
 
     def choosing(self, index: int, wanted: str, record: ChunkRecord | None) -> RunManifest:
         """A copy in which a video with the hash `wanted` shows `record` as chunk `index`, or nothing."""
-        chosen = [dict(files) for files in self.chosen] + [{} for _ in range(index + 1 - len(self.chosen))]
-        chosen[index].pop(wanted, None)
-        if record is not None:
-            chosen[index][wanted] = record.file
+        chosen = [*self.chosen, *({} for _ in range(index + 1 - len(self.chosen)))]
+        others = {each: file for each, file in chosen[index].items() if each != wanted}
+        chosen[index] = others if record is None else {**others, wanted: record.file}
         return replace(self, chosen=tuple(chosen))
 
     def with_take(self, record: ChunkRecord, identity: Mapping[str, Any] | None = None) -> RunManifest:

@@ -72,9 +72,9 @@ def rebuild(folder: Path) -> RunManifest:
 
 
 def with_strays(folder: Path, manifest: RunManifest) -> RunManifest:
-    """The manifest with the whole chunk files that it does not name: a writer was killed before it could. Writes nothing.
+    """The manifest with the whole chunk files that it does not name, because a writer was killed before it could.
 
-    They come in as older takes; the next `select` shows them where they fit and nothing else is there.
+    Writes nothing. They come in as older takes; the next `select` shows them where they fit and nothing else is there.
     """
     known = {record.file for record in manifest.records}
     size = manifest.kind, manifest.height, manifest.width
