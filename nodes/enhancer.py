@@ -129,8 +129,8 @@ def stage_inputs() -> list[io.Input]:
             "official",
             default=False,
             tooltip="Reproduce the official program: frames are stretched, frames at the end that do not fill a window "
-            "are dropped, and all keyframes are made in one pass, whose VRAM use grows with the length of the video. "
-            "When off, no frame is dropped.",
+            "are dropped, handovers between windows are drawn as it draws them, and all keyframes are made in one "
+            "pass, whose VRAM use grows with the length of the video. When off, no frame is dropped.",
         ),
         io.Image.Input(
             "image",
