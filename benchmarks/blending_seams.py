@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from streaming_core.windows.blending import SeededCuts, Windows, blend, overlaps, plan_windows
+from streaming_core.windows.blending import write_window
+from streaming_core.windows.handovers import SeededHandovers
+from streaming_core.windows.plan import Windows, overlaps, plan_windows
 
 Join = Callable[[Sequence[Tensor], Windows, int], Tensor]
 FRAMES, WINDOW, OVERLAP, SIDE, STEPS = 90, 38, 12, 24, 30
@@ -35,14 +37,22 @@ class Score:
     sharpness: float
 
 
+def joined(parts: Sequence[Tensor], windows: Windows, offsets: Sequence[int]) -> Tensor:
+    """The windows of one step, each written from its handover on over the ones before it."""
+    video = torch.empty(windows[-1].stop, *parts[0].shape[1:])
+    for part, window, offset in zip(parts, windows, (0, *offsets), strict=True):
+        write_window(video, part, range(window.start, window.stop), offset, dim=0)
+    return video
+
+
 def hard(parts: Sequence[Tensor], windows: Windows, step: int) -> Tensor:
-    """One cut in the middle of each overlap, the same at every step."""
-    return blend(parts, windows, [frames // 2 for frames in overlaps(windows)], 0)
+    """One handover in the middle of each overlap, the same at every step."""
+    return joined(parts, windows, [frames // 2 for frames in overlaps(windows)])
 
 
 def randomized(seed: int) -> Join:
-    cuts = SeededCuts(seed)
-    return lambda parts, windows, step: blend(parts, windows, cuts.offsets(windows, step), 0)
+    handovers = SeededHandovers(seed)
+    return lambda parts, windows, step: joined(parts, windows, handovers.offsets(windows, step))
 
 
 def linear(parts: Sequence[Tensor], windows: Windows, step: int) -> Tensor:
@@ -83,7 +93,7 @@ def run(join: Join, seed: int, disagreement: float = 0.7, spread: float = 0.7, c
     overlap = torch.zeros(FRAMES, dtype=torch.bool)
     for frames in shared:
         overlap[frames.start : frames.stop] = True
-    # Entry f of jumps lies between frames f and f + 1; a cut may lie on either end of an overlap.
+    # Entry f of jumps lies between frames f and f + 1; a handover may lie on either end of an overlap.
     usual = jumps[~overlap[1:] & ~overlap[:-1]].mean()
     worst = torch.stack([jumps[frames.start - 1 : frames.stop].max() for frames in shared]).mean()
     energy = x.var((1, 2))

@@ -26,8 +26,9 @@ from torch import Tensor
 import dev
 from benchmarks.demo_models import told
 from benchmarks.record import record, table
+from streaming_core.enhance.job import EnhanceRequest, plan_enhancement
+from streaming_core.enhance.settings import EnhanceSettings
 from streaming_core.frames import TensorFrames, write_video
-from streaming_core.windows.enhancement import EnhanceSettings
 from training.enhancer_wear import Wear, worn_image
 from training.layout import host
 from training.videos import HELD_OUT, Footage, make_video
@@ -38,7 +39,7 @@ MODEL = MODELS / "diffusion_models" / "demo_i2vgenxl.safetensors"
 SIZE, FRAMES, VIDEOS = 96, 18, "slow"
 FIRST_SEED = HELD_OUT + 3000
 EXAMPLE_SEED, EXAMPLE_FRAMES = HELD_OUT + 3200, 33
-SETTINGS = EnhanceSettings(strength=0.2, steps=16, guidance=1.0, window_frames=8, overlap_frames=3)
+SETTINGS = EnhanceSettings(strength=0.2, steps=16, cfg=1.0, window_frames=8, overlap_frames=3)
 """As docs/training_enhancer.md recommends."""
 WEARS = {
     "10 pixels, noise 0.05": Wear(10 / 12, 0.05),
@@ -98,12 +99,12 @@ def opened(model: Path):
 def enhanced(model: Path, video: Tensor, settings: EnhanceSettings = SETTINGS) -> Tensor:
     """`[F, 3, H, W]` in 0..1, as Enhance Video makes it."""
     enhancer = opened(model)
-    from comfyui_streamingt2v.nodes.host.enhance import enhancer as room
+    from comfyui_streamingt2v.nodes.host.enhance.enhancer import enhance
 
     stream = TensorFrames(video.movedim(1, -1), 6)
-    request = room.EnhanceRequest(stream, video.shape[-1], video.shape[-2], "inside", settings)
+    job = plan_enhancement(EnhanceRequest(stream, video.shape[-1], video.shape[-2], "inside", settings))
     with torch.inference_mode():
-        return room.enhance_images(enhancer, request).movedim(-1, 1)
+        return enhance(enhancer, job).images().movedim(-1, 1)
 
 
 @torch.inference_mode()
@@ -187,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
             "demo-enhancer",
             "python -m benchmarks.demo_enhancer --record",
             f"## Demo enhancer\n\n{args.videos} videos that were not trained on, mean ± standard deviation; strength "
-            f"{SETTINGS.strength:g}, {SETTINGS.steps} steps, guidance {SETTINGS.guidance:g}, windows of "
+            f"{SETTINGS.strength:g}, {SETTINGS.steps} steps, guidance {SETTINGS.cfg:g}, windows of "
             f"{SETTINGS.window_frames} frames with {SETTINGS.overlap_frames} shared. What limits it is in "
             f"docs/training_enhancer.md.\n\n{body}",
         )

@@ -3,7 +3,7 @@
     python -m benchmarks.demo_models [--record] [--seeds 16] [--model demo_models/demo_streamingsvd.safetensors]
 
 Reference: the same file with CAM at strength 0, with each clip started from the last frame of the one before instead,
-without the anchor (each chunk is shown the frame before it), and with windows joined at fixed cuts, not random ones.
+without the anchor (each chunk is shown the frame before it), and with windows joined at fixed handovers, not random.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from streaming_core.frames import TensorFrames
 from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.measure import measure
 from streaming_core.schedules.svd import karras_sigmas
-from streaming_core.windows.blending import Offsets, SeededCuts, Windows, overlaps, plan_windows
+from streaming_core.windows.handovers import Handovers, Offsets, SeededHandovers
+from streaming_core.windows.plan import Windows, overlaps, plan_windows
 from training import showcase
 from training.showcase import CHUNK_FRAMES, OVERLAP_FRAMES, Parts
 from training.videos import HELD_OUT, PACES, Video, make_video
@@ -93,14 +94,14 @@ def hue_errors(video: Tensor, reference: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class MiddleCuts:
-    """One cut in the middle of each overlap, at every step."""
+class MiddleHandovers:
+    """One handover in the middle of each overlap, at every step."""
 
     def offsets(self, windows: Windows, step: int) -> Offsets:
         return tuple(frames // 2 for frames in overlaps(windows))
 
 
-def enhanced(parts: Parts, video: Video, cuts, seed: int) -> Tensor:
+def enhanced(parts: Parts, video: Video, handovers: Handovers, seed: int) -> Tensor:
     """A video, noised and denoised again in windows by the video UNet; every window starts from its own first frame."""
     import comfy.sample
     from comfyui_streamingt2v.nodes.host import pixels
@@ -120,7 +121,7 @@ def enhanced(parts: Parts, video: Video, cuts, seed: int) -> Tensor:
     latents = parts.vae.encode(pixels.core_to_images(frames))
     noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(seed))
     sigmas = karras_sigmas(ENHANCE_STEPS, sigma_max=ENHANCE_SIGMA)
-    model = blending.with_blending(parts.model, CHUNK_FRAMES, OVERLAP_FRAMES, cuts)
+    model = blending.with_blending(parts.model, CHUNK_FRAMES, OVERLAP_FRAMES, handovers)
     made = comfy.sample.sample_custom(
         model, noise, 1.0, parts.sampler.sampling.sampler, sigmas, positive, conds[0][1], latents, disable_pbar=True
     )
@@ -128,10 +129,10 @@ def enhanced(parts: Parts, video: Video, cuts, seed: int) -> Tensor:
 
 
 def seam_score(frames: Tensor) -> float:
-    """Mean over the places where `MiddleCuts` joins windows."""
+    """Mean over the places where `MiddleHandovers` joins windows."""
     windows = plan_windows(len(frames), CHUNK_FRAMES, OVERLAP_FRAMES)
-    cuts = MiddleCuts().offsets(windows, 0)
-    joins = [window.start + cut for window, cut in zip(windows[1:], cuts, strict=True)]
+    handovers = MiddleHandovers().offsets(windows, 0)
+    joins = [window.start + offset for window, offset in zip(windows[1:], handovers, strict=True)]
     lengths = tuple(b - a for a, b in zip([0, *joins], [*joins, len(frames)], strict=True))
     found = measure(TensorFrames(frames.movedim(1, -1), fps=6), lay_out(len(frames), lengths))
     return mean(join.score for join in found.seams.joins)
@@ -176,8 +177,8 @@ def judged(model: Path, seed: int) -> dict[str, float]:
             layout = lay_out(length, (CHUNK_FRAMES, NEW_FRAMES))
             kept = measure(TensorFrames(frames.movedim(1, -1), fps=6), layout).stagnation.kept
     seams = {
-        "seam_randomized": seam_score(enhanced(parts, video, SeededCuts(seed % 2**32), seed % 2**32)),
-        "seam_fixed": seam_score(enhanced(parts, video, MiddleCuts(), seed % 2**32)),
+        "seam_randomized": seam_score(enhanced(parts, video, SeededHandovers(seed % 2**32), seed % 2**32)),
+        "seam_fixed": seam_score(enhanced(parts, video, MiddleHandovers(), seed % 2**32)),
     }
     return {**errors, **colors, "flow_kept": kept or 0.0, **seams}
 

@@ -33,10 +33,12 @@ def one_video(num_frames: int) -> dict:
     """Enhance one video; peak memory in bytes, seconds."""
     import torch
 
+    from streaming_core.enhance.job import EnhanceRequest, plan_enhancement
+    from streaming_core.enhance.settings import EnhanceSettings
     from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
     from streaming_core.models.registry import take
-    from streaming_core.runs.folder import ChunkContent, RunFolder
-    from streaming_core.windows.enhancement import EnhanceSettings
+    from streaming_core.runs.content import ChunkContent
+    from streaming_core.runs.folder import RunFolder
     from tests import tiny_enhancer, tiny_modelscope
     from tests.host.inprocess import import_host, import_pack
 
@@ -62,12 +64,15 @@ def one_video(num_frames: int) -> dict:
                 frames = torch.rand(min(10, num_frames - start), SIDE, SIDE, 3, generator=generator)
                 run.write_chunk(index, ChunkContent(frames), settings_hash="benchmark")
             stream = run.frames_stream()
-        request = enhancer.EnhanceRequest(stream, SIDE, SIDE, "inside", settings)
+        first, whole = (
+            enhancer.enhance(models, plan_enhancement(EnhanceRequest(frames, SIDE, SIDE, "inside", settings)))
+            for frames in (stream.trimmed(0, 13), stream)
+        )
         # A first video of one window: what is loaded once is loaded before the mark is set back.
-        enhancer.enhance_stream(models, enhancer.EnhanceRequest(stream.trimmed(0, 13), SIDE, SIDE, "inside", settings))
+        first.stream()
         Path("/proc/self/clear_refs").write_text("5")
         began = time.monotonic()
-        result = enhancer.enhance_stream(models, request)
+        result = whole.stream()
         seconds = time.monotonic() - began
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return {"frames": len(result), "bytes": int(peak.split()[1]) * 1024, "seconds": seconds}

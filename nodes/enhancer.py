@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from ..streaming_core.enhance.images import to_image
+from ..streaming_core.enhance.job import FITS, EnhanceJob, EnhancePrompts, EnhanceRequest, plan_enhancement
+from ..streaming_core.enhance.settings import NEGATIVE_PROMPT, PROMPT, EnhanceSettings
+from ..streaming_core.enhance.size import Size
 from ..streaming_core.frames import to_rgb
-from ..streaming_core.windows.blending import keyframes, plan_windows
-from ..streaming_core.windows.enhancement import NEGATIVE_PROMPT, OFFICIAL_SEED, PROMPT, EnhanceSettings, Size, to_image
-from .forms import image_fps_input, images_result, seed_input, stream_result, video_input, video_outputs, window_inputs
+from ..streaming_core.schedules.ddim import enhancer_sigmas
+from ..streaming_core.windows.plan import keyframes, plan_windows
+from .forms import (
+    cfg_input,
+    image_fps_input,
+    size_inputs,
+    vae_input,
+    video_input,
+    video_outputs,
+    video_result,
+    whole_video_input,
+    window_inputs,
+    window_seed_input,
+)
 from .host.compat import io, schema
-from .host.enhance import enhancer as host
-from .host.enhance.i2vgenxl import enhancer_sigmas
+from .host.enhance.enhancer import Enhancer, conditioning_pair, enhance, make_keyframes
 from .host.enhance.load import FOLDER, WEIGHT_TYPES, load_enhancer
 from .host.files import diffusion_model_names, file_stamp, model_file
 from .host.video.streams import as_stream
@@ -21,120 +37,118 @@ DEFAULTS = EnhanceSettings()
 WINDOWS = (DEFAULTS.window_frames, DEFAULTS.overlap_frames)
 
 
-def prompt_inputs() -> list:
+def prompt_inputs() -> list[io.String.Input]:
     return [
         io.String.Input(
-            "prompt", default=PROMPT, multiline=True, tooltip="What the result should be. The default is official."
+            "prompt",
+            default=PROMPT,
+            multiline=True,
+            tooltip="What the result should look like. The default is the official prompt.",
         ),
         io.String.Input(
             "negative_prompt",
             default=NEGATIVE_PROMPT,
             multiline=True,
-            tooltip="What the result should not be. The default is official.",
+            tooltip="What the result should not look like. The default is the official negative prompt.",
         ),
     ]
 
 
-def model_inputs() -> list:
+def model_inputs() -> list[io.Input]:
     return [
         io.Model.Input("model", tooltip="I2VGen-XL from Load Enhancer."),
-        io.Clip.Input("clip", tooltip="OpenCLIP ViT-H text encoder, that of Stable Diffusion 2.1."),
-        io.ClipVision.Input("clip_vision", tooltip="OpenCLIP ViT-H image tower."),
-        io.Vae.Input("vae", tooltip="Stable Diffusion image VAE, that of SD 2.1 officially."),
+        io.Clip.Input("clip", tooltip="OpenCLIP ViT-H text encoder, as used by Stable Diffusion 2.1."),
+        io.ClipVision.Input("clip_vision", tooltip="OpenCLIP ViT-H image encoder."),
+        vae_input(),
     ]
 
 
-def stage_inputs() -> list:
-    """Everything the enhancement depends on besides the keyframes."""
+def model_fps_input() -> io.Int.Input:
+    return io.Int.Input(
+        "model_fps",
+        default=DEFAULTS.fps_condition,
+        min=1,
+        max=1000,
+        tooltip=f"Frame rate the model is conditioned on, in frames per second; {DEFAULTS.fps_condition} is the "
+        "official value, whatever the video's own rate is.",
+    )
+
+
+def schedule_inputs() -> tuple[io.Float.Input, io.Int.Input]:
+    """Strength and steps."""
+    strength = io.Float.Input(
+        "strength",
+        default=DEFAULTS.strength,
+        min=0.01,
+        max=1.0,
+        step=0.01,
+        tooltip=f"Fraction of the steps that are run, above 0 and up to 1; {DEFAULTS.strength:g} is the official "
+        "value. Lower values keep more of the video.",
+    )
+    steps = io.Int.Input(
+        "steps",
+        default=DEFAULTS.steps,
+        min=1,
+        max=999,
+        tooltip="Scheduler steps. Only the last steps x strength are run (official: 30, of which 29 run).",
+    )
+    return strength, steps
+
+
+def stage_inputs() -> list[io.Input]:
+    """Everything the enhancement depends on except the keyframes."""
     return [
         *model_inputs(),
-        video_input("The video: an IMAGE batch, or a FRAME_STREAM of any length in constant memory."),
-        io.Int.Input(
-            "width",
-            default=1280,
-            min=64,
-            max=8192,
-            step=8,
-            tooltip="Width of the result in pixels, a multiple of 8; the largest one with fit inside.",
-        ),
-        io.Int.Input(
-            "height",
-            default=720,
-            min=64,
-            max=8192,
-            step=8,
-            tooltip="Height of the result in pixels, a multiple of 8; the largest one with fit inside.",
+        whole_video_input(),
+        *size_inputs(
+            "Width of the result in pixels, a multiple of 8. With fit set to inside, the maximum width.",
+            "Height of the result in pixels, a multiple of 8. With fit set to inside, the maximum height.",
         ),
         io.Combo.Input(
             "fit",
-            options=list(host.FITS),
+            options=list(FITS),
             default="inside",
-            tooltip="inside: as large as fits into width and height, aspect kept, nothing cut. crop: fill the size and "
-            "cut what stands out. pad: repeat the border. stretch: ignore the aspect, as the official program does.",
+            tooltip="inside: as large as fits in width and height, with the aspect ratio kept and nothing cropped. "
+            "crop: fill the size and crop the rest. pad: repeat the border pixels. stretch: ignore the aspect ratio, "
+            "as the official program does.",
         ),
         *prompt_inputs(),
-        io.Float.Input(
-            "strength",
-            default=DEFAULTS.strength,
-            min=0.01,
-            max=1.0,
-            step=0.01,
-            tooltip="Share of the steps that are run, above 0 to 1; 0.97 is official. Lower keeps more of the video.",
-        ),
-        io.Int.Input(
-            "steps",
-            default=DEFAULTS.steps,
-            min=1,
-            max=999,
-            tooltip="Denoising steps, 1 to 999, of which strength leaves the last; 30 is official and runs 29.",
-        ),
-        io.Float.Input(
-            "cfg",
-            default=DEFAULTS.guidance,
-            min=1.0,
-            max=30.0,
-            step=0.1,
-            tooltip="Guidance scale, 1 to 30; 9 is official. 1 halves the time and ignores the negative prompt.",
-        ),
+        *schedule_inputs(),
+        cfg_input(DEFAULTS.cfg, 1.0, 30.0, "1 takes half the time and ignores the negative prompt."),
         *window_inputs(*WINDOWS),
-        seed_input(OFFICIAL_SEED, "the noise and of the cuts between windows"),
-        io.Int.Input(
-            "model_fps",
-            default=DEFAULTS.fps_condition,
-            min=1,
-            max=1000,
-            tooltip="Frame rate the model is told, in frames per second; 38 is official, whatever the real rate is.",
-        ),
+        window_seed_input(DEFAULTS.seed),
+        model_fps_input(),
         io.Combo.Input(
             "memory",
             options=["normal", "low"],
             default="normal",
-            tooltip="low runs the two guidance rows one after the other and keeps skips in system memory: the same "
-            "result with less video memory, slower.",
+            tooltip="low: the positive and negative pass run one after the other and skip connections are kept in "
+            "system RAM. Same result with less VRAM, but slower.",
         ),
         io.Boolean.Input(
             "official",
             default=False,
-            tooltip="Behave like the official program: stretch, drop frames at the end that do not fill a window, cut "
-            "as it does, take all keyframes as one clip. Off: no frame is lost.",
+            tooltip="Reproduce the official program: frames are stretched, frames at the end that do not fill a window "
+            "are dropped, handovers between windows are drawn as it draws them, and all keyframes are made in one "
+            "pass, whose VRAM use grows with the length of the video. When off, no frame is dropped.",
         ),
         io.Image.Input(
             "image",
             optional=True,
-            tooltip="What the video should look like, officially the image it was made from. Default: its first frame.",
+            tooltip="What the video should look like; officially the image the video was made from. Only the first "
+            "image of a batch is used. If not connected, the first frame of the video is used.",
         ),
     ]
 
 
-def stage(frames, fps: float = 24.0, keyframes=None, **values) -> tuple[host.Enhancer, host.EnhanceRequest]:
-    """Node values to what the host room takes."""
-    enhancer = host.Enhancer(
-        *(values[name] for name in ("model", "clip", "clip_vision", "vae")), low_memory=values["memory"] == "low"
-    )
+def plan_stage(frames: Any, fps: float = 24.0, **values: Any) -> tuple[Enhancer, EnhanceJob]:
+    """Node values to the models and the job, with every refusal that needs no sampling."""
+    models = (values[name] for name in ("model", "clip", "clip_vision", "vae"))
+    enhancer = Enhancer(*models, low_memory=values["memory"] == "low")
     settings = EnhanceSettings(
         strength=values["strength"],
         steps=values["steps"],
-        guidance=values["cfg"],
+        cfg=values["cfg"],
         window_frames=values["window"],
         overlap_frames=values["overlap"],
         seed=values["seed"],
@@ -143,46 +157,51 @@ def stage(frames, fps: float = 24.0, keyframes=None, **values) -> tuple[host.Enh
         negative_prompt=values["negative_prompt"],
         official=values["official"],
     )
-    size_and_fit = (values["width"], values["height"], values["fit"])
-    stream = as_stream(frames, fps)
-    return enhancer, host.EnhanceRequest(stream, *size_and_fit, settings, values.get("image"), keyframes)
+    form = (values["width"], values["height"], values["fit"])
+    images = (values.get("image"), values.get("keyframes"))
+    return enhancer, plan_enhancement(EnhanceRequest(as_stream(frames, fps), *form, settings, *images))
 
 
 class LoadEnhancer(io.ComfyNode):
     """The enhancer's UNet as a MODEL."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="StreamingT2VLoadEnhancer",
             display_name="Load Enhancer",
             category=CATEGORY,
-            description="Loads the enhancer's video model: the UNet of I2VGen-XL in the diffusers layout.",
+            description="Loads the enhancer's video model: the UNet of I2VGen-XL (diffusers layout) or of MS-Vid2Vid.",
             search_aliases=["streamingt2v", "i2vgenxl", "video upscaler"],
             inputs=[
                 io.Combo.Input(
                     "unet_name",
                     options=diffusion_model_names(),
-                    tooltip="File in models/diffusion_models: unet/diffusion_pytorch_model.fp16.safetensors of "
-                    "ali-vilab/i2vgen-xl, under a name of your choice.",
+                    tooltip="File in models/diffusion_models: unet/diffusion_pytorch_model.fp16.safetensors from "
+                    "ali-vilab/i2vgen-xl, renamed as you like.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_TYPES),
                     default="default",
-                    tooltip="How weights are kept: as ComfyUI sees fit, or as fp8, which halves them and costs "
+                    tooltip="Type of the weights. default lets ComfyUI choose; fp8 takes half the VRAM at lower "
                     "accuracy.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For Enhance Video, or any sampler node.")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model",
+                    tooltip="I2VGen-XL for Enhance Video or any sampler node, MS-Vid2Vid for Refine Video.",
+                )
+            ],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, unet_name, weight_dtype):
+    def fingerprint_inputs(cls, unet_name: str, weight_dtype: str) -> Any:
         return file_stamp(model_file(FOLDER, unet_name))
 
     @classmethod
-    def execute(cls, unet_name, weight_dtype):
+    def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:
         return io.NodeOutput(load_enhancer(unet_name, weight_dtype))
 
 
@@ -190,13 +209,14 @@ class EnhanceVideo(io.ComfyNode):
     """The whole stage: keyframes, then the video in windows."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="StreamingT2VEnhanceVideo",
             display_name="Enhance Video",
             category=CATEGORY,
-            description="Sharpens and enlarges a video of any length with a short-clip model: keyframes first, then "
-            "all frames in overlapping windows with randomized blending. As many frames come out as went in.",
+            description="Sharpens and enlarges a video of any length with a model for short videos: keyframes first, "
+            "then all frames in overlapping windows with randomized blending. The result has as many frames as the "
+            "input.",
             search_aliases=["streamingt2v", "upscale video", "video enhancer", "i2vgenxl", "vid2vid"],
             inputs=[
                 *stage_inputs(),
@@ -204,142 +224,132 @@ class EnhanceVideo(io.ComfyNode):
                 io.Image.Input(
                     "keyframes",
                     optional=True,
-                    tooltip="Enhanced first frames of all windows, from Keyframe Pass. Default: made here.",
+                    tooltip="Enhanced keyframes from Keyframe Pass, one per window. If not connected, this node makes "
+                    "them.",
                 ),
             ],
             outputs=video_outputs("enhanced"),
         )
 
     @classmethod
-    def execute(cls, frames, fps=24.0, **values):
-        enhancer, request = stage(frames, fps, **values)
-        if request.frames is frames:
-            return stream_result("Enhance Video", host.enhance_stream(enhancer, request))
-        return images_result(host.enhance_images(enhancer, request), fps)
+    def execute(cls, frames: Any, **values: Any) -> io.NodeOutput:
+        return video_result(frames, enhance(*plan_stage(frames, **values)))
 
 
 class KeyframePass(io.ComfyNode):
-    """The first pass by itself."""
+    """The first pass alone."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="StreamingT2VKeyframePass",
             display_name="Keyframe Pass",
             category=CATEGORY,
-            description="Enhances the first frame of every window together as one short clip, so that all windows look "
-            "alike. Enhance Video does this by itself; use this node to see or change the keyframes.",
+            description="Enhances the first frame of every window together as one short video, so that all windows "
+            "look alike. Enhance Video does this automatically; use this node to inspect or change the keyframes.",
             search_aliases=["keyframes", "anchor frames"],
             inputs=stage_inputs(),
             outputs=[io.Image.Output(display_name="keyframes", tooltip="One enhanced frame per window, in order.")],
         )
 
     @classmethod
-    def execute(cls, frames, **values):
-        return io.NodeOutput(host.make_keyframes(*stage(frames, **values)))
+    def execute(cls, frames: Any, **values: Any) -> io.NodeOutput:
+        return io.NodeOutput(make_keyframes(*plan_stage(frames, **values)))
 
 
 class PickKeyframes(io.ComfyNode):
-    """Frames that stand for windows, for any model."""
+    """The first frame of every window, for any model."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="StreamingT2VPickKeyframes",
             display_name="Pick Key Frames",
             category=CATEGORY,
-            description="The first frame of every window of a video: enhance them with any model as one short clip, "
+            description="Returns the first frame of every window of a video. Enhance them together with any model, "
             "then send them as a list through a conditioning node into Window Conditioning.",
             search_aliases=["keyframes", "windows"],
-            inputs=[video_input("The video, as IMAGE or FRAME_STREAM."), *window_inputs(*WINDOWS)],
+            inputs=[video_input("The video, as an IMAGE batch or a FRAME_STREAM."), *window_inputs(*WINDOWS)],
             outputs=[
-                io.Image.Output(display_name="keyframes", tooltip="One frame per window, as a batch."),
-                io.Image.Output(display_name="list", is_output_list=True, tooltip="The same, one by one."),
-                io.Int.Output(display_name="count", tooltip="Number of windows."),
+                io.Image.Output(display_name="keyframes", tooltip="One frame per window, as an IMAGE batch."),
+                io.Image.Output(
+                    display_name="list", is_output_list=True, tooltip="The same frames as a list of single images."
+                ),
+                io.Int.Output(display_name="count", tooltip="Number of windows, which is the number of keyframes."),
             ],
         )
 
     @classmethod
-    def execute(cls, frames, window, overlap):
+    def execute(cls, frames: Any, window: int, overlap: int) -> io.NodeOutput:
         stream = as_stream(frames, 24.0)
         picked = [stream.read(frame, frame + 1) for frame in keyframes(plan_windows(len(stream), window, overlap))]
         return io.NodeOutput(torch.cat(picked), picked, len(picked))
 
 
 class EnhancerConditioning(io.ComfyNode):
-    """I2VGen-XL's conditions, to wire a sampler by hand."""
+    """I2VGen-XL's conditioning, to wire a sampler by hand."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
         return schema(
             node_id="StreamingT2VEnhancerConditioning",
             display_name="Enhancer Conditioning",
             category=CATEGORY,
-            description="What I2VGen-XL is told: prompts, a image and a frame rate. For sampling by hand; latents "
-            "are those of VAE Encode, one per frame.",
+            description="Conditions I2VGen-XL on prompts, an image and a frame rate, for use with any sampler node. "
+            "The latents come from VAE Encode, one per frame.",
             search_aliases=["i2vgenxl"],
             inputs=[
                 *model_inputs(),
-                io.Image.Input("image", tooltip="What the clip should look like; of a batch the first."),
-                io.Int.Input(
-                    "width", default=1280, min=64, max=8192, step=8, tooltip="Width in pixels, a multiple of 8."
+                io.Image.Input(
+                    "image",
+                    tooltip="What the video should look like. Only the first image of a batch is used.",
                 ),
-                io.Int.Input(
-                    "height", default=720, min=64, max=8192, step=8, tooltip="Height in pixels, a multiple of 8."
+                *size_inputs(
+                    "Width of the video in pixels, a multiple of 8.", "Height of the video in pixels, a multiple of 8."
                 ),
                 *prompt_inputs(),
-                io.Int.Input(
-                    "model_fps",
-                    default=DEFAULTS.fps_condition,
-                    min=1,
-                    max=1000,
-                    tooltip="Frame rate the model is told, in frames per second; 38 is official.",
-                ),
+                model_fps_input(),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="For the sampler."),
-                io.Conditioning.Output(display_name="negative", tooltip="For the sampler."),
+                io.Conditioning.Output(
+                    display_name="positive", tooltip="Prompt, image and frame rate, for the sampler."
+                ),
+                io.Conditioning.Output(
+                    display_name="negative",
+                    tooltip="Negative prompt with the same image and frame rate, for the sampler.",
+                ),
             ],
         )
 
     @classmethod
-    def execute(cls, model, clip, clip_vision, vae, image, width, height, prompt, negative_prompt, model_fps):
-        enhancer = host.Enhancer(model, clip, clip_vision, vae)
-        settings = EnhanceSettings(prompt=prompt, negative_prompt=negative_prompt, fps_condition=model_fps)
-        look = to_image(to_rgb(image[:1])[0].movedim(-1, 0))
-        return io.NodeOutput(*host.conditioning_pair(enhancer, [look], settings, Size(height, width)))
+    def execute(
+        cls, model, clip, clip_vision, vae, image, width, height, prompt, negative_prompt, model_fps
+    ) -> io.NodeOutput:
+        enhancer = Enhancer(model, clip, clip_vision, vae)
+        shown = to_image(to_rgb(image[:1])[0].movedim(-1, 0))
+        prompts = EnhancePrompts(prompt, negative_prompt, model_fps)
+        return io.NodeOutput(*conditioning_pair(enhancer, [shown], prompts, Size(height, width)))
 
 
 class EnhancerSigmas(io.ComfyNode):
-    """The official timesteps, which none of the host's schedulers gives."""
+    """The official timesteps, which none of the host's schedulers offers."""
 
     @classmethod
-    def define_schema(cls):
+    def define_schema(cls) -> io.Schema:
+        strength, steps = schedule_inputs()
         return schema(
             node_id="StreamingT2VEnhancerSigmas",
             display_name="Enhancer Sigmas",
             category=CATEGORY,
-            description="Noise levels of the enhancer's official timesteps, shortened by the strength.",
+            description="Sigmas of the enhancer's official timesteps, of which strength keeps the last ones.",
             search_aliases=["i2vgenxl", "sigmas"],
-            inputs=[
-                io.Int.Input(
-                    "steps", default=DEFAULTS.steps, min=1, max=999, tooltip="Steps before strength; 30 is official."
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=DEFAULTS.strength,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the steps that are run, above 0 to 1; 0.97 is official.",
-                ),
-            ],
+            inputs=[steps, strength],
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="For SamplerCustom with euler or ddim.")],
         )
 
     @classmethod
-    def execute(cls, steps, strength):
-        return io.NodeOutput(enhancer_sigmas(EnhanceSettings(steps=steps, strength=strength)))
+    def execute(cls, steps: int, strength: float) -> io.NodeOutput:
+        return io.NodeOutput(enhancer_sigmas(steps, strength))
 
 
 NODES = (LoadEnhancer, EnhanceVideo, KeyframePass, PickKeyframes, EnhancerConditioning, EnhancerSigmas)

@@ -14,19 +14,13 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from streaming_core.enhance.images import clip_pixel_values, clip_square, to_image
+from streaming_core.enhance.settings import NEGATIVE_PROMPT, PROMPT, EnhanceSettings
+from streaming_core.enhance.size import Size
 from streaming_core.errors import SettingsError
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import build, position_ramp
 from streaming_core.schedules.ddim import TRAIN_TIMESTEPS, add_noise, ddim_step, enhancer_alphas_cumprod, kept_timesteps
-from streaming_core.windows.enhancement import (
-    NEGATIVE_PROMPT,
-    PROMPT,
-    EnhanceSettings,
-    Size,
-    clip_pixel_values,
-    clip_square,
-    to_image,
-)
 
 from .diffusion import EXTRA_WEIGHT_OF_MOVING, Encoder, randn
 from .enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn_latents
@@ -246,11 +240,11 @@ class EnhancerTask:
     def embed(self, image: Tensor) -> Tensor:
         """`[3, H, W]` in 0..1 to `[1, 1, C]`, prepared as the pack prepares it."""
         host()
-        from comfyui_streamingt2v.nodes.host.enhance.enhancer import embed_pixels
+        from comfyui_streamingt2v.nodes.host.encoders import embed_pixels
 
         tower = self.encoder.clip_vision
         square = clip_square(to_image(image), Size(*image.shape[-2:]), tower.image_size)
-        return embed_pixels(tower, clip_pixel_values(square)).to(self.device).clone()
+        return embed_pixels(tower, clip_pixel_values(square)).unsqueeze(1).to(self.device).clone()
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:

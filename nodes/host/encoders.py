@@ -1,4 +1,4 @@
-"""The host's CLIP_VISION made from an OpenCLIP image tower of any size."""
+"""Prompts and images for the host's encoders, and CLIP_VISION made from an OpenCLIP image tower of any size."""
 
 from __future__ import annotations
 
@@ -6,15 +6,45 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.clip_vision
+import comfy.model_management as mm
+import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.sd import CLIP
 from torch import Tensor
 
 from ...streaming_core.models.registry import compare_keys, shapes_of
 from ...streaming_core.models.towers import ClipVisionConfig
+from .progress import check_cancel
+
+Conditioning = list[list[Any]]
+"""The host's CONDITIONING: pairs of text tokens `[1, n, width]` and a dict of options."""
 
 
-def empty_clip_vision(config: ClipVisionConfig):
+def encode_prompt(clip: CLIP, text: str) -> Conditioning:
+    """CONDITIONING of one prompt, with whatever schedule of hooks `clip` carries."""
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def embed_pixels(clip_vision: ClipVisionModel, pixels: Tensor) -> Tensor:
+    """CLIP embeddings `[n, width]` float32, pooled and projected, of normalized pixels `[n, 3, size, size]`.
+
+    One image per call of the network, so memory does not grow with `n` and an embedding does not depend on the images
+    next to it. The host's own `encode_image` would resize and crop first. Results lie on the intermediate device.
+    """
+    check_cancel()
+    mm.load_models_gpu([clip_vision.patcher])
+    rows = []
+    with torch.inference_mode():
+        for image in pixels.to(clip_vision.load_device).split(1):
+            # The host returns (last hidden state, hidden state of the layer asked for, pooled and projected, ...).
+            rows.append(clip_vision.model(pixel_values=image, intermediate_output=-2)[2])
+    return torch.cat(rows).to(mm.intermediate_device()).float()
+
+
+def empty_clip_vision(config: ClipVisionConfig) -> ClipVisionModel:
     """CLIP_VISION without weights."""
     described = {
         "hidden_act": "gelu",
@@ -37,7 +67,7 @@ def empty_clip_vision(config: ClipVisionConfig):
         return comfy.clip_vision.ClipVisionModel(path)
 
 
-def build_clip_vision(tensors: Mapping[str, Tensor], config: ClipVisionConfig):
+def build_clip_vision(tensors: Mapping[str, Tensor], config: ClipVisionConfig) -> ClipVisionModel:
     """CLIP_VISION from an OpenCLIP image tower, loaded strictly; `tensors` are keyed without the tower's prefix."""
     clip_vision = empty_clip_vision(config)
     converted = convert_clip_vision(tensors)
@@ -46,8 +76,8 @@ def build_clip_vision(tensors: Mapping[str, Tensor], config: ClipVisionConfig):
     return clip_vision
 
 
-def clip_vision_shapes(clip_vision) -> dict[str, tuple[int, ...]]:
-    """What a CLIP_VISION expects, in the host's names; position numbers are no weights."""
+def clip_vision_shapes(clip_vision: ClipVisionModel) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights a CLIP_VISION expects, by the host's names; position ids are not weights."""
     return {key: s for key, s in shapes_of(clip_vision.get_sd()).items() if not key.endswith("position_ids")}
 
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
 import latent_preview
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+SamplerCallback = Callable[[int, Tensor, Tensor, int], None]
+"""What the host's samplers call after each step: step, denoised, x, number of steps."""
 
 check_cancel = mm.throw_exception_if_processing_interrupted
 """Raises the host's own exception when the user pressed Cancel."""
@@ -21,23 +27,23 @@ def frames_bar(frames: Sized) -> Callable[[int, int | None], None]:
 class StepProgress:
     """One bar of `total` steps for a node that samples several times."""
 
-    def __init__(self, total: int):
+    def __init__(self, total: int) -> None:
         self.total = total
         self.done = 0
         self._bar = comfy.utils.ProgressBar(total)
 
-    def advance(self, steps: int = 1, preview=None) -> None:
-        """Move the bar by `steps`; raises when the user pressed Cancel."""
+    def advance(self, steps: int = 1, preview: Any = None) -> None:
+        """Move the bar by `steps`, and show `preview`, an image in the host's form; raises on Cancel."""
         check_cancel()
         self.done += steps
         self._bar.update_absolute(self.done, self.total, preview)
 
-    def sampler_callback(self, model) -> Callable:
-        """A callback for the host's samplers that moves the bar by one per step, with a preview of the latent."""
+    def sampler_callback(self, model: ModelPatcher, advance: int = 1) -> SamplerCallback:
+        """A callback for the host's samplers that moves the bar by `advance` per step, with a preview of the latent."""
         previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
 
-        def callback(step, denoised, x, total_steps):
+        def callback(step: int, denoised: Tensor, x: Tensor, total_steps: int) -> None:
             preview = previewer.decode_latent_to_preview_image("JPEG", denoised) if previewer else None
-            self.advance(1, preview)
+            self.advance(advance, preview)
 
         return callback

@@ -14,20 +14,25 @@ FITS = ("crop", "pad", "stretch")
 SMALLEST_PX = 16
 
 
+def check_source(height_px: int, width_px: int) -> None:
+    """Raise `FrameError` for images too small to hold anything."""
+    if min(height_px, width_px) < SMALLEST_PX:
+        raise FrameError(
+            f"the image is {width_px}x{height_px} pixels, too small to make a video from; "
+            f"use one of at least {SMALLEST_PX}x{SMALLEST_PX}"
+        )
+
+
 def fit(frames: Tensor, height: int, width: int, how: Fit = "crop") -> Tensor:
     """`[F, C, H, W]` in [0, 1] brought to `height` x `width` pixels, bicubic with antialiasing.
 
     "crop" fills the size and cuts what stands out, centerd; "pad" shows everything and repeats the border pixels around
-    it; "stretch" ignores the aspect ratio. Raises `FrameError` for images too small to hold anything.
+    it; "stretch" ignores the aspect ratio. Raises `FrameError` for images that `check_source` refuses.
     """
     if how not in FITS:
         raise SettingsError(f"fit is one of {', '.join(FITS)}, got {how!r}")
     rows, columns = frames.shape[-2:]
-    if min(rows, columns) < SMALLEST_PX:
-        raise FrameError(
-            f"the image is {columns}x{rows} pixels, too small to make a video from; "
-            f"use one of at least {SMALLEST_PX}x{SMALLEST_PX}"
-        )
+    check_source(rows, columns)
     if (rows, columns) == (height, width):
         return frames
     if how == "stretch":

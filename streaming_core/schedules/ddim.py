@@ -1,6 +1,6 @@
 """DDIM with a cosine schedule rescaled to zero terminal signal, as the I2VGen-XL enhancer uses it.
 
-Levels are counted as timesteps 0..999. `alphas_cumprod` is the share of signal variance at each (reference: enhancer,
+Levels are counted as timesteps 0 to 999. `alphas_cumprod` is the share of signal variance at each (reference: enhancer,
 section 3).
 """
 
@@ -45,14 +45,22 @@ def enhancer_alphas_cumprod() -> Tensor:
 
 
 def leading_timesteps(steps: int, timesteps: int = TRAIN_TIMESTEPS, offset: int = 1) -> Tensor:
-    """`[steps]` int64, falling: multiples of the stride plus `offset` ("leading" spacing)."""
+    """Timesteps in "leading" spacing: `[steps]` int64, falling, multiples of the stride plus `offset`.
+
+    Raises:
+        SettingsError: fewer than 1 or more than `timesteps - offset` steps.
+    """
     if not 1 <= steps <= timesteps - offset:
         raise SettingsError(f"the enhancer takes 1 to {timesteps - offset} steps, got {steps}")
     return torch.arange(steps - 1, -1, -1) * (timesteps // steps) + offset
 
 
 def kept_timesteps(steps: int, strength: float) -> Tensor:
-    """The last `int(steps * strength)` of `leading_timesteps`: where SDEdit starts (Meng et al., arXiv:2108.01073)."""
+    """The last `int(steps * strength)` of `leading_timesteps`: where SDEdit starts (Meng et al., arXiv:2108.01073).
+
+    Raises:
+        SettingsError: a strength outside (0, 1] or one that leaves no step, or a number of steps that cannot be.
+    """
     if not 0 < strength <= 1:
         raise SettingsError(f"strength lies above 0 and up to 1, got {strength:g}")
     timesteps = leading_timesteps(steps)
@@ -69,6 +77,15 @@ def sigmas_of(timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
     """Noise per unit of signal at each timestep, float32, with a final 0: what k-diffusion samplers take."""
     sigmas = noise_per_signal(alphas_cumprod)[timesteps]
     return torch.cat([sigmas, sigmas.new_zeros(1)])
+
+
+def enhancer_sigmas(steps: int, strength: float) -> Tensor:
+    """Sigmas of the enhancer's official timesteps, `[kept steps + 1]` float32, falling to 0.
+
+    Raises:
+        SettingsError: as `kept_timesteps`.
+    """
+    return sigmas_of(kept_timesteps(steps, strength), enhancer_alphas_cumprod())
 
 
 def noise_per_signal(alphas_cumprod: Tensor) -> Tensor:

@@ -35,12 +35,16 @@ def refiner_noise(levels: int = LEVELS, shifts: tuple[float, float] = (2.0, 4.0)
 
 
 def signal_of(noise: Tensor) -> Tensor:
-    """Signal that goes with `noise` where both variances add up to 1."""
+    """Standard deviation of the signal that goes with `noise` where both variances add up to 1."""
     return (1 - noise**2).sqrt()
 
 
 def trailing_timesteps(steps: int, last_level: int) -> Tensor:
-    """Levels from `last_level` down, float32. Rounding of the stride decides the count (31 points for 30 steps)."""
+    """Levels from `last_level` down, float32. Rounding of the stride decides the count (31 points for 30 steps).
+
+    Raises:
+        SettingsError: fewer than 1 step.
+    """
     if steps < 1:
         raise SettingsError(f"the refiner needs at least 1 step, got {steps}")
     stride = (last_level + 1) / (steps + 1)
@@ -48,7 +52,11 @@ def trailing_timesteps(steps: int, last_level: int) -> Tensor:
 
 
 def refiner_sigmas(steps: int, last_level: int, noise: Tensor | None = None) -> Tensor:
-    """Noise per signal for the solver, float32: falling, the second-to-last entry dropped, a 0 at the end."""
+    """Noise per unit of signal for the solver, float32: falling, the second-to-last entry dropped, a 0 at the end.
+
+    Raises:
+        SettingsError: fewer than 1 step.
+    """
     noise = refiner_noise() if noise is None else noise
     levels = (noise / signal_of(noise)).log()
     position = trailing_timesteps(steps, last_level)
@@ -57,38 +65,10 @@ def refiner_sigmas(steps: int, last_level: int, noise: Tensor | None = None) -> 
     return torch.cat([sigmas[:-1], sigmas.new_zeros(1)])
 
 
-def level_of(sigma: Tensor, noise: Tensor) -> Tensor:
-    """The whole level nearest to `sigma` in log space, int64."""
-    levels = (noise / signal_of(noise)).log()[:-1]
-    above = (levels < sigma.log()).sum().clamp(1, len(levels) - 1)
-    weight = (sigma.log() - levels[above - 1]) / (levels[above] - levels[above - 1])
-    return (above - 1 + weight).round().long()
-
-
-def dpmpp_2m_sde_step(
-    x: Tensor, clean: Tensor, before: Tensor | None, sigmas: Tensor, step: int, noise: Tensor | None
-) -> Tensor:
-    """One update of DPM-Solver++(2M) SDE, midpoint, eta 1 (Lu et al., arXiv:2211.01095).
-
-    `clean` is the denoised estimate at `sigmas[step]`, `before` the one of the step before (None at the first),
-    `noise` has unit variance and is not used in the last step, which returns `clean`.
-    """
-    sigma, after = sigmas[step], sigmas[step + 1]
-    if after == 0:
-        return clean
-    h = sigma.log() - after.log()
-    gain = -(-2 * h).expm1()
-    x = after / sigma * (-h).exp() * x + gain * clean
-    if before is not None:
-        h_before = sigmas[step - 1].log() - sigma.log()
-        x = x + 0.5 * gain * (h / h_before) * (clean - before)
-    return x + noise * after * gain.sqrt()
-
-
 def rescaled_guidance(cond: Tensor, uncond: Tensor, scale: float, rescale: float) -> Tensor:
     """Guidance whose result is partly brought back to the spread of `cond` (Lin et al., arXiv:2305.08891, eq. 15, 16).
 
-    Spreads are over everything but the batch.
+    The spread is the standard deviation over all axes but the first, the batch.
     """
     guided = uncond + scale * (cond - uncond)
     dims = tuple(range(1, guided.ndim))

@@ -1,1 +1,1 @@
-"""Window plans and randomized blending."""
+"""Long videos in short windows: their plan, their handovers, and how their results are joined."""

@@ -7,13 +7,19 @@ import time
 import pytest
 
 from streaming_core.frames import VideoFrames
-from tests.browser.graph_page import EMPTY
+from tests.browser.graph_page import EMPTY, script
 from tests.demo import TEMPLATE, furnish
 from tests.host.workflow import load_workflow
 
 FRAMES = 18
 RUN = ":is([data-testid=queue-button] button, button[data-testid=queue-button])"
 """In older pages the button is inside of what bears the name, in newer ones it is the same."""
+
+ADD = """(type) => {
+  const node = LiteGraph.createNode(type);
+  APP.graph.add(node);
+  return node.widgets.flatMap(widget => widget.linkedWidgets ?? []).map(control => control.value);
+}"""
 
 
 @pytest.fixture
@@ -90,3 +96,23 @@ def test_a_run_is_canceled_from_the_page(graph, image):
     kinds = [kind for kind, _ in entry["status"]["messages"]]
     assert kinds[-1] == "execution_interrupted"
     assert list(run.glob("chunk_*.safetensors")), "finished chunks are kept"
+
+
+def test_seeds_of_new_nodes_are_fixed_and_saved_choices_stay(empty, page_server):
+    """On every page, also where the host cannot say it: a second Run must not start another video."""
+    seeded = {}
+    for name, info in page_server.object_info().items():
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        controls = [options for _, options in (each for each in inputs.values() if len(each) > 1)]
+        count = sum(bool(options.get("control_after_generate")) for options in controls)
+        if name.startswith("StreamingT2V") and count:
+            seeded[name] = count
+    assert "StreamingT2VEnhanceVideo" in seeded and "StreamingT2VRandomizedBlending" in seeded
+    for name, count in seeded.items():
+        assert empty.page.ask(script(ADD), name) == ["fixed"] * count, name
+    saved = empty.save()
+    node = next(node for node in saved["nodes"] if node["type"] == "StreamingT2VRandomizedBlending")
+    assert node["widgets_values"][-1] == "fixed"
+    node["widgets_values"][-1] = "randomize"
+    loaded = empty.load({**EMPTY, "nodes": [node]})
+    assert loaded["nodes"][0]["widgets"][-1] == "randomize"

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import position_ramp
-from streaming_core.windows.blending import RecordedCuts
-from streaming_core.windows.enhancement import EnhanceSettings
+from streaming_core.schedules.ddim import enhancer_sigmas
+from streaming_core.windows.handovers import RecordedHandovers
 from tests.golden.cases import Case
 from tests.host.inprocess import import_host, import_pack
 
@@ -54,7 +54,7 @@ def host_model(case: Case):
 
 
 def enhance_on_host(case: Case, sampler: str, model=None) -> Tensor:
-    """Final latents `[1, C, F, h, w]` of the recorded loop with the recorded cuts."""
+    """Final latents `[1, C, F, h, w]` of the recorded loop with the recorded handovers."""
     model = model or host_model(case)
     import comfy.sample
     import comfy.samplers
@@ -63,7 +63,6 @@ def enhance_on_host(case: Case, sampler: str, model=None) -> Tensor:
     from comfyui_streamingt2v.nodes.host.windows.conditions import with_window_conditions
 
     meta, scale = case.meta, model.model.latent_format.scale_factor
-    settings = EnhanceSettings(strength=meta["strength"], steps=meta["num_inference_steps"])
 
     def conditioning(row: int) -> list:
         text = case.input("prompt_embeds")[row : row + 1]
@@ -77,8 +76,8 @@ def enhance_on_host(case: Case, sampler: str, model=None) -> Tensor:
             windows.append([[text, options]])
         return with_window_conditions([[text, windows[0][0][1]]], windows)
 
-    cuts = RecordedCuts(tuple(tuple(row) for row in case.input("offsets").tolist()))
-    model = blending.with_blending(model, meta["chunk_size"], meta["overlap_size"], cuts)
+    handovers = RecordedHandovers(tuple(tuple(row) for row in case.input("offsets").tolist()))
+    model = blending.with_blending(model, meta["chunk_size"], meta["overlap_size"], handovers)
     latents, noise = (
         rearrange(case.input(name), "b c f h w -> (b f) c h w").clone() for name in ("video_latents", "noise")
     )
@@ -88,7 +87,7 @@ def enhance_on_host(case: Case, sampler: str, model=None) -> Tensor:
             noise,
             meta["guidance_scale"],
             comfy.samplers.sampler_object(sampler),
-            i2vgenxl.enhancer_sigmas(settings),
+            enhancer_sigmas(meta["num_inference_steps"], meta["strength"]),
             conditioning(1),
             conditioning(0),
             latents / scale,

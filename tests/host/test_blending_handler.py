@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from streaming_core.errors import SettingsError
-from streaming_core.windows.blending import SeededCuts, ownership, plan_windows
+from streaming_core.windows.handovers import RecordedHandovers, SeededHandovers
+from streaming_core.windows.plan import plan_windows
 from tests.host.inprocess import import_host, import_pack
+from tests.windows_oracle import ownership
 
 import_host()
 import_pack()
@@ -47,7 +49,7 @@ def video(model, kind: tiny.Tiny, frames: int = FRAMES, **options) -> Tensor:
 
 
 def blended(model, seed: int = 1, window: int = WINDOW, overlap: int = OVERLAP):
-    return blending.with_blending(model, window, overlap, SeededCuts(seed))
+    return blending.with_blending(model, window, overlap, SeededHandovers(seed))
 
 
 def watch(model, record: Callable[[dict], None]):
@@ -80,10 +82,10 @@ def test_same_seed_same_video_and_the_first_step_differs_in_overlaps_only(models
 
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 3)[:2]
     windows = plan_windows(FRAMES, WINDOW, OVERLAP)
-    cuts = [ownership(windows, SeededCuts(seed).offsets(windows, 0)) for seed in (1, 2)]
-    assert cuts[0] != cuts[1]
+    owned = [ownership(windows, SeededHandovers(seed).offsets(windows, 0)) for seed in (1, 2)]
+    assert owned[0] != owned[1]
     first, second = (video(blended(model, seed), kind, sigmas=sigmas).movedim(kind.axis, 0) for seed in (1, 2))
-    owners = [[k for k, own in enumerate(owned) for _ in range(len(own))] for owned in cuts]
+    owners = [[k for k, own in enumerate(each) for _ in range(len(own))] for each in owned]
     for frame in range(FRAMES):
         same_owner = owners[0][frame] == owners[1][frame]
         assert torch.equal(first[frame], second[frame]) == same_owner, frame
@@ -172,7 +174,7 @@ def test_other_frame_wise_conditions_are_cut_and_the_rest_is_left_whole(models):
             got.append(conds[0][0])
             return [torch.zeros_like(x) for _ in conds]
 
-        handler = blending.RandomizedBlending(WINDOW, OVERLAP, SeededCuts(0))
+        handler = blending.RandomizedBlending(WINDOW, OVERLAP, SeededHandovers(0))
         options = {"transformer_options": {"sample_sigmas": torch.tensor([1.0, 0.0])}}
         entries = [[{"model_conds": {name: Held(value) for name, value in conds.items()}, **entry}]]
         model = models(tiny.SVD if dim == 0 else tiny.WAN).model
@@ -315,7 +317,7 @@ def test_clones_and_second_runs_share_nothing_that_changes(models, kind):
     model = blended(models(kind))
     before = repr(model.model_options["context_handler"])
     first = video(model, kind)
-    second_branch = blending.with_blending(model, 6, 3, SeededCuts(9))
+    second_branch = blending.with_blending(model, 6, 3, SeededHandovers(9))
     video(second_branch, kind)
     assert torch.equal(video(model.clone(), kind), first)
     assert torch.equal(video(model, kind), first)
@@ -360,7 +362,7 @@ def test_lengths_are_given_in_frames_of_the_video(models, kind):
     handler = model.model_options["context_handler"]
     assert handler.window_frames == 80 // compression + 1
     assert handler.overlap_frames == 24 // compression
-    assert handler.cuts == SeededCuts(3)
+    assert handler.handovers == SeededHandovers(3)
 
 
 @pytest.mark.parametrize("compression", [1, 4, 6, 8])
@@ -388,3 +390,12 @@ def test_a_latent_that_is_no_video_is_refused(models):
     handler = blended(models(tiny.WAN)).model_options["context_handler"]
     with pytest.raises(SettingsError, match=r"rank 3: \[1, 64, 1000\]"):
         handler.should_use_context(models(tiny.WAN).model, [], torch.zeros(1, 64, 1000), torch.ones(1), {})
+
+
+def test_handovers_outside_their_overlap_are_refused_while_sampling(models):
+    """Frames in between would keep what the host laid out: silently gray."""
+    windows = plan_windows(FRAMES, WINDOW, OVERLAP)
+    wrong = RecordedHandovers(((OVERLAP + 1, *(0 for _ in windows[2:])),) * 4)
+    model = blending.with_blending(models(tiny.SVD), WINDOW, OVERLAP, wrong)
+    with pytest.raises(SettingsError, match="handover 3 at boundary 0 lies outside its overlap of 2"):
+        video(model, tiny.SVD)

@@ -1,4 +1,4 @@
-"""A family written from the interface alone makes whole videos; what changes a chunk makes it again, and nothing else."""
+"""A family written from the interface alone makes whole videos; only what changes a chunk makes it again."""
 
 from __future__ import annotations
 

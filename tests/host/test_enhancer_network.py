@@ -13,6 +13,7 @@ from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.models.i2vgenxl import network as core
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError, load_strict, shapes_of
+from streaming_core.schedules.ddim import enhancer_sigmas, kept_timesteps
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_enhancer import TINY, tiny_weights
 
@@ -70,17 +71,16 @@ def conditioning(seed: int, embedding: bool = True) -> list:
 
 def clip_of(model, **options) -> Tensor:
     latent = torch.zeros(FRAMES, 4, SIDE, SIDE)
-    sigmas = i2vgenxl.enhancer_sigmas(i2vgenxl.EnhanceSettings(steps=4, strength=0.8))
+    sigmas = enhancer_sigmas(4, 0.8)
     return sample(model, latent, conditioning(20), conditioning(30, embedding=False), sigmas=sigmas, cfg=9.0, **options)
 
 
 def test_every_official_timestep_is_met_exactly(model):
     sampling = model.get_model_object("model_sampling")
     for steps, strength in ((30, 0.97), (50, 0.6), (10, 1.0), (500, 1.0), (999, 1.0)):
-        settings = i2vgenxl.EnhanceSettings(steps=steps, strength=strength)
-        sigmas = i2vgenxl.enhancer_sigmas(settings)
+        sigmas = enhancer_sigmas(steps, strength)
         assert sigmas.isfinite().all() and sigmas[-1] == 0 and len(sigmas) == int(steps * strength) + 1
-        expected = i2vgenxl.kept_timesteps(steps, strength)
+        expected = kept_timesteps(steps, strength)
         assert torch.equal(sampling.timestep(sigmas[:-1]), expected)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from streaming_core.errors import SettingsError, StreamingError
+from streaming_core.enhance.job import EnhanceJob, EnhanceRequest, plan_enhancement
+from streaming_core.enhance.settings import EnhanceSettings
+from streaming_core.enhance.size import Size, fit_size
+from streaming_core.errors import FrameError, SettingsError, StreamingError
 from streaming_core.frames import FrameStream, TensorFrames
 from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
 from streaming_core.models.registry import take
-from streaming_core.windows.blending import plan_windows
-from streaming_core.windows.enhancement import EnhanceSettings, Size, fit_size
+from streaming_core.windows.plan import plan_windows
 from tests import tiny_enhancer, tiny_modelscope
 from tests.host.inprocess import import_host, import_pack
 
@@ -27,7 +30,7 @@ from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfyui_streamingt2v.nodes import enhancer as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import encoders  # noqa: E402
 from comfyui_streamingt2v.nodes.host.enhance import enhancer as host  # noqa: E402
-from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl  # noqa: E402
+from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl, stage  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file  # noqa: E402
 
 from tests.host.tiny_models import SVD  # noqa: E402
@@ -65,9 +68,11 @@ def video(frames: int, height: int = 64, width: int = 64, seed: int = 3) -> Tens
     return torch.stack(frames) * 0.5 + 0.5
 
 
-def request(frames, settings: EnhanceSettings = SETTINGS, width: int = 64, height: int = 64, how="inside", **more):
+def job(
+    frames, settings: EnhanceSettings = SETTINGS, width: int = 64, height: int = 64, fit="inside", **more
+) -> EnhanceJob:
     stream = frames if isinstance(frames, FrameStream) else TensorFrames(frames, 8)
-    return host.EnhanceRequest(stream, width, height, how, settings, **more)
+    return plan_enhancement(EnhanceRequest(stream, width, height, fit, settings, **more))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +101,7 @@ class CountedFrames(FrameStream):
 
 @pytest.mark.parametrize("frames", [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, 8, 13])
 def test_no_frame_is_dropped_whatever_the_length(enhancer, frames):
-    result = host.enhance_images(enhancer, request(video(frames)))
+    result = host.enhance(enhancer, job(video(frames))).images()
     assert result.shape == (frames, 64, 64, 3)
     assert result.isfinite().all() and result.min() >= 0 and result.max() <= 1
     assert result.std() > 0
@@ -104,12 +109,12 @@ def test_no_frame_is_dropped_whatever_the_length(enhancer, frames):
 
 def test_the_seed_decides_and_nothing_else_does(enhancer):
     state = torch.random.get_rng_state()
-    once = host.enhance_images(enhancer, request(video(8)))
+    once = host.enhance(enhancer, job(video(8))).images()
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(99)
-    again = host.enhance_images(enhancer, request(video(8)))
+    again = host.enhance(enhancer, job(video(8))).images()
     torch.random.set_rng_state(state)
-    other = host.enhance_images(enhancer, request(video(8), replace(SETTINGS, seed=8)))
+    other = host.enhance(enhancer, job(video(8), replace(SETTINGS, seed=8))).images()
     assert torch.equal(once, again)
     assert not torch.equal(once, other)
 
@@ -117,11 +122,11 @@ def test_the_seed_decides_and_nothing_else_does(enhancer):
 def test_a_stream_in_is_a_stream_out_on_disk_with_the_same_frames(enhancer):
     reads = []
     stream = CountedFrames(video(13), reads)
-    images = host.enhance_images(enhancer, request(video(13)))
-    result = host.enhance_stream(enhancer, request(stream))
+    images = host.enhance(enhancer, job(video(13))).images()
+    result = host.enhance(enhancer, job(stream)).stream()
     assert (len(result), result.height, result.width, result.fps) == (13, 64, 64, Fraction(24000, 1001))
     assert torch.equal(result.read(0, 13), (images * 255).round() / 255)
-    assert max(stop - start for start, stop in reads) <= host.SLICE_FRAMES
+    assert max(stop - start for start, stop in reads) <= stage.SLICE_FRAMES
     assert sorted(set(reads)) == [(0, 1), (0, 8), (8, 13)]
     folder = Path(folder_paths.get_temp_directory())
     assert any(folder.glob("enhanced_*/chunk_00001.safetensors"))
@@ -129,10 +134,10 @@ def test_a_stream_in_is_a_stream_out_on_disk_with_the_same_frames(enhancer):
 
 def test_official_behavior_drops_the_tail_and_refuses_short_videos(enhancer):
     official = replace(SETTINGS, official=True)
-    assert len(host.enhance_images(enhancer, request(video(10), official))) == 8
-    assert len(host.enhance_images(enhancer, request(video(5), official))) == 5
+    assert len(host.enhance(enhancer, job(video(10), official)).images()) == 8
+    assert len(host.enhance(enhancer, job(video(5), official)).images()) == 5
     with pytest.raises(SettingsError, match="window of 5 frames, got 4"):
-        host.enhance_images(enhancer, request(video(4), official))
+        host.enhance(enhancer, job(video(4), official)).images()
 
 
 def test_official_keyframes_are_one_clip_ours_keep_to_the_window(enhancer):
@@ -148,7 +153,7 @@ def test_official_keyframes_are_one_clip_ours_keep_to_the_window(enhancer):
 
         model = enhancer.model.clone()
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "count", count)
-        wanted = request(video(9), replace(settings, official=official))
+        wanted = job(video(9), replace(settings, official=official))
         lengths[official] = len(host.make_keyframes(replace(enhancer, model=model), wanted))
         return seen
 
@@ -159,15 +164,15 @@ def test_official_keyframes_are_one_clip_ours_keep_to_the_window(enhancer):
 
 def test_keyframes_made_before_give_the_same_video(enhancer):
     reads = []
-    keys = host.make_keyframes(enhancer, request(CountedFrames(video(11), reads)))
+    keys = host.make_keyframes(enhancer, job(CountedFrames(video(11), reads)))
     windows = plan_windows(11, WINDOW, OVERLAP)
     assert keys.shape == (len(windows), 64, 64, 3)
     assert sorted(set(reads)) == [(window.start, window.start + 1) for window in windows], "only keyframes are read"
-    inside = host.enhance_images(enhancer, request(video(11)))
+    inside = host.enhance(enhancer, job(video(11))).images()
     # Encoding one frame or eight at a time rounds differently, which can move an 8-bit keyframe by one.
-    assert (host.enhance_images(enhancer, request(video(11), keyframes=keys)) - inside).abs().max() < 2 / 255
+    assert (host.enhance(enhancer, job(video(11), keyframes=keys)).images() - inside).abs().max() < 2 / 255
     with pytest.raises(SettingsError, match="2 keyframes were given for 3 windows"):
-        host.enhance_images(enhancer, request(video(11), keyframes=keys[:2]))
+        host.enhance(enhancer, job(video(11), keyframes=keys[:2])).images()
 
 
 def test_every_window_is_shown_its_own_keyframe(enhancer):
@@ -180,7 +185,7 @@ def test_every_window_is_shown_its_own_keyframe(enhancer):
 
     model = enhancer.model.clone()
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "record", record)
-    host.enhance_images(replace(enhancer, model=model), request(video(11), keyframes=keys))
+    host.enhance(replace(enhancer, model=model), job(video(11), keyframes=keys)).images()
     windows = plan_windows(11, WINDOW, OVERLAP)
     assert set(shown) == {window.start for window in windows}
     for window, key in zip(windows, keys, strict=True):
@@ -194,21 +199,21 @@ def test_every_window_is_shown_its_own_keyframe(enhancer):
 
 
 def test_the_image_sets_the_look_and_is_the_first_frame_by_default(enhancer):
-    default = host.enhance_images(enhancer, request(video(4)))
-    assert torch.equal(host.enhance_images(enhancer, request(video(4), image=video(4)[:1])), default)
-    assert not torch.equal(host.enhance_images(enhancer, request(video(4), image=video(1, seed=5))), default)
+    default = host.enhance(enhancer, job(video(4))).images()
+    assert torch.equal(host.enhance(enhancer, job(video(4), image=video(4)[:1])).images(), default)
+    assert not torch.equal(host.enhance(enhancer, job(video(4), image=video(1, seed=5))).images(), default)
 
 
 def test_noise_is_one_for_the_video_and_keyframes_have_their_frame_s(enhancer, monkeypatch):
     given = []
     original = host.sample_video
 
-    def record(enhancer, latents, noise, *rest):
+    def record(model, video_pass, latents, noise, *rest):
         given.append(noise.clone())
-        return original(enhancer, latents, noise, *rest)
+        return original(model, video_pass, latents, noise, *rest)
 
     monkeypatch.setattr(host, "sample_video", record)
-    host.enhance_images(enhancer, request(video(11)))
+    host.enhance(enhancer, job(video(11))).images()
     keys, whole = given
     assert torch.equal(whole, torch.randn(11, 4, 8, 8, generator=torch.Generator().manual_seed(SETTINGS.seed)))
     assert torch.equal(keys, whole[[0, 3, 6]])
@@ -216,13 +221,13 @@ def test_noise_is_one_for_the_video_and_keyframes_have_their_frame_s(enhancer, m
 
 def test_low_memory_gives_the_same_video(enhancer):
     # One window, so that no 8-bit keyframe stands in between.
-    normal = host.enhance_images(enhancer, request(video(WINDOW)))
-    low = host.enhance_images(replace(enhancer, low_memory=True), request(video(WINDOW)))
+    normal = host.enhance(enhancer, job(video(WINDOW))).images()
+    low = host.enhance(replace(enhancer, low_memory=True), job(video(WINDOW))).images()
     assert (low - normal).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "box", "how", "expected"),
+    ("height", "width", "box", "fit", "expected"),
     [
         (64, 64, (72, 40), "inside", (40, 40)),
         (48, 96, (96, 96), "inside", (48, 96)),
@@ -232,8 +237,8 @@ def test_low_memory_gives_the_same_video(enhancer):
         (48, 96, (40, 72), "stretch", (72, 40)),
     ],
 )
-def test_any_size_that_is_a_multiple_of_eight_works(enhancer, height, width, box, how, expected):
-    result = host.enhance_images(enhancer, request(video(2, height, width), width=box[0], height=box[1], how=how))
+def test_any_size_that_is_a_multiple_of_eight_works(enhancer, height, width, box, fit, expected):
+    result = host.enhance(enhancer, job(video(2, height, width), width=box[0], height=box[1], fit=fit)).images()
     assert result.shape == (2, *expected, 3)
 
 
@@ -266,10 +271,10 @@ def test_cancel_stops_at_the_next_slice_or_step_and_leaves_nothing(enhancer, mon
         if len(calls) > after:
             raise Cancelled
 
-    for module in (host, __import__("comfyui_streamingt2v.nodes.host.progress", fromlist=["progress"])):
+    for module in (stage, encoders, __import__("comfyui_streamingt2v.nodes.host.progress", fromlist=["progress"])):
         monkeypatch.setattr(module, "check_cancel", cancel)
     with pytest.raises(Cancelled):
-        host.enhance_stream(enhancer, request(CountedFrames(video(20), [])))
+        host.enhance(enhancer, job(CountedFrames(video(20), []))).stream()
     assert not list(tmp_path.iterdir())
 
 
@@ -290,11 +295,11 @@ def test_one_bar_from_start_to_end(enhancer, monkeypatch):
     monkeypatch.setattr("comfyui_streamingt2v.nodes.host.progress.comfy.utils.ProgressBar", Bar)
     for settings, frames in ((SETTINGS, 11), (SETTINGS, 4), (replace(SETTINGS, official=True), 10)):
         bars.clear()
-        host.enhance_images(enhancer, request(video(frames), settings))
+        host.enhance(enhancer, job(video(frames), settings)).images()
         (bar,) = [bar for bar in bars if bar.values]
         assert bar.values == sorted(bar.values) and bar.values[-1] == bar.total
     bars.clear()
-    host.make_keyframes(enhancer, request(video(11)))
+    host.make_keyframes(enhancer, job(video(11)))
     (bar,) = [bar for bar in bars if bar.values]
     assert bar.values[-1] == bar.total
 
@@ -310,15 +315,38 @@ def test_one_bar_from_start_to_end(enhancer, monkeypatch):
         ({}, (60, 64), ["multiples of 8", "60x64", "56x64"]),
     ],
 )
-def test_bad_settings_are_refused_before_anything_runs(enhancer, settings, size, words):
+def test_bad_settings_are_refused_when_the_job_is_made(settings, size, words):
     reads = []
-    bad = request(CountedFrames(video(8), reads), replace(SETTINGS, **settings), *size)
-    for run in (host.enhance_images, host.enhance_stream, host.make_keyframes):
-        with pytest.raises(StreamingError) as refused:
-            run(enhancer, bad)
-        assert all(word in str(refused.value) for word in words), str(refused.value)
-        assert "\n" not in str(refused.value)
+    with pytest.raises(StreamingError) as refused:
+        job(CountedFrames(video(8), reads), replace(SETTINGS, **settings), *size)
+    assert all(word in str(refused.value) for word in words), str(refused.value)
+    assert "\n" not in str(refused.value)
     assert reads == []
+
+
+def test_frames_too_small_to_enlarge_and_unknown_fits_are_refused_when_the_job_is_made():
+    with pytest.raises(FrameError, match="8x64 pixels, too small"):
+        job(video(2, 64, 8))
+    with pytest.raises(SettingsError, match="fit is one of inside, crop, pad, stretch, got 'cover'"):
+        job(video(2), fit="cover")
+
+
+def test_models_that_do_not_fit_together_are_refused_before_the_video_is_read(enhancer):
+    class Narrow:
+        """A text encoder of another width."""
+
+        def tokenize(self, text):
+            return text
+
+        def encode_from_tokens_scheduled(self, tokens):
+            return [[torch.zeros(1, 77, 8), {}]]
+
+    reads = []
+    with pytest.raises(SettingsError, match="one prompt of width"):
+        host.enhance(replace(enhancer, clip=Narrow()), job(CountedFrames(video(8), reads))).images()
+    assert reads == [(0, 1)], "the condition image alone"
+    with pytest.raises(SettingsError, match="latents with 16 channels, the model takes 4"):
+        replace(enhancer, vae=SimpleNamespace(latent_channels=16))
 
 
 def test_another_model_is_refused_by_name(enhancer):
@@ -347,14 +375,14 @@ def test_nodes_hand_over_what_they_are_given(enhancer):
         "memory": "normal",
         "official": False,
     }
-    expected = host.enhance_images(enhancer, request(video(8)))
+    expected = host.enhance(enhancer, job(video(8))).images()
     stream, images = nodes.EnhanceVideo.execute(video(8), fps=8.0, **values).result
     assert torch.equal(images, expected) and torch.equal(stream.read(0, 8), expected) and stream.fps == 8
     stream, blocked = nodes.EnhanceVideo.execute(TensorFrames(video(8), 8), **values).result
     assert torch.equal(stream.read(0, 8), (expected * 255).round() / 255)
     assert "Stream to Images" in blocked.message
     (keys,) = nodes.KeyframePass.execute(video(8), **values).result
-    assert torch.equal(keys, host.make_keyframes(enhancer, request(video(8))))
+    assert torch.equal(keys, host.make_keyframes(enhancer, job(video(8))))
     batch, single, count = nodes.PickKeyframes.execute(video(8), WINDOW, OVERLAP).result
     assert torch.equal(batch, video(8)[[0, 3]]) and count == 2 and torch.equal(torch.cat(single), batch)
 
@@ -392,4 +420,4 @@ def test_the_stage_wired_by_hand_gives_the_same_frames(enhancer):
         seed=SETTINGS.seed,
     )
     by_hand = enhancer.vae.decode(result)
-    assert (by_hand - host.enhance_images(enhancer, request(frames))).abs().max() <= 1e-4
+    assert (by_hand - host.enhance(enhancer, job(frames)).images()).abs().max() <= 1e-4

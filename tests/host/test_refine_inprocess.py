@@ -8,10 +8,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from streaming_core.enhance.job import RefineJob, plan_refinement
+from streaming_core.enhance.settings import RefineSettings
+from streaming_core.enhance.size import Size
 from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.models.registry import WrongCheckpointError
-from streaming_core.schedules.vid2vid import dpmpp_2m_sde_step, refiner_sigmas, rescaled_guidance
+from streaming_core.schedules.vid2vid import refiner_sigmas, rescaled_guidance
+from tests.golden.solvers import dpmpp_2m_sde_step
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
 
@@ -59,19 +63,27 @@ def texts():
     return [[[torch.randn(1, 77, WIDTH, generator=generator), {}]] for _ in range(2)]
 
 
+@pytest.fixture(scope="module")
+def refiner(host, model, vae, texts):
+    return host.refine.Refiner(model, vae, *texts)
+
+
 def video(frames: int, height: int = 32, width: int = 32) -> TensorFrames:
     return TensorFrames(torch.rand(frames, height, width, 3, generator=torch.Generator().manual_seed(1)), 8)
 
 
-def request(host, model, vae, texts, frames, **settings):
-    defaults = {"steps": 2, "cfg": 2.0, "window_frames": 6, "overlap_frames": 2}
-    chosen = host.refine.RefineSettings(**{**defaults, **settings})
-    return host.refine.RefineRequest(model, vae, frames, *texts, 32, 32, chosen)
+def job_of(refiner, frames, **settings) -> RefineJob:
+    chosen = RefineSettings(**{"steps": 2, "cfg": 2.0, "window_frames": 6, "overlap_frames": 2, **settings})
+    return plan_refinement(frames, refiner.size(Size(frames.height, frames.width), Size(32, 32)), chosen)
+
+
+def refined(host, refiner, frames, **settings):
+    return host.refine.refine(refiner, job_of(refiner, frames, **settings))
 
 
 def test_levels_are_the_official_ones(host, model):
     sampling = model.model.model_sampling
-    sigmas = host.vid2vid.vid2vid_sigmas()
+    sigmas = refiner_sigmas(RefineSettings.steps, RefineSettings.noise_level)
     assert len(sigmas) == 31 and sigmas[-1] == 0
     torch.testing.assert_close(sampling.sigmas[599], sigmas[0], rtol=1e-5, atol=0)
     assert sampling.sigmas.isfinite().all() and (sampling.sigmas.diff() > 0).all()
@@ -109,37 +121,54 @@ def test_host_sampler_takes_the_official_steps(host, model, texts):
 
 
 @pytest.mark.parametrize("frames", [1, 5, 6, 7, 13])
-def test_no_frame_is_lost(host, model, vae, texts, frames):
-    images = host.refine.refine_images(request(host, model, vae, texts, video(frames)))
+def test_no_frame_is_lost(host, refiner, frames):
+    images = refined(host, refiner, video(frames)).images()
     assert images.shape == (frames, 32, 32, 3) and images.isfinite().all()
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_same_seed_same_video_and_streams_equal_batches(host, model, vae, texts):
-    first = host.refine.refine_images(request(host, model, vae, texts, video(9)))
-    assert torch.equal(first, host.refine.refine_images(request(host, model, vae, texts, video(9))))
-    stream = host.refine.refine_stream(request(host, model, vae, texts, video(9)))
+def test_same_seed_same_video_and_streams_equal_batches(host, refiner):
+    first = refined(host, refiner, video(9)).images()
+    assert torch.equal(first, refined(host, refiner, video(9)).images())
+    stream = refined(host, refiner, video(9)).stream()
     assert len(stream) == 9 and stream.fps == 8
     torch.testing.assert_close(stream.read(0, 9), first, atol=1 / 255, rtol=0)
-    other = host.refine.refine_images(request(host, model, vae, texts, video(9), seed=34))
-    assert not torch.equal(first, other)
+    assert not torch.equal(first, refined(host, refiner, video(9), seed=34).images())
 
 
-def test_result_fits_the_box_without_bars(host, model, vae, texts):
-    wide = request(host, model, vae, texts, video(3, 32, 60))
-    assert (wide.size.height_px, wide.size.width_px) == (16, 32)
-    assert host.refine.refine_images(wide).shape == (3, 16, 32, 3)
+def test_result_fits_the_box_without_bars(host, refiner):
+    wide = refined(host, refiner, video(3, 32, 60))
+    assert wide.size == Size(16, 32)
+    assert wide.images().shape == (3, 16, 32, 3)
 
 
-def test_settings_that_cannot_work_are_refused(host, model, vae, texts):
-    with pytest.raises(SettingsError, match="overlap of 6"):
-        request(host, model, vae, texts, video(3), overlap_frames=6)
-    with pytest.raises(SettingsError, match="between 1 and 998, got 999"):
-        request(host, model, vae, texts, video(3), level=999)
+def test_settings_that_cannot_work_are_refused_before_anything_runs(host, model, vae, texts, refiner):
+    for words, settings in (
+        ("overlap of 6", {"overlap_frames": 6}),
+        ("between 1 and 998, got 999", {"noise_level": 999}),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            job_of(refiner, video(3), **settings)
     base = host.models / "base_tiny.safetensors"
     write_tiny_base(base)
     with pytest.raises(SettingsError, match="refining needs MS-Vid2Vid"):
-        request(host, host.family.load_modelscope_unet(base.name), vae, texts, video(3))
+        host.refine.Refiner(host.family.load_modelscope_unet(base.name), vae, *texts)
+    with pytest.raises(SettingsError, match="latents with 16 channels, the model takes 4"):
+        host.refine.Refiner(model, SimpleNamespace(latent_channels=16), *texts)
+    with pytest.raises(SettingsError, match=f"text of width {WIDTH}, got 8"):
+        host.refine.Refiner(model, vae, texts[0], [[torch.zeros(1, 77, 8), {}]])
+
+
+def test_the_node_gives_what_the_stage_gives(host, refiner):
+    from comfyui_streamingt2v.nodes.refine import RefineVideo
+
+    names = {"steps": 2, "noise_level": 599, "cfg": 2.0, "rescale": 0.2, "window": 6, "overlap": 2, "seed": 33}
+    models = (refiner.model, refiner.vae, refiner.positive, refiner.negative)
+    stream, images = RefineVideo.execute(*models, video(7).images, 32, 32, fps=8.0, **names).result
+    assert torch.equal(images, refined(host, refiner, video(7)).images()) and stream.fps == 8
+    stream, blocked = RefineVideo.execute(*models, video(7), 32, 32, fps=1.0, **names).result
+    assert torch.equal(stream.read(0, 7), (images * 255).round() / 255) and stream.fps == 8
+    assert "Refine Video received a frame stream" in blocked.message
 
 
 def test_other_files_are_named(host):

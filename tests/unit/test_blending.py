@@ -1,4 +1,4 @@
-"""Windows, cuts and ownership of randomized blending."""
+"""Windows, handovers and the join of randomized blending."""
 
 from __future__ import annotations
 
@@ -10,18 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.windows.blending import (
-    RecordedCuts,
-    SeededCuts,
-    Window,
-    blend,
-    keyframes,
-    official_cuts,
-    overlaps,
-    ownership,
-    plan_official_windows,
-    plan_windows,
-)
+from streaming_core.windows.handovers import RecordedHandovers, SeededHandovers, first_owned, official_handovers
+from streaming_core.windows.plan import Window, keyframes, overlaps, plan_official_windows, plan_windows
+from tests.windows_oracle import joined, ownership
 
 
 @st.composite
@@ -49,13 +40,13 @@ def test_windows_cover_the_video(layout):
 @given(layouts(), seeds, steps, st.booleans())
 def test_every_frame_is_owned_once_by_a_window_that_has_it(layout, seed, step, keep_last):
     windows = plan_windows(*layout)
-    offsets = SeededCuts(seed, keep_last).offsets(windows, step)
+    offsets = SeededHandovers(seed, keep_last).offsets(windows, step)
     assert len(offsets) == len(windows) - 1
     for window, before, offset in zip(windows[1:], windows, offsets, strict=False):
-        cut = window.start + offset
-        assert window.start <= cut <= before.stop
+        handover = window.start + offset
+        assert window.start <= handover <= before.stop
         if keep_last and before.stop > window.start:
-            assert cut < before.stop
+            assert handover < before.stop
     owned = ownership(windows, offsets)
     owners = [k for k, own in enumerate(owned) for _ in range(own.start, own.stop)]
     assert len(owners) == layout[0] and owned[0].start == 0 and owned[-1].stop == layout[0]
@@ -66,9 +57,9 @@ def test_every_frame_is_owned_once_by_a_window_that_has_it(layout, seed, step, k
 
 @given(layouts(), seeds, steps)
 def test_ownership_is_what_painting_windows_over_each_other_gives(layout, seed, step):
-    """The official loop writes window after window from its cut on; the last write to a frame stays."""
+    """The official loop writes window after window from its handover on; the last write to a frame stays."""
     windows = plan_windows(*layout)
-    offsets = SeededCuts(seed).offsets(windows, step)
+    offsets = SeededHandovers(seed).offsets(windows, step)
     painted = [-1] * layout[0]
     for k, (window, offset) in enumerate(zip(windows, (0, *offsets), strict=True)):
         painted[window.start + offset : window.stop] = [k] * (len(window) - offset)
@@ -77,29 +68,29 @@ def test_ownership_is_what_painting_windows_over_each_other_gives(layout, seed, 
 
 
 @given(layouts(), seeds, steps)
-def test_cuts_are_a_pure_function_of_seed_step_and_boundary(layout, seed, step):
+def test_handovers_are_a_pure_function_of_seed_step_and_boundary(layout, seed, step):
     num_frames, window, overlap = layout
     windows = plan_windows(num_frames, window, overlap)
-    cuts = SeededCuts(seed)
-    assert cuts.offsets(windows, step) == SeededCuts(seed).offsets(windows, step)
-    # A longer video has the same cuts where it has the same windows.
+    handovers = SeededHandovers(seed)
+    assert handovers.offsets(windows, step) == SeededHandovers(seed).offsets(windows, step)
+    # A longer video has the same handovers where it has the same windows.
     longer = plan_windows(num_frames + window, window, overlap)
     same = [k for k, (a, b) in enumerate(zip(windows, longer, strict=False)) if a == b]
     whole = len(same) - 1
-    assert cuts.offsets(windows, step)[: max(0, whole)] == cuts.offsets(longer, step)[: max(0, whole)]
+    assert handovers.offsets(windows, step)[: max(0, whole)] == handovers.offsets(longer, step)[: max(0, whole)]
 
 
 @given(layouts(max_frames=200), seeds, steps, st.integers(0, 4))
-def test_blend_copies_every_frame_from_its_owner(layout, seed, step, dim):
+def test_the_join_copies_every_frame_from_its_owner(layout, seed, step, dim):
     windows = plan_windows(*layout)
-    offsets = SeededCuts(seed).offsets(windows, step)
+    offsets = SeededHandovers(seed).offsets(windows, step)
     shape = [2, 1, 3, 2, 1]
     parts = []
     for k, window in enumerate(windows):
         shape[dim] = len(window)
         frames = torch.arange(window.start, window.stop).view([-1 if axis == dim else 1 for axis in range(5)])
         parts.append((1000 * k + frames).expand(shape).float())
-    video = blend(parts, windows, offsets, dim).movedim(dim, 0)
+    video = joined(parts, windows, offsets, dim).movedim(dim, 0)
     assert len(video) == layout[0] and not video.isnan().any()
     for k, own in enumerate(ownership(windows, offsets)):
         for frame in range(own.start, own.stop):
@@ -110,32 +101,32 @@ def test_blend_copies_every_frame_from_its_owner(layout, seed, step, dim):
 def test_one_window_changes_nothing(layout, seed):
     num_frames, window, overlap = min(layout[0], layout[1]), *layout[1:]
     windows = plan_windows(num_frames, window, overlap)
-    assert windows == (Window(0, num_frames),) and SeededCuts(seed).offsets(windows, 3) == ()
+    assert windows == (Window(0, num_frames),) and SeededHandovers(seed).offsets(windows, 3) == ()
     video = torch.randn(num_frames, 2, generator=torch.Generator().manual_seed(1))
-    assert torch.equal(blend([video], windows, (), 0), video)
+    assert torch.equal(joined([video], windows, (), 0), video)
 
 
-def test_cuts_are_uniform_over_the_whole_overlap():
+def test_handovers_are_uniform_over_the_whole_overlap():
     windows = plan_windows(90, 38, 12)
-    drawn = torch.tensor([SeededCuts(7).offsets(windows, step) for step in range(4000)])
+    drawn = torch.tensor([SeededHandovers(7).offsets(windows, step) for step in range(4000)])
     counts = torch.stack([torch.bincount(column, minlength=13) for column in drawn.T])
     assert counts.shape == (2, 13)
     # 8000 draws over 13 places: the standard deviation of a count is 17; both boundaries stay within 5 of it.
     assert (counts - 4000 / 13).abs().max() < 5 * 17
-    kept = {offset for step in range(500) for offset in SeededCuts(7, keep_last=True).offsets(windows, step)}
+    kept = {offset for step in range(500) for offset in SeededHandovers(7, keep_last=True).offsets(windows, step)}
     assert kept == set(range(12))
 
 
 def test_boundaries_steps_and_seeds_are_independent():
     windows = plan_windows(400, 38, 12)
-    table = {(seed, step): SeededCuts(seed).offsets(windows, step) for seed in range(3) for step in range(3)}
+    table = {(seed, step): SeededHandovers(seed).offsets(windows, step) for seed in range(3) for step in range(3)}
     assert len(set(table.values())) == len(table)
     assert len(set(table[0, 0])) > 4
 
 
-def test_official_cuts_are_the_global_random_module_s():
+def test_official_handovers_are_the_global_random_module_s():
     windows = plan_official_windows(100, 38, 12)
-    mine = official_cuts(windows, 5, 33)
+    mine = official_handovers(windows, 5, 33)
     state = random.getstate()
     random.seed(33)
     want = tuple(tuple(random.randint(0, 11) for _ in range(2)) for _ in range(5))
@@ -161,9 +152,9 @@ def test_official_layout_drops_the_tail(num_frames, starts, kept):
         (lambda: plan_windows(100, 16, -1), ["-1"]),
         (lambda: plan_windows(0, 16, 4), ["0"]),
         (lambda: plan_official_windows(37, 38, 12), ["38", "37"]),
-        (lambda: ownership(plan_windows(20, 8, 4), (0, 1)), ["4 windows", "3", "2"]),
-        (lambda: ownership(plan_windows(20, 8, 4), (0, 5, 0)), ["5", "4"]),
-        (lambda: RecordedCuts(((0,),)).offsets(plan_windows(12, 8, 4), 1), ["1"]),
+        (lambda: first_owned(RecordedHandovers(((0, 1),)), plan_windows(20, 8, 4), 0), ["4 windows", "3", "2"]),
+        (lambda: first_owned(RecordedHandovers(((0, 5, 0),)), plan_windows(20, 8, 4), 0), ["5", "4"]),
+        (lambda: RecordedHandovers(((0,),)).offsets(plan_windows(12, 8, 4), 1), ["1"]),
     ],
 )
 def test_bad_settings_are_refused_with_the_numbers(call, numbers):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.blending_seams import Score, hard, linear, randomized, run
-from streaming_core.windows.blending import plan_windows
+from streaming_core.windows.plan import plan_windows
 
 VIDEOS = range(6)
 

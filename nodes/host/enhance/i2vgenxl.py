@@ -2,13 +2,14 @@
 
 Latents are `[frames, 4, h, w]`, so the host's VAE nodes and samplers fit, and any window handler cuts them on the
 batch. One row of conditions per guidance branch holds for all frames; the position ramp behind the encoded image is
-made for the frames at hand, so a window is conditioned like a clip of its own (reference: enhancer, sections 2 and 9).
+made for the frames at hand, so a window is conditioned like a video of its own (reference: enhancer, sections 2 and 9).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from typing import Any
 
 import comfy.conds
 import comfy.latent_formats
@@ -19,16 +20,17 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from einops import rearrange
 from torch import Tensor, nn
 
+from ....streaming_core.enhance.settings import EnhanceSettings
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from ....streaming_core.models.i2vgenxl.network import build, network_class, position_ramp
 from ....streaming_core.models.registry import compare_keys, shapes_of
-from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, kept_timesteps, noise_per_signal, sigmas_of
-from ....streaming_core.windows.enhancement import EnhanceSettings
+from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, noise_per_signal
 from ..patchers import assign_option, managed, stored_dtype
 
 IMAGE_EMBEDDING = "streamingt2v_image_embedding"
@@ -41,21 +43,16 @@ FRUGAL = "streamingt2v_frugal"
 class PerRow(comfy.conds.CONDRegular):
     """A condition with one row per guidance branch, never repeated over frames."""
 
-    def process_cond(self, batch_size, **kwargs):
+    def process_cond(self, batch_size: int, **kwargs: Any) -> PerRow:
         return self._copy_with(self.cond)
 
 
 class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """The host's sampling object on the enhancer's 1000 levels."""
 
-    def __init__(self, model_config=None):
+    def __init__(self, model_config: comfy.supported_models_base.BASE | None = None) -> None:
         super().__init__(model_config)
         self.set_sigmas(noise_per_signal(enhancer_alphas_cumprod()))
-
-
-def enhancer_sigmas(settings: EnhanceSettings) -> Tensor:
-    """SIGMAS of the official timesteps: "leading" spacing, offset 1, the first ones left out by the strength."""
-    return sigmas_of(kept_timesteps(settings.steps, settings.strength), enhancer_alphas_cumprod())
 
 
 @cache
@@ -63,15 +60,32 @@ def host_network_class() -> type[nn.Module]:
     """The network with the signature and the wrappers that the host expects of a diffusion model."""
 
     class HostI2VGenXL(network_class()):
-        def forward(self, x, timesteps, context=None, control=None, transformer_options=None, **conds):
+        def forward(
+            self,
+            x: Tensor,
+            timesteps: Tensor,
+            context: Tensor | None = None,
+            control: dict | None = None,
+            transformer_options: dict | None = None,
+            **conds: Tensor,
+        ) -> Tensor:
             transformer_options = transformer_options or {}
             wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
             executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
             return executor.execute(x, timesteps, context, control, transformer_options, **conds)
 
         def _run(
-            self, x, timesteps, context, control, transformer_options, image_latents, image_embeddings, fps, **_unused
-        ):
+            self,
+            x: Tensor,
+            timesteps: Tensor,
+            context: Tensor,
+            control: dict | None,
+            transformer_options: dict,
+            image_latents: Tensor,
+            image_embeddings: Tensor,
+            fps: Tensor,
+            **_unused: Tensor,
+        ) -> Tensor:
             if control is not None:
                 raise SettingsError("I2VGen-XL cannot take a ControlNet; remove it from the conditioning")
             rows = context.shape[0]
@@ -91,12 +105,17 @@ def host_network_class() -> type[nn.Module]:
     return HostI2VGenXL
 
 
-def _build(config: I2VGenXLConfig, dtype=None, device=None, operations=None) -> nn.Module:
+def _build(
+    config: I2VGenXLConfig,
+    dtype: torch.dtype | None = None,
+    device: torch.device | None = None,
+    operations: Any = None,
+) -> nn.Module:
     return build(config, operations=operations, dtype=dtype, device=device, kind=host_network_class())
 
 
 class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
-    """What the host wants to know of the family."""
+    """What the host needs to know about the family."""
 
     unet_extra_config = {}
     latent_format = comfy.latent_formats.SD15
@@ -106,7 +125,12 @@ class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
 class I2VGenXLModel(comfy.model_base.BaseModel):
     """The host's model object. `network` makes the diffusion model from `unet_config`."""
 
-    def __init__(self, model_config, device=None, network=_build):
+    def __init__(
+        self,
+        model_config: I2VGenXLHostConfig,
+        device: torch.device | None = None,
+        network: Callable[..., nn.Module] = _build,
+    ) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=network)
         self.model_sampling = I2VGenXLSampling(model_config)
         self.diffusion_model.compute_dtype = self.manual_cast_dtype or self.get_dtype()
@@ -115,29 +139,43 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
         # The network's own answer is the type it computes in.
         return self.diffusion_model.weight_dtype
 
-    def extra_conds(self, **kwargs) -> dict:
-        text, image, noise = kwargs.get("cross_attn"), kwargs.get("concat_latent_image"), kwargs["noise"]
-        width = self.model_config.unet_config["config"].cross_attention_dim
-        if text is None or text.ndim != 3 or text.shape[-1] != width or text.shape[0] != 1:
-            got = "nothing" if text is None else f"shape {list(text.shape)}"
+    @property
+    def condition_width(self) -> int:
+        """Width of text tokens and of image embeddings."""
+        return self.model_config.unet_config["config"].cross_attention_dim
+
+    def check_text(self, tokens: Tensor | None) -> None:
+        """Raise `SettingsError` unless `tokens` are one prompt `[1, n, condition_width]`."""
+        width = self.condition_width
+        if tokens is None or tokens.ndim != 3 or tokens.shape[-1] != width or tokens.shape[0] != 1:
+            got = "nothing" if tokens is None else f"shape {list(tokens.shape)}"
             raise SettingsError(
                 f"I2VGen-XL takes one prompt of width {width}, got {got}; encode it with OpenCLIP ViT-H, "
                 "the text encoder of Stable Diffusion 2.1"
             )
+
+    def check_embedding(self, embedding: Tensor) -> None:
+        """Raise `SettingsError` unless `embedding` is as wide as `condition_width`."""
+        width = self.condition_width
+        if embedding.shape[-1] != width:
+            raise SettingsError(
+                f"I2VGen-XL takes image embeddings of width {width}, got {embedding.shape[-1]}; use CLIP vision ViT-H"
+            )
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, comfy.conds.CONDRegular]:
+        text, image, noise = kwargs.get("cross_attn"), kwargs.get("concat_latent_image"), kwargs["noise"]
+        self.check_text(text)
         if image is None:
             raise SettingsError(
-                "I2VGen-XL needs a image that shows what the video looks like; make the conditioning with "
+                "I2VGen-XL needs an image that shows what the video looks like; make the conditioning with "
                 "Enhancer Conditioning"
             )
         if image.shape[-2:] != noise.shape[-2:]:
             image = comfy.utils.common_upscale(image, noise.shape[-1], noise.shape[-2], "bilinear", "center")
         embedding = kwargs.get(IMAGE_EMBEDDING)
         if embedding is None:
-            embedding = torch.zeros(1, 1, width)
-        elif embedding.shape[-1] != width:
-            raise SettingsError(
-                f"I2VGen-XL takes image embeddings of width {width}, got {embedding.shape[-1]}; use CLIP vision ViT-H"
-            )
+            embedding = torch.zeros(1, 1, self.condition_width)
+        self.check_embedding(embedding)
         fps = torch.tensor([kwargs.get(FPS_CONDITION, EnhanceSettings.fps_condition)], dtype=torch.long)
         device = kwargs["device"]
         return {
@@ -153,9 +191,9 @@ def empty_i2vgenxl(
     stored: torch.dtype,
     parameters: int,
     keep_in: torch.dtype | None = None,
-    device=None,
-    network=_build,
-):
+    device: torch.device | None = None,
+    network: Callable[..., nn.Module] = _build,
+) -> I2VGenXLModel:
     """The host's model object without weights, on the host's choice of types and devices for a file of this type.
 
     `keep_in` is the type of the weights instead of the host's choice.
@@ -169,12 +207,15 @@ def empty_i2vgenxl(
 
 def build_i2vgenxl(
     tensors: Mapping[str, Tensor], source: str, keep_in: torch.dtype | None = None, norm_groups: int = 32
-):
+) -> ModelPatcher:
     """MODEL from I2VGen-XL's UNet weights in the diffusers layout, loaded strictly.
 
     `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
-    Raises `WrongCheckpointError`, which says what the file is instead, `IncompleteCheckpointError`, and
-    `MissingLibraryError` without diffusers.
+
+    Raises:
+        WrongCheckpointError: another network, which the sentence names.
+        IncompleteCheckpointError: weights are missing.
+        MissingLibraryError: diffusers is not installed.
     """
     config = detect(shapes_of(tensors), source, norm_groups)
     parameters = sum(tensor.numel() for tensor in tensors.values())
@@ -185,7 +226,7 @@ def build_i2vgenxl(
     return patcher
 
 
-def frugal(model):
+def frugal(model: ModelPatcher) -> ModelPatcher:
     """A clone of MODEL that runs guidance rows one after the other and keeps skips in system memory."""
     model = model.clone()
     options = model.model_options.setdefault("transformer_options", {})

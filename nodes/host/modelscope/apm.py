@@ -16,11 +16,10 @@ from ....streaming_core.models.modelscope.apm import ImageProjector
 from ....streaming_core.models.modelscope.config import ImageProjectorConfig
 from ....streaming_core.models.registry import load_strict
 from ....streaming_core.models.streamingsvd.conditioning import clip_pixels
+from ..encoders import Conditioning, embed_pixels
 from ..patchers import managed
 from ..progress import check_cancel
 from .model import APM_TOKENS, APM_WEIGHT
-
-Conditioning = list
 
 
 @dataclass(frozen=True)
@@ -71,11 +70,9 @@ def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorToken
 
 
 def _embed(clip_vision, pixels: Tensor) -> Tensor:
-    """Pooled and projected embeddings `[n, width]` of images in [-1, 1]; one image at a time, as memory allows."""
+    """Pooled and projected embeddings `[n, width]` of images in [-1, 1]."""
     prepared = clip_pixels(pixels, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
-    prepared = prepared.to(device=clip_vision.load_device, dtype=torch.float32)
-    rows = [clip_vision.model(pixel_values=image, intermediate_output=-2)[2] for image in prepared.split(1)]
-    return torch.cat(rows).float()
+    return embed_pixels(clip_vision, prepared)
 
 
 def with_tokens(conditioning: Conditioning, tokens: Tensor, weight: float = 1.0) -> Conditioning:

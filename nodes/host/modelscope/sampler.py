@@ -18,6 +18,7 @@ from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
+from ..encoders import Conditioning, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
@@ -26,7 +27,6 @@ from .apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
 from .cam import with_modelscope_cam
 from .ddim import Ddim
 
-Conditioning = list
 log = logging.getLogger(__name__)
 TRAINED_SIZE = (256, 256)
 
@@ -99,7 +99,7 @@ def decode_frames(vae, latents: Tensor) -> Tensor:
 
 def encode_prompts(clip, texts: Iterable[str]) -> dict[str, Conditioning]:
     """CONDITIONING of each different text."""
-    return {text: clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in dict.fromkeys(texts)}
+    return {text: encode_prompt(clip, text) for text in dict.fromkeys(texts)}
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from torch import Tensor
 from ....streaming_core.models.modelscope.detect import detect_unet
 from ....streaming_core.models.modelscope.vid2vid import ARCHITECTURE, rename
 from ....streaming_core.models.registry import shapes_of
-from ....streaming_core.schedules.vid2vid import refiner_noise, refiner_sigmas, rescaled_guidance, signal_of
+from ....streaming_core.schedules.vid2vid import refiner_noise, rescaled_guidance, signal_of
 from .model import ModelscopeModel, build_modelscope
 
-OFFICIAL_STEPS, OFFICIAL_LEVEL, OFFICIAL_CFG, OFFICIAL_RESCALE = 30, 599, 7.5, 0.2
 SIGMA_MAX = 1e4
 """Noise per signal at the last level, where the official schedule has no signal and the true value is infinite."""
 
@@ -57,12 +56,7 @@ def build_vid2vid(
     return build_modelscope(renamed, config, "the MS-Vid2Vid UNet", Vid2VidModel, keep_in)
 
 
-def vid2vid_sigmas(steps: int = OFFICIAL_STEPS, level: int = OFFICIAL_LEVEL) -> Tensor:
-    """The official levels: 30 steps from level 599 of 999."""
-    return refiner_sigmas(steps, level)
-
-
-def with_rescaled_guidance(model, rescale: float = OFFICIAL_RESCALE):
+def with_rescaled_guidance(model, rescale: float):
     """A clone of `model` whose guidance is partly brought back to the spread of the conditional prediction.
 
     The spread is of velocities and over all frames together, as officially over a window; the host's own node measures

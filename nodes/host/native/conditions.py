@@ -20,8 +20,8 @@ from comfy.ldm.lightricks.symmetric_patchifier import latent_to_pixel_coords
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
+from ..encoders import Conditioning
 
-Conditioning = list
 IMAGE_CONDITIONS = ("anchor", "tail")
 
 

@@ -22,6 +22,7 @@ from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, hel
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
+from ..encoders import Conditioning, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images, images_to_core
@@ -29,7 +30,6 @@ from ..progress import StepProgress, check_cancel
 from ..vae import decode_clip as decode_frame_batch
 from .conditions import (
     ClipRequest,
-    Conditioning,
     ShownImage,
     condition_kind,
     every_frame,
@@ -295,7 +295,7 @@ class AnyModelChunkSampler(ChunkSampler):
         if self.clip is None:
             raise SettingsError("the plan has prompts; connect clip to Any Model Chunk Sampler, which encodes them")
         if chunk.prompt not in self._encoded:
-            encoded = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(chunk.prompt))
+            encoded = encode_prompt(self.clip, chunk.prompt)
             beside = self.positive[0][1] if self.positive else {}
             self._encoded[chunk.prompt] = [[text, {**beside, **own}] for text, own in encoded]
         return self._encoded[chunk.prompt]

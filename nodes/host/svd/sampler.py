@@ -27,6 +27,7 @@ from ....streaming_core.models.streamingsvd.conditioning import (
 )
 from ....streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 from ..cam import StreamingCam
+from ..encoders import Conditioning, embed_pixels
 from ..identity import fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
@@ -34,7 +35,6 @@ from ..progress import StepProgress, check_cancel
 from ..vae import decode_clip
 from .cam import with_cam
 
-Conditioning = list
 PREPROCESSINGS = ("official", "comfyui")
 
 
@@ -48,12 +48,10 @@ def embed_image(clip_vision, frame: Tensor, preprocessing: str = "official") -> 
     if preprocessing == "comfyui":
         embedding = clip_vision.encode_image(core_to_images(frame), crop=False).image_embeds
     elif preprocessing == "official":
-        mm.load_models_gpu([clip_vision.patcher])
         pixels = clip_pixels(
             frame.float() * 2 - 1, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std
         )
-        with torch.inference_mode():
-            embedding = clip_vision.model(pixel_values=pixels.to(clip_vision.load_device), intermediate_output=-2)[2]
+        embedding = embed_pixels(clip_vision, pixels)
     else:
         raise SettingsError(f"preprocessing is one of {', '.join(PREPROCESSINGS)}, got {preprocessing!r}")
     return embedding.to(mm.intermediate_device()).float().unsqueeze(1)

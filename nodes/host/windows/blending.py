@@ -13,19 +13,14 @@ from typing import Any
 
 import comfy.context_windows as host_windows
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
-from ....streaming_core.windows.blending import (
-    Cuts,
-    SeededCuts,
-    Window,
-    Windows,
-    check_window,
-    keyframes,
-    plan_windows,
-)
+from ....streaming_core.windows.blending import write_window
+from ....streaming_core.windows.handovers import Handovers, Offsets, SeededHandovers, first_owned
+from ....streaming_core.windows.plan import Window, Windows, check_window, keyframes, plan_windows
 from ..compat import supported
 from .conditions import WindowCutter, conditions_for_window
 
@@ -70,7 +65,7 @@ class RandomizedBlending(host_windows.ContextHandlerABC):
 
     window_frames: int
     overlap_frames: int
-    cuts: Cuts
+    handovers: Handovers
 
     # Names by which the host's own wrappers ask any handler.
     freenoise = False
@@ -143,7 +138,7 @@ class _Run(host_windows.IndexListContextHandler):
         )
         self.settings = settings
         self.windows: Windows = ()
-        self.offsets: tuple[int, ...] = ()
+        self.offsets: Offsets = ()
         self.model = None
 
     def set_step(self, timestep: Tensor, model_options: dict) -> None:
@@ -155,7 +150,7 @@ class _Run(host_windows.IndexListContextHandler):
         self.model = model
         num_frames = x_in.size(self.dim)
         self.windows = self.settings.windows(num_frames)
-        self.offsets = (0, *self.settings.cuts.offsets(self.windows, self._step))
+        self.offsets = first_owned(self.settings.handovers, self.windows, self._step)
         return [_Window(window, self.dim, num_frames, self.context_overlap) for window in self.windows]
 
     def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None):
@@ -176,18 +171,21 @@ class _Run(host_windows.IndexListContextHandler):
         counts_final: list[Tensor],
         biases_final: list,
     ) -> None:
-        """Write the window from its cut on over what is there: in order of windows, each frame ends with its owner."""
+        """Write the window from its handover on over what is there. The host calls this in the order of windows.
+
+        `counts` says which frames were written; the host divides by it, so it is 1 there.
+        """
         offset = self._offset(window, window_idx, counts_final[0])
-        frames = torch.tensor(window.index_list[offset:], device=x_in.device)
+        written = torch.tensor(window.index_list[offset:], dtype=torch.long, device=x_in.device)
         for video, counts, part in zip(conds_final, counts_final, sub_conds_out, strict=True):
-            video.index_copy_(self.dim, frames, part.narrow(self.dim, offset, len(frames)).to(video))
-            counts.index_fill_(self.dim, frames, 1)
+            write_window(video, part, window.index_list, offset, self.dim)
+            counts.index_fill_(self.dim, written, 1)
 
     def _offset(self, window, number: int, counts: Tensor) -> int:
         offset, length = self.offsets[number], len(window.index_list)
         if length == self.settings.window_frames:
             return offset
-        # Audio beside a video has windows of another length: the cut is at the same share, inside what is there.
+        # Audio next to a video has windows of another length: the handover is at the same share, in what is there.
         there = int(counts.index_select(self.dim, torch.tensor(window.index_list, device=counts.device)).sum())
         return min(round(offset * length / self.settings.window_frames), there)
 
@@ -202,7 +200,7 @@ def _plan_memory_for_one_window(executor, model, noise_shape, *args, **kwargs):
     return executor(model, noise_shape, *args, **kwargs)
 
 
-def with_blending(model, window_frames: int, overlap_frames: int, cuts: Cuts):
+def with_blending(model: ModelPatcher, window_frames: int, overlap_frames: int, handovers: Handovers) -> ModelPatcher:
     """A clone of MODEL `model` that works in windows; lengths in latent frames.
 
     Raises `SettingsError` when the overlap does not fit the window.
@@ -216,12 +214,12 @@ def with_blending(model, window_frames: int, overlap_frames: int, cuts: Cuts):
         (WrappersMP.PREPARE_SAMPLING, KEY),
     ):
         model.remove_wrappers_with_key(kind, key)
-    model.model_options["context_handler"] = RandomizedBlending(window_frames, overlap_frames, cuts)
+    model.model_options["context_handler"] = RandomizedBlending(window_frames, overlap_frames, handovers)
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _plan_memory_for_one_window)
     return model
 
 
-def with_randomized_blending(model, window: int, overlap: int, seed: int):
+def with_randomized_blending(model: ModelPatcher, window: int, overlap: int, seed: int) -> ModelPatcher:
     """`with_blending` with lengths in frames of the video, converted by the model's temporal compression."""
     lengths = latent_lengths(window, overlap, frames_per_latent(model.model.latent_format))
-    return with_blending(model, *lengths, SeededCuts(seed))
+    return with_blending(model, *lengths, SeededHandovers(seed))

@@ -10,7 +10,12 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor, nn
 
+from streaming_core.enhance.images import clip_pixel_values, clip_square, cover_and_crop, to_pixels
+from streaming_core.enhance.job import EnhanceJob, EnhanceRequest, plan_enhancement
+from streaming_core.enhance.settings import EnhanceSettings
+from streaming_core.enhance.size import Size
 from streaming_core.errors import StreamingError
+from streaming_core.frames import TensorFrames
 from streaming_core.models.i2vgenxl.detect import detect
 from streaming_core.models.i2vgenxl.network import build
 from streaming_core.models.registry import load_strict, shapes_of
@@ -23,31 +28,16 @@ from streaming_core.schedules.ddim import (
     leading_timesteps,
     zero_terminal_snr,
 )
-from streaming_core.schedules.vid2vid import (
-    dpmpp_2m_sde_step,
-    level_of,
-    refiner_noise,
-    refiner_sigmas,
-    rescaled_guidance,
-    signal_of,
-)
-from streaming_core.windows.blending import RecordedCuts, blend, official_cuts, plan_official_windows
-from streaming_core.windows.enhancement import (
-    EnhanceSettings,
-    Size,
-    clip_pixel_values,
-    clip_square,
-    cover_and_crop,
-    keyframe_settings,
-    keyframe_windows,
-    plan_enhancement,
-    to_pixels,
-)
+from streaming_core.schedules.vid2vid import refiner_noise, refiner_sigmas, rescaled_guidance, signal_of
+from streaming_core.windows.handovers import RecordedHandovers, official_handovers
+from streaming_core.windows.plan import plan_official_windows
 
 from ...host.enhancer_replay import closed_form, enhance_on_host, host_model
+from ...windows_oracle import joined
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, replay
+from ..solvers import dpmpp_2m_sde_step, level_of
 
 FAMILY = "enhancer"
 
@@ -88,6 +78,12 @@ def image_prep(case: Case) -> Iterator[Comparison]:
         yield Comparison(f"clip_{name}", clip_pixel_values(small), case.output(f"clip_pixel_values_{name}"))
 
 
+def job_of(num_frames: int, settings: EnhanceSettings) -> EnhanceJob:
+    """The job of a video of 16x16 pixels and `num_frames` frames."""
+    video = TensorFrames(torch.zeros(num_frames, 16, 16, 3), 8)
+    return plan_enhancement(EnhanceRequest(video, 16, 16, "inside", settings))
+
+
 @replay(FAMILY, "chunk_layout", atol=0)
 def chunk_layout(case: Case) -> Iterator[Comparison]:
     for group in case.meta["cases"]:
@@ -98,27 +94,26 @@ def chunk_layout(case: Case) -> Iterator[Comparison]:
             name = f"{row['frames']} frames, {group['chunk_size']}/{group['overlap_size']}"
             if "error" in row:
                 try:
-                    plan_enhancement(row["frames"], settings)
+                    job_of(row["frames"], settings)
                     refused = 0
                 except StreamingError:
                     refused = 1
                 yield Comparison(f"{name}: refused", refused, 1)
                 # The length that the official layout refuses is one window otherwise, with no frame lost.
-                kept = plan_enhancement(row["frames"], replace(settings, official=False))
-                yield Comparison(f"{name}: kept", kept.num_frames, row["frames"])
+                kept = job_of(row["frames"], replace(settings, official=False))
+                yield Comparison(f"{name}: kept", len(kept.frames), row["frames"])
                 continue
-            plan = plan_enhancement(row["frames"], settings)
-            key = keyframe_settings(len(plan.keyframes), settings)
+            job = job_of(row["frames"], settings)
             facts = {
-                "keyframes": plan.keyframes,
-                "key_chunk_size": key.window_frames,
-                "key_overlap": key.overlap_frames,
-                "key_num_frames": keyframe_windows(len(plan.keyframes), settings)[-1].stop,
-                "enhanced_frames": plan.num_frames,
-                "condition_images": len(plan.windows),
-                "chunk_size": settings.window_frames,
-                "overlap": settings.overlap_frames,
-                "starts": [window.start for window in plan.windows],
+                "keyframes": job.keyframes,
+                "key_chunk_size": len(job.keyframe_pass.windows[0]),
+                "key_overlap": job.keyframe_pass.overlap_frames,
+                "key_num_frames": job.keyframe_pass.windows[-1].stop,
+                "enhanced_frames": len(job.frames),
+                "condition_images": len(job.main.windows),
+                "chunk_size": len(job.main.windows[0]),
+                "overlap": job.main.overlap_frames,
+                "starts": [window.start for window in job.main.windows],
             }
             for fact, want in row.items():
                 if fact != "frames":
@@ -173,9 +168,9 @@ def enhance(case: Case, denoise) -> Iterator[Comparison]:
     windows = plan_official_windows(meta["frames"], meta["chunk_size"], meta["overlap_size"])
     timesteps = kept_timesteps(meta["num_inference_steps"], meta["strength"])
     yield Comparison("timesteps", timesteps, case.input("timesteps"), atol=0)
-    drawn = official_cuts(windows, len(timesteps), meta["python_random_seed"])
-    recorded = RecordedCuts(tuple(tuple(row) for row in case.input("offsets").tolist()))
-    yield Comparison("cuts", drawn.table, recorded.table, atol=0)
+    drawn = official_handovers(windows, len(timesteps), meta["python_random_seed"])
+    recorded = RecordedHandovers(tuple(tuple(row) for row in case.input("offsets").tolist()))
+    yield Comparison("handovers", drawn.table, recorded.table, atol=0)
     generator = torch.Generator("cpu").manual_seed(meta["torch_cpu_generator_seed_for_noise"])
     batch, channels, *rest = case.input("noise").shape
     noise = torch.randn((batch * rest[0], channels, *rest[1:]), generator=generator)
@@ -195,7 +190,7 @@ def enhance(case: Case, denoise) -> Iterator[Comparison]:
             uncond, cond = v.chunk(2)
             v = uncond + meta["guidance_scale"] * (cond - uncond)
             parts.append(ddim_step(x, v, alphas[level], after))
-        z = blend(parts, windows, recorded.offsets(windows, step), dim=2)
+        z = joined(parts, windows, recorded.offsets(windows, step), dim=2)
     yield Comparison("latents", z, case.output("latents"))
 
 
@@ -247,7 +242,7 @@ def randomized_blending(case: Case) -> Iterator[Comparison]:
     yield Comparison("noised", noised, case.output("noised"))
 
     windows = plan_official_windows(config["frames"], config["chunk"], config["overlap"])
-    cuts = RecordedCuts(tuple(tuple(row) for row in case.input("cuts").tolist()))
+    handovers = RecordedHandovers(tuple(tuple(row) for row in case.input("cuts").tolist()))
     conv = case.weights("conv.")
 
     def velocity(x: Tensor, level: Tensor, text: Tensor) -> Tensor:
@@ -266,7 +261,7 @@ def randomized_blending(case: Case) -> Iterator[Comparison]:
             cond, uncond = (velocity(part, level, case.input(name)) for name in ("y", "negative_y"))
             guided = rescaled_guidance(cond, uncond, config["guide_scale"], config["guide_rescale"])
             parts.append(signal_of(noise[level]) * part - noise[level] * guided)
-        clean = blend(parts, windows, cuts.offsets(windows, step), dim=2)
+        clean = joined(parts, windows, handovers.offsets(windows, step), dim=2)
         if step < 2:
             yield Comparison(f"x0_step{step}", clean, case.output(f"x0_step{step}"))
         last = sigmas[step + 1] == 0

@@ -31,7 +31,6 @@ from streaming_core.models.streamingsvd.network import CamEncoder, CamNetwork, P
 from streaming_core.models.towers import detect_vae
 from streaming_core.schedules.svd import (
     align_your_steps_sigmas,
-    initial_noise_scale,
     karras_sigmas,
     v_prediction_scalings,
 )
@@ -40,6 +39,7 @@ from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, companion, replay
+from ..solvers import initial_noise_scale
 
 FAMILY = "streamingsvd"
 companion(FAMILY, "autoregressive_vae")
