@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
 
 LIMITS = """
 
-Where the time is saved: features of a frame are needed once instead of twice, masks and grids are kept, maps stay channels
+Where time is saved: features of a frame are needed once instead of twice, masks and grids are kept, maps stay channels
 last from the first convolution to the last, and the two views of fast augmentation run one after the other (in one
 batch they fall out of the cache). What limits it now: refinement, whose convolutions of 62 G multiplications run near
 the peak rate of the processor; and fresh memory: with `MALLOC_MMAP_THRESHOLD_=4000000000

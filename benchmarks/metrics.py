@@ -148,7 +148,8 @@ def speed(lengths: list[int], keep: bool) -> bool:
             "compared; with default settings they vary by about 10 %.\n\n"
             f"{table(header, rows)}\n\nMAWE with RAFT-large (random weights, 12 refinements at 720x720): "
             f"{per_pair:.1f} s per pair, {per_pair / raft['raft_seconds']:.2f} times RAFT-large alone in the same "
-            f"process. On a CPU nearly all of the cost of MAWE is RAFT.\n\n{table(['pairs', 'seconds', 'peak MiB'], raft_rows)}"
+            f"process. On a CPU nearly all of the cost of MAWE is RAFT.\n\n"
+            f"{table(['pairs', 'seconds', 'peak MiB'], raft_rows)}"
         )
         record("metrics", "python -m benchmarks.metrics --record", body)
     flat = spread <= 0.05 and raft[f"mib_{many}"] <= 1.05 * raft[f"mib_{few}"]

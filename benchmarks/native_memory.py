@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> int:
             f"one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most 5 %). No "
             "frame is encoded: the tail consists of latents.\n\n"
             + table(["chunks", "frames", "peak MiB", "ratio", "frames encoded"], rows)
-            + "\n\nWhat limits it: weights, one chunk, and the eight latents before it that the decoder processes again."
+            + "\n\nWhat limits it: weights, one chunk, and the eight latents before it that the decoder processes "
+            "again."
         )
         record("native_memory", "python -m benchmarks.native_memory --record", body)
     return int(spread > 0.05 or not never)

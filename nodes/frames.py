@@ -153,7 +153,7 @@ class TrimStream(io.ComfyNode):
         if not 0 <= first < stop <= total:
             wanted = f"{length} frames from frame {start} on" if length else f"all frames from frame {start} on"
             raise FrameRangeError(
-                f"{wanted} were asked for, the video has {total} (0 to {total - 1}); choose a part within it"
+                f"{wanted} were requested, the video has {total} (0 to {total - 1}); choose a part inside it"
             )
         return io.NodeOutput(frames.trimmed(first, stop))
 

@@ -167,7 +167,9 @@ class DdimStreamingModelscope(io.ComfyNode):
             category=CATEGORY,
             description="Outputs the official sampler and noise levels for SamplerCustom. Any other sampler works too.",
             inputs=[
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Sampling steps. 50 is the official value."),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=1000, tooltip="Sampling steps, 1 to 1000. 50 is the official value."
+                ),
                 io.Float.Input(
                     "eta",
                     default=1.0,

@@ -35,8 +35,8 @@ def motion_inputs() -> list:
             default=7,
             min=1,
             max=1024,
-            tooltip="Frame rate the model is conditioned on, in frames per second. Higher values make motion per "
-            "frame slower; 7 is the official value. Does not change the frame rate of the saved video.",
+            tooltip="Frame rate the model is conditioned on, in frames per second, 1 to 1024. Higher values make "
+            "motion per frame slower; 7 is the official value. Does not change the frame rate of the saved video.",
         ),
         io.Float.Input(
             "augmentation_level",
@@ -44,9 +44,9 @@ def motion_inputs() -> list:
             min=0.0,
             max=10.0,
             step=0.01,
-            tooltip="Noise on the anchor image, for values from -1 to 1. Higher values let the video deviate more "
-            "from the image; 0.02 is the official value. (ComfyUI's SVD node uses a scale of 0 to 1: 0.01 there is "
-            "0.02 here.)",
+            tooltip="Noise on the anchor image, 0 to 10, for pixel values from -1 to 1. Higher values let the video "
+            "deviate more from the image; 0.02 is the official value. (ComfyUI's SVD node uses a scale of 0 to 1: "
+            "0.01 there is 0.02 here.)",
         ),
         io.Combo.Input(
             "augmentation_noise",
@@ -59,8 +59,8 @@ def motion_inputs() -> list:
             "preprocessing",
             options=list(svd.PREPROCESSINGS),
             default="official",
-            tooltip="How the image is downscaled for CLIP vision: official as in the official program, otherwise as "
-            "in ComfyUI's own nodes (without their crop). The embeddings differ slightly.",
+            tooltip="How the image is downscaled for CLIP vision. official: as in the official program. comfyui: as "
+            "in ComfyUI's own nodes, without their crop. The embeddings differ slightly.",
         ),
     ]
 
@@ -209,7 +209,7 @@ class AlignYourStepsStreamingSVD(io.ComfyNode):
                     default=30,
                     min=2,
                     max=1000,
-                    tooltip="Sampling steps. 30 is the official value, 10 is fast.",
+                    tooltip="Sampling steps, 2 to 1000. 30 is the official value, 10 is fast.",
                 )
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels from 700 down to 0.")],

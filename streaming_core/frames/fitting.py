@@ -21,7 +21,7 @@ def fit(frames: Tensor, height: int, width: int, how: Fit = "crop") -> Tensor:
     it; "stretch" ignores the aspect ratio. Raises `FrameError` for images too small to hold anything.
     """
     if how not in FITS:
-        raise SettingsError(f"fit is one of {', '.join(FITS)}, got {how!r}")
+        raise SettingsError(f"fit must be one of {', '.join(FITS)}, got {how!r}")
     rows, columns = frames.shape[-2:]
     if min(rows, columns) < SMALLEST_PX:
         raise FrameError(

@@ -71,11 +71,11 @@ class ChunkPlan:
                 f"overlap_frames must be 1 to {self.chunk_frames - 1} (chunk_frames - 1), got {self.overlap_frames}"
             )
         if self.first_frames < 1:
-            raise SettingsError("the first clip is empty; it needs at least 1 frame")
+            raise SettingsError("the first chunk is empty; it needs at least 1 frame")
         if self.num_frames > self.first_frames and self.first_frames < self.overlap_frames:
             raise SettingsError(
-                f"the first clip has {self.first_frames} frames but {self.overlap_frames} are needed to continue it; "
-                "use a longer first clip or a smaller overlap_frames"
+                f"the first chunk has {self.first_frames} frames but {self.overlap_frames} are needed to continue it; "
+                "use a longer first chunk or a smaller overlap_frames"
             )
 
     @property
@@ -87,7 +87,7 @@ class ChunkPlan:
     def chunk(self, index: int) -> Chunk:
         """Chunk `index`, from 0 (the first clip) to `num_chunks - 1`."""
         if not 0 <= index < self.num_chunks:
-            raise SettingsError(f"chunk {index} is not in this plan of {self.num_chunks} chunks (0 is the first clip)")
+            raise SettingsError(f"chunk {index} is not in this plan of {self.num_chunks} chunks (0 is the first)")
         step = self.chunk_frames - self.overlap_frames
         start = self.first_frames + (index - 1) * step if index else 0
         whole = start + (step if index else self.first_frames)  # untrimmed: a longer video has the same chunks

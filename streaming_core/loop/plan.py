@@ -51,7 +51,7 @@ class VideoPlan:
         plan = self.begin(first_frames or self.chunk_frames)
         length = f"{self.num_frames} frames, {float(self.num_frames / self.fps):.2f} s at {float(self.fps):g} fps"
         lines = [
-            f"{length}: {plan.num_chunks} chunks of {self.chunk_frames} frames that share {self.overlap_frames}",
+            f"{length}: {plan.num_chunks} chunks of {self.chunk_frames} frames, overlap {self.overlap_frames}",
             "chunk | frames | time | seed | CAM | anchor | prompt",
         ]
         group: list = []

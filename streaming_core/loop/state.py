@@ -87,7 +87,9 @@ class VideoState:
     def next_chunk(self) -> Chunk:
         """The chunk that `continue_video` makes; raises `SettingsError` when the video is complete."""
         if self.is_complete:
-            raise SettingsError(f"the video already has its {self.plan.num_frames} frames; plan a longer one to go on")
+            raise SettingsError(
+                f"the video already has its {self.plan.num_frames} frames; plan a longer one to continue"
+            )
         return self.plan.chunk(self.num_chunks)
 
 
@@ -138,7 +140,7 @@ def pick_anchor(first_clip: Tensor, index: int) -> Tensor:
     """
     if not 0 <= index < first_clip.shape[0]:
         raise SettingsError(
-            f"anchor frame {index} is not in the first clip of {first_clip.shape[0]} frames; "
+            f"anchor frame {index} is not in the first chunk of {first_clip.shape[0]} frames; "
             f"choose 0 to {first_clip.shape[0] - 1}"
         )
     return first_clip[index : index + 1]

@@ -54,7 +54,7 @@ def leading_timesteps(steps: int, timesteps: int = TRAIN_TIMESTEPS, offset: int 
 def kept_timesteps(steps: int, strength: float) -> Tensor:
     """The last `int(steps * strength)` of `leading_timesteps`: where SDEdit starts (Meng et al., arXiv:2108.01073)."""
     if not 0 < strength <= 1:
-        raise SettingsError(f"strength lies above 0 and up to 1, got {strength:g}")
+        raise SettingsError(f"strength must be above 0 and at most 1, got {strength:g}")
     timesteps = leading_timesteps(steps)
     kept = min(int(steps * strength), steps)
     if not kept:

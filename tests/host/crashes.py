@@ -75,7 +75,7 @@ def video_prompt(
         "collect_images": False,
     }
     networks = {"model": ["load", 0], "clip_vision": ["load", 1], "vae": ["load", 2], "cam": ["load", 3]}
-    look = {"run_name": "", "action": "look", "chunk": 0, "revision": 0, "confirm": "", "frames": [SAMPLER, 0]}
+    look = {"run_name": "", "action": "look", "chunk": 0, "take": 0, "confirm": "", "frames": [SAMPLER, 0]}
     return {
         "image": {"class_type": "LoadImage", "inputs": {"image": "start.png"}},
         "load": {"class_type": "StreamingT2VLoadStreamingSVD", "inputs": {"ckpt_name": CHECKPOINT}},

@@ -207,7 +207,7 @@ def test_a_full_disk_costs_the_chunk_in_work_and_says_so(fresh_server, tmp_path)
 # Reroll and the inspector
 
 
-def reroll_prompt(run_name: str, chunks: str, seed: int = 1, scope: str = "only these") -> dict[str, dict]:
+def reroll_prompt(run_name: str, chunks: str, seed: int = 1, scope: str = "selected only") -> dict[str, dict]:
     prompt = video_prompt(run_name, num_frames=SHORT)
     inputs = {"run_name": "", "chunks": chunks, "seed_mode": "new", "seed": seed, "scope": scope}
     links = {"chunk_sampler": ["chunks", 0], "frames": [SAMPLER, 0]}
@@ -230,12 +230,12 @@ def test_reroll_calls_the_model_for_the_chosen_chunk_only(server, run):
     assert torch.equal(video[: second.start], whole[: second.start])
     assert torch.equal(video[second.stop :], whole[second.stop :])
     [text] = report.ui["look"]["text"]
-    assert "drawn anew" in text and any(each.node == "look" for each in report.outputs), "and a sheet of thumbnails"
+    assert "rerolled" in text and any(each.node == "look" for each in report.outputs), "and a sheet of thumbnails"
     # Stream Sampler keeps it, and the older drawing can be chosen again.
     log = len(server.log())
     run.make()
     assert "drawn anew and kept so: chunk 1" in server.log()[log:] and torch.equal(run.video(), video)
-    run.act("choose revision", chunk=1, revision=0).check()
+    run.act("choose take", chunk=1, take=0).check()
     assert torch.equal(run.video(), whole)
 
 
@@ -279,7 +279,7 @@ def test_the_template_runs_with_and_without_reroll(server, run, redraw):
     [output] = [each for each in report.outputs if each.path.suffix == ".mp4"]
     assert len(VideoFrames.open(output.path)) == SHORT
     [text] = [report.ui[node]["text"][0] for node, value in prompt.items() if "Inspector" in value["class_type"]]
-    assert text.startswith(f"template: {SHORT} frames, 64x32 at 12 fps") and ("drawn anew" in text) == redraw
+    assert text.startswith(f"template: {SHORT} frames, 64x32 at 12 fps") and ("rerolled" in text) == redraw
 
 
 # A plan, a preflight, and a VIDEO that nobody asked for

@@ -321,7 +321,7 @@ def test_wrong_settings_are_refused_in_one_sentence(server, prompt, values, word
 def test_half_an_apm_and_no_prompt_are_refused(server, prompt):
     own = copy.deepcopy(prompt)
     del own[node_of(own, CHUNKS)]["inputs"]["clip_vision"]
-    refused(server, own, CHUNKS, ["APM needs clip_vision and apm together"])
+    refused(server, own, CHUNKS, ["APM needs both clip_vision and apm"])
     del prompt[node_of(prompt, CHUNKS)]["inputs"]["positive"]
     refused(server, prompt, CHUNKS, ["connect positive or prompts"])
 

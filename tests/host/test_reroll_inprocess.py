@@ -46,7 +46,7 @@ class Run:
         stream = self.host["videos"].make_video(self.sampler, replace(self.request, **changes), name or self.name, 4)
         return stream.read(0, len(stream))
 
-    def reroll(self, *chunks, mode="new", seed=1, scope="only these", sampler=None) -> torch.Tensor:
+    def reroll(self, *chunks, mode="new", seed=1, scope="selected only", sampler=None) -> torch.Tensor:
         wanted = self.host["reroll"].RerollRequest(chunks, mode, seed, scope)
         stream = self.host["reroll"].reroll(sampler or self.sampler, self.name, wanted)
         return stream.read(0, len(stream))
@@ -135,7 +135,7 @@ def test_a_second_drawing_still_ends_like_what_was_continued(run):
 def test_all_after_continue_it(run):
     before = run.video()
     run.calls()
-    after = run.reroll(3, scope="also all after", mode="given", seed=99)
+    after = run.reroll(3, scope="selected and following", mode="given", seed=99)
     assert run.calls() == [3, 4, 5]
     assert torch.equal(after[: frames_of(3).start], before[: frames_of(3).start])
     records = run.records()
@@ -154,7 +154,7 @@ def test_the_first_clip_can_be_drawn_anew(run):
     assert run.calls() == [0]
     assert torch.equal(only[FRAMES:], before[FRAMES:]) and not torch.equal(only[:FRAMES], before[:FRAMES])
     kept = run.open().chunk_file(0).read("anchor")
-    everything = run.reroll(0, scope="also all after", seed=5)
+    everything = run.reroll(0, scope="selected and following", seed=5)
     assert run.calls() == list(range(NUM_CHUNKS))
     assert not torch.equal(run.open().chunk_file(0).read("anchor"), kept), "the anchor is a frame of the first clip"
     assert torch.equal(run.video(), everything) and run.calls() == []
@@ -190,9 +190,9 @@ def test_what_is_there_is_not_made_again_whatever_else_is_asked_for(run):
     assert run.calls() == [4]
     run.reroll(1, 2)
     assert run.calls() == [1, 2], "chunk 2 has the seed, but continues another chunk 1 now"
-    run.reroll(1, scope="also all after")
+    run.reroll(1, scope="selected and following")
     assert run.calls() == [3, 4, 5], "these continued older drawings"
-    run.reroll(1, scope="also all after")
+    run.reroll(1, scope="selected and following")
     assert run.calls() == []
     run.reroll(4, mode="given", seed=run.records()[4].seed)
     assert run.calls() == []
@@ -266,7 +266,7 @@ def test_what_cannot_be_drawn_anew_says_why(run):
     run.video()
     with pytest.raises(SettingsError, match=f"chunk 6 is not in this video of {NUM_CHUNKS}"):
         run.reroll(2, 6)
-    with pytest.raises(RunMismatchError, match="another style"):
+    with pytest.raises(RunMismatchError, match="different style"):
         run.reroll(2, sampler=PaintedChunks(style="dots"))
     with pytest.raises(RunMismatchError, match="other model weights"):
         run.reroll(2, sampler=PaintedChunks(weights="others"))
@@ -286,7 +286,7 @@ def test_your_own_clip_cannot_be_drawn_anew_but_what_follows_can(run):
     after = run.reroll(1)
     assert run.calls() == [1]
     assert torch.equal(after[: FRAMES + 2], before[: FRAMES + 2])
-    with pytest.raises(SettingsError, match="clip of your own"):
+    with pytest.raises(SettingsError, match="your own video"):
         run.reroll(0)
 
 

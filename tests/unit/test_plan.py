@@ -52,7 +52,7 @@ def test_prompts_by_time_begin_with_the_chunk_that_shows_it():
         ("0: a\n00:05: b\n7: c", "chunk 7.*cannot be mixed"),
         ("3: a\n3: b", "chunk 3 is named twice"),
         ("00:05: a\n0:05: b", "second 5 is named twice"),
-        ("2:", "nothing behind"),
+        ("2:", "no prompt after"),
     ],
 )
 def test_texts_that_contradict_themselves(text, message):
@@ -157,7 +157,7 @@ def test_the_table_names_every_chunk_once(plan):
 def test_a_table():
     script = Script(increment=False, prompts=parse_cues("a dog\n2: it jumps"), cam_strength=(Cue(0.5, 1),))
     assert VideoPlan(20, 8, 3, 5, Fraction(4), script).table() == (
-        "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames that share 3\n"
+        "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames, overlap 3\n"
         "chunk | frames | time | seed | CAM | anchor | prompt\n"
         "0 | 0-7 | 00:00.00-00:02.00 | 5 | 1 | 1 | a dog\n"
         "1 | 8-12 | 00:02.00-00:03.25 | 5 | 0.5 | 1 | a dog\n"

@@ -55,14 +55,16 @@ def latent_layout(model, vae) -> LatentLayout:
     if latent_format.latent_dimensions == 2:
         return LatentLayout(1, axis=0)
     if latent_format.latent_dimensions != 3:
-        raise SettingsError(f"latents with {latent_format.latent_dimensions} dimensions are no video")
+        raise SettingsError(
+            f"this model's latents are not video latents ({latent_format.latent_dimensions} dimensions)"
+        )
     ratio = vae.upscale_ratio
     count = ratio[0] if isinstance(ratio, (tuple, list)) else (lambda latents: latents)
     layout = LatentLayout(count(3) - count(2), axis=2)
     if [count(latents) for latents in (1, 2, 9)] != [layout.frames(latents) for latents in (1, 2, 9)]:
         raise SettingsError(
             f"this VAE makes {count(1)}, {count(2)} and {count(9)} frames of 1, 2 and 9 latents; "
-            "only clips of 1 frame and then the same number per latent can be continued"
+            "only a first latent of 1 frame and then the same number of frames per latent can be continued"
         )
     return layout
 
@@ -185,7 +187,7 @@ class AnyModelChunkSampler:
         fitted = self.layout.fit(chunk_frames, overlap_frames)
         if fitted != (chunk_frames, overlap_frames):
             log.info(
-                "this model makes clips of %s: chunks of %d frames with %d overlapping instead of %d and %d",
+                "this model makes chunks of %s: using %d frames with an overlap of %d instead of %d and %d",
                 *(self.layout.words, *fitted, chunk_frames, overlap_frames),
             )
         return fitted
@@ -291,7 +293,9 @@ class AnyModelChunkSampler:
         keep = max(held, layout.context)
         if clip.latents is None:
             count = layout.valid_below(min(clip.frames.shape[0], layout.frames(keep)))
-            log.info("the last %d of %d frames are encoded; all further ones stay latents", count, len(clip.frames))
+            log.info(
+                "encoding the last %d of %d frames; later chunks are continued as latents", count, len(clip.frames)
+            )
             return layout.last(self.encode(core_to_images(clip.frames[-count:])), keep)
         if tail is None:
             return layout.last(clip.latents, keep)

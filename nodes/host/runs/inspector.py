@@ -1,4 +1,4 @@
-"""What Run Inspector says and shows of run folders."""
+"""What Run Inspector does with run folders and shows about them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from ....streaming_core.runs.manifest import MANIFEST, ChunkRecord, RunManifest
 from ..progress import check_cancel
 from .videos import runs_root
 
-ACTIONS = ("look", "choose revision", "set damaged aside", "recover manifest", "delete older", "delete run")
+ACTIONS = ("look", "choose take", "set damaged aside", "recover manifest", "delete older takes", "delete run")
 TILE_PX = 160
 COLUMNS = 6
 LINE_PX = 14
 MAX_TILES = 120
 
 
-def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> str:
-    """Do what was asked for, and say in one line what was done; "" for a mere look.
+def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
+    """Perform an action and return one line that says what was done; "" for "look".
 
     Raises:
         SettingsError: no run is named, or a deletion was not confirmed by the run's name.
@@ -46,21 +46,21 @@ def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> 
     if action == "look":
         return ""
     if not name:
-        raise SettingsError(f"{action!r} needs run_name; look lists all runs")
+        raise SettingsError(f"{action!r} needs run_name; the action look lists all runs")
     if action.startswith("delete") and confirm.strip() != name:
-        raise SettingsError(f"nothing was deleted: write the run's name, {name}, into confirm as well")
+        raise SettingsError(f"nothing was deleted: enter the run's name, {name}, in confirm")
     root = runs_root()
     if action == "delete run":
         freed, left = delete_run(root, name)
-        kept = f"; {len(left)} strange files were left in its folder: {', '.join(left[:5])}" if left else ""
+        kept = f"; {len(left)} unrecognized files were left in its folder: {', '.join(left[:5])}" if left else ""
         return f"deleted run {name}, {_size(freed)}{kept}"
     if action == "recover manifest":
         with recover(root, name, owner="Run Inspector") as run:
-            return f"recovered the manifest from {len(run.chunks)} chunk files; run Stream Sampler to go on"
+            return f"recovered the manifest from {len(run.chunks)} chunk files; run Stream Sampler to continue"
     with RunFolder.open(root, name, write=True, owner="Run Inspector") as run:
-        if action == "choose revision":
-            record = use_revision(run, chunk, revision)
-            return f"chunk {chunk} is revision {record.revision} now, seed {record.seed}"
+        if action == "choose take":
+            record = use_revision(run, chunk, take)
+            return f"chunk {chunk} now uses take {record.revision}, seed {record.seed}"
         if action == "set damaged aside":
             names = set_aside_damaged(run)
             return (
@@ -68,7 +68,7 @@ def act(action: str, run_name: str, chunk: int, revision: int, confirm: str) -> 
                 if names
                 else "nothing is damaged"
             )
-        return f"deleted older revisions, {_size(delete_older(run))}"
+        return f"deleted older takes, {_size(delete_older(run))}"
 
 
 def runs_stamp() -> tuple:
@@ -113,7 +113,7 @@ def describe_run(name: str) -> tuple[str, Tensor]:
     lines = [
         f"{name}: {_video_length(manifest)} frames, {manifest.width}x{manifest.height} at {float(manifest.fps):g} fps, "
         f"made by {manifest.kind}, {_size(run_bytes(run.path))}, {_writer(run.path)}",
-        "chunk | frames | seed | status | seconds | on disk | revision (kept)",
+        "chunk | frames | seed | status | seconds | on disk | take (all takes)",
     ]
     try:
         stream: FrameStream | None = run.frames_stream(sum(record.num_frames for record in _whole(manifest)))
@@ -142,7 +142,7 @@ def _chunk_line(manifest: RunManifest, record: ChunkRecord, start: int, status: 
 def _status(run: RunFolder, record: ChunkRecord) -> str:
     if not is_intact(run, record):
         return "damaged"
-    return "drawn anew" if record.stands_for not in ("", record.settings_hash) else record.status
+    return "rerolled" if record.stands_for not in ("", record.settings_hash) else record.status
 
 
 def _whole(manifest: RunManifest) -> list[ChunkRecord]:

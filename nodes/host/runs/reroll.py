@@ -1,4 +1,4 @@
-"""Chunks of a finished run drawn anew, without touching the others' files."""
+"""New takes of chunks of a finished run; the files of other chunks are not touched."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .videos import chunk_hash, chunk_hashes, refuse_other_model, resumed_state,
 
 log = logging.getLogger(__name__)
 SEED_MODES = ("new", "given")
-SCOPES = ("only these", "also all after")
+SCOPES = ("selected only", "selected and following")
 
 
 @dataclass(frozen=True)
 class RerollRequest:
-    """Which chunks are drawn anew, and from which seeds.
+    """Which chunks are rerolled, and with which seeds.
 
-    `seed_mode`: "new" derives a seed per chunk from `seed`, "given" takes `seed` itself. `scope`: "only these", or also
-    all chunks after them, with the seeds that they have.
+    `seed_mode`: "new" derives a seed per chunk from `seed`, "given" takes `seed` itself. `scope`: "selected
+    only", or "selected and following", which makes later chunks again with their own seeds.
     """
 
     chunks: tuple[int, ...]
@@ -60,10 +60,10 @@ class RerollRequest:
 
 
 def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
-    """Draw chunks of a run anew and return its video.
+    """Reroll chunks of a run and return its video.
 
-    Older drawings are kept. What is there already, from the same seed and behind the same chunk, is not made again: the
-    same request goes on where it was interrupted. Raises `RunMismatchError` unless `sampler` is what the run was made
+    Older takes are kept. A take that exists, from the same seed and after the same chunk, is not made again: the same
+    request continues where it was interrupted. Raises `RunMismatchError` unless `sampler` is what the run was made
     with, `SettingsError` for chunks that the run does not have.
     """
     with RunFolder.open(runs_root(), run_name, write=True, owner="Reroll Chunks") as run:
@@ -89,7 +89,11 @@ def reroll(sampler, run_name: str, request: RerollRequest) -> FrameStream:
             maker.make(plan.with_seed(index, seed), index, wanted[index])
             mm.soft_empty_cache()
         if same:
-            log.info("run %s: %d chunks were drawn so before; change the seed to draw others", run_name, same)
+            log.info(
+                "run %s: %d takes with this seed exist already and are reused; change the seed for new ones",
+                run_name,
+                same,
+            )
         return run.frames_stream(video.num_frames)
 
 
@@ -98,7 +102,7 @@ def _video_plan(run: RunFolder, settings: dict) -> VideoPlan:
         return VideoPlan.from_dict(settings.pop("plan"))
     except (KeyError, TypeError, ValueError):
         raise RunMismatchError(
-            f"run {run.manifest.name!r} does not say how it was planned; run Stream Sampler with it once"
+            f"run {run.manifest.name!r} does not contain its plan; run Stream Sampler with it once"
         ) from None
 
 
@@ -109,8 +113,8 @@ def _refuse_other_settings(sampler, run: RunFolder, settings: dict) -> None:
     refuse_other_model(run.manifest.name, {"sampler": want})
     if other := [name for name in want if want[name] != have.get(name)]:
         raise RunMismatchError(
-            f"run {run.manifest.name!r} was made with another {' and '.join(other)}; connect the chunk sampler that "
-            "Stream Sampler made it with"
+            f"run {run.manifest.name!r} was made with different {' and '.join(other)}; connect the chunk sampler "
+            "that Stream Sampler made it with"
         )
 
 
@@ -120,17 +124,17 @@ def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
         if record is None or not record.accepts(each):
             what = "is not finished" if record is None else "was made with other settings"
             raise SettingsError(
-                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to make the video whole"
+                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to complete the video"
             )
 
 
 def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> bool:
-    """Whether the chunk that is there is what would be made: from that seed, behind the chunk before it, and intact."""
+    """Whether the existing take is what would be made: from that seed, after the current previous chunk, and intact."""
     record = run.record(index)
     if record.seed != seed:
         return False
     if index == 0:
-        # Whether the anchor changed with the clip depends on the scope of the request that drew it.
+        # Whether the anchor changed with the chunk depends on the scope of the request that made it.
         if record.revision and record.notes.get("drawn") != request.scope:
             return False
     elif record.continues not in ("", run.record(index - 1).file):
@@ -174,10 +178,10 @@ class _Maker:
         )
 
     def _first_clip(self, plan: ChunkPlan) -> tuple[VideoState, Tensor, dict[str, Tensor]]:
-        """The first clip anew and what is stored with it; the anchor changes with it only if all chunks do."""
+        """A new first chunk and what is stored with it; the anchor changes only if all chunks do."""
         manifest, chunk = self.run.manifest, plan.chunk(0)
         if self.settings.get("first_clip") is not None:
-            raise SettingsError("chunk 0 of this run is a clip of your own and cannot be drawn anew")
+            raise SettingsError("chunk 0 of this run is your own video and cannot be rerolled")
         kept = self._beginning()
         if "start_image" in kept:
             first = self.sampler.sample_first_clip(chunk, kept["start_image"])
@@ -193,7 +197,7 @@ class _Maker:
         found = {name: file.read(name) for name in ("anchor", "start_image")}
         if found["start_image"] is None and self.settings.get("start_image") is not None:
             raise SettingsError(
-                "the first clip of this run keeps no start image, so it cannot be drawn anew; use another seed in "
+                "the first chunk of this run has no stored start image, so it cannot be rerolled; use another seed in "
                 "Stream Sampler"
             )
         return {name: tensor for name, tensor in found.items() if tensor is not None}

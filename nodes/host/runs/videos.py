@@ -92,15 +92,15 @@ class VideoRequest:
     def check(self, multiple_px: int, starts_from_prompt: bool = False, starts_from_image: bool = True) -> None:
         """Raise `SettingsError` unless the request can be met by a model that works in multiples of `multiple_px`.
 
-        `starts_from_prompt`, `starts_from_image`: what the model can make its first clip from.
+        `starts_from_prompt`, `starts_from_image`: what the model can make its first chunk from.
         """
         if not starts_from_image and self.start_image is not None and self.first_clip is None:
             raise SettingsError(
-                "this model makes the first clip from the prompt, not from start_image; make a clip of that image "
-                "with another model and connect it as first_clip"
+                "this model makes the first chunk from the prompt, not from start_image; make frames from that image "
+                "with another model and connect them to first_clip"
             )
         if self.start_image is None and self.first_clip is None and not starts_from_prompt:
-            raise SettingsError("a video needs a beginning; connect start_image or first_clip")
+            raise SettingsError("nothing to start from: connect start_image or first_clip")
         for side, value in (("width", self.width), ("height", self.height)):
             if value < multiple_px or value % multiple_px:
                 nearest = max(multiple_px, round(value / multiple_px) * multiple_px)
@@ -113,7 +113,7 @@ def check_request(sampler, request: VideoRequest) -> None:
     request.check(sampler.multiple_px, from_prompt, getattr(sampler, "starts_from_image", not from_prompt))
     for name, cues in (("prompt", "prompts"), ("cam_strength",) * 2, ("anchor_strength",) * 2):
         if getattr(request.script, cues) and name not in getattr(sampler, "follows", ()):
-            log.warning("%s does not follow the plan's %s", sampler.kind, name.replace("_", " "))
+            log.warning("%s does not support the plan's %s, which is ignored", sampler.kind, name.replace("_", " "))
 
 
 def begin_video(sampler, request: VideoRequest) -> tuple[VideoState, Tensor]:
@@ -219,7 +219,7 @@ def refuse_other_model(name: str, settings: dict) -> None:
         return  # not there, or not readable: open_or_create says what is wrong with it
     if made_with not in (None, settings["sampler"]["models"]):
         raise RunMismatchError(
-            f"run {name!r} was made with other model weights; choose another run name or the model it began with"
+            f"run {name!r} was made with other model weights; choose another run_name or connect the original model"
         )
 
 
