@@ -253,7 +253,7 @@ def test_the_inspector_deletes_only_what_is_confirmed(server, run):
         assert "nothing was deleted" in error.message
     assert (stamps(run.folder), stamps(other)) == before
     [text] = run.act("delete run", confirm=run.name).check().ui["look"]["text"]
-    assert f"deleted run {run.name}" in text and "2 strange files were left" in text
+    assert f"deleted run {run.name}" in text and "2 unrecognized files were left" in text
     assert sorted(path.name for path in run.folder.iterdir()) == ["link", "notes.txt"]
     assert elsewhere.read_text() == "precious" and stamps(other) == before[1]
     assert "there is no run" in run.act("delete run", confirm=run.name).check("error").error.message

@@ -153,7 +153,7 @@ def test_prompts_per_chunk_change_only_their_chunks(server, prompt):
     assert "chunk 3 has no prompt of its own" not in server.log_tail()
     set_inputs(prompt, SAMPLER, num_frames=40)
     server.run(prompt).check()
-    assert "chunk 3 has no prompt of its own; the last of 3 goes on" in server.log_tail()
+    assert "chunk 3 has no prompt of its own; the last of 3 prompts is used" in server.log_tail()
 
 
 def test_a_clip_of_another_workflow_is_continued(server, prompt):

@@ -50,8 +50,8 @@ def test_prompts_by_time_begin_with_the_chunk_that_shows_it():
     ("text", "message"),
     [
         ("0: a\n00:05: b\n7: c", "chunk 7.*cannot be mixed"),
-        ("3: a\n3: b", "chunk 3 is named twice"),
-        ("00:05: a\n0:05: b", "second 5 is named twice"),
+        ("3: a\n3: b", "chunk 3 is given twice"),
+        ("00:05: a\n0:05: b", "second 5 is given twice"),
         ("2:", "no prompt after"),
     ],
 )
@@ -91,7 +91,7 @@ def test_numbers():
     assert parse_numbers("", "strength", 0, 2) == ()
     assert parse_numbers("33, 35\n9: 18446744073709551615", "seed", 0, MAX_SEED, int)[2] == Cue(MAX_SEED, 9)
     for text in ("nan", "0: x", "3", "-1"):
-        with pytest.raises(SettingsError, match="strength is a number from 0 to 2"):
+        with pytest.raises(SettingsError, match="strength must be a number from 0 to 2"):
             parse_numbers(text, "strength", 0, 2)
 
 

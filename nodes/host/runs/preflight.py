@@ -53,7 +53,7 @@ class Costs:
             f"time: {_duration(self.seconds)}",
             f"disk: {_size(self.disk_needed)} needed, {_size(self.disk_free)} free",
             f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free; does not grow with the length",
-            f"weights: {_size(self.weights)} in all",
+            f"weights: {_size(self.weights)} in total",
         ]
         if self.vram_least is None:
             lines.append("sampling: this model does not estimate its memory use")
