@@ -202,7 +202,7 @@ def make_video(sampler, request: VideoRequest, run_name: str, fps: float) -> Fra
 
 
 def reroll_stamp(run_name: str) -> tuple:
-    """Which chunks of a run were drawn anew: changes when Reroll Chunks or Run Inspector changed the video."""
+    """Which chunks of a run were rerolled: changes when Reroll Chunks or Run Inspector changed the video."""
     try:
         manifest = RunFolder.open(runs_root(), run_name).manifest
     except StreamingError:
