@@ -51,7 +51,7 @@ def usual_rate(rate: Fraction) -> Fraction:
 
 
 def size_text(height: int, width: int) -> str:
-    """A image size as people write it, width first."""
+    """An image size as people write it, width first."""
     return f"{width}x{height}"
 
 

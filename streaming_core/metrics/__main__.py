@@ -63,7 +63,7 @@ def installed_raft() -> Path | None:
 
 
 def read_image(path: Path) -> Tensor:
-    """A image file as `[1, H, W, 3]` in 0..1."""
+    """An image file as `[1, H, W, 3]` in 0..1."""
     import numpy as np
 
     try:

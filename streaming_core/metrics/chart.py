@@ -1,4 +1,4 @@
-"""The report as a image: curves over time above each other, with chunk boundaries and cuts marked in all of them."""
+"""The report as an image: curves over time above each other, with chunk boundaries and cuts marked in all of them."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ MODELSCOPE = (LOAD_TEXT, "StreamingT2VLoadModelscope", TEXT_CHUNKS, VIDEO)
 
 @dataclass(frozen=True)
 class Footage:
-    """A drawn video for the folder of inputs; a name of a image gets its first frame."""
+    """A drawn video for the folder of inputs; a name of an image gets its first frame."""
 
     name: str
     seed: int
@@ -284,5 +284,5 @@ def make_output(server: HostServer, name: str) -> Path:
     videos = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
     images = [output.path for output in report.outputs if output.path.suffix == ".png"]
     if not videos + images:
-        raise HostError(f"{name} wrote neither a video nor a image")
+        raise HostError(f"{name} wrote neither a video nor an image")
     return (videos or images)[0]

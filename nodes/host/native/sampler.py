@@ -149,7 +149,7 @@ class AnyModelChunkSampler:
 
     `clip` encodes the prompts of a plan, `clip_vision` shows the anchor to models that were trained with it.
     `held_noise`: noise on the held latents that the model sees, as a share of their size (LVDM's conditional
-    perturbation); the video keeps the clean ones. `image_condition`: what models with a image per latent are shown
+    perturbation); the video keeps the clean ones. `image_condition`: what models with an image per latent are shown
     first, "anchor" or "tail". `previous_guidance`: weight of the guidance against the previous chunk.
     """
 

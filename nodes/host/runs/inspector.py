@@ -186,7 +186,7 @@ def _image(stream: FrameStream | None, index: int) -> Tensor | None:
 def sheet(tiles: Sequence[tuple[Tensor | None, Sequence[str]]]) -> Tensor:
     """Images `[H, W, 3]` in 0..1 in rows, each with its lines of words below: `[1, height, width, 3]`.
 
-    A tile without a image is gray; no tiles at all are one of them.
+    A tile without an image is gray; no tiles at all are one of them.
     """
     tiles = list(tiles) or [(None, ["no runs"])]
     images = [None if image is None else _thumbnail(image) for image, _ in tiles]

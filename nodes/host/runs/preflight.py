@@ -116,7 +116,7 @@ def preflight(sampler, video: VideoPlan, width: int, height: int, time_a_step: b
 
 
 def starts_from_image(sampler) -> bool:
-    """Whether the family makes its first clip of a image."""
+    """Whether the family makes its first clip of an image."""
     return getattr(sampler, "starts_from_image", not getattr(sampler, "starts_from_prompt", False))
 
 
