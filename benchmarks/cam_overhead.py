@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> int:
             ["pixel encoder, once per chunk", f"{pixel_seconds:.1f} s", f"{pixel_seconds / plain:.3f}"],
         ]
         body = (
-            f"## CAM beside the plain host SVD\n\nFull-width network with random float32 weights, {FRAMES} frames of "
-            f"{WIDTH}x{HEIGHT}, {CONTROL_FRAMES} control frames, processor seconds on one thread, median of "
+            f"## CAM compared with the plain host SVD\n\nFull-width network with random float32 weights, {FRAMES} "
+            f"frames of {WIDTH}x{HEIGHT}, {CONTROL_FRAMES} control frames, processor seconds on one thread, median of "
             f"{args.repeats} in turns. **CAM adds {added:.1%}** (theory 14 %, promise at most 20 %).\n\n"
             + table(["", "time", "ratio"], rows)
             + "\n\nWhat limits it: the encoder branch on 7 of 25 frames is most of the 14 %; the mergers' projections "

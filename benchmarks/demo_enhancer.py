@@ -139,7 +139,7 @@ def judged(model: Path, seed: int) -> dict[str, dict[str, Quality]]:
 def rows(found: list[dict[str, dict[str, Quality]]]) -> Iterator[list[str]]:
     forms: dict[str, tuple[str, Callable[[float], str]]] = {
         "psnr": ("PSNR where the ball is, dB", "{:.1f}".format),
-        "whole": ("PSNR of the whole, dB", "{:.1f}".format),
+        "whole": ("PSNR of the whole frame, dB", "{:.1f}".format),
         "edges": ("steepness of its edges", "{:.2f}".format),
         "flicker": ("flicker of the background, /255", "{:.1f}".format),
     }
@@ -175,9 +175,9 @@ def main(argv: list[str] | None = None) -> None:
             found.append(numbers)
             print(len(found), {wear: {c: round(q.psnr, 1) for c, q in by.items()} for wear, by in numbers.items()})
     enlarged = f"{FRAMES} frames of {SIZE} x {SIZE}, enlarged from"
-    header = [enlarged, "as given", "VAE alone", "enhanced", "the true video through the VAE"]
+    header = [enlarged, "input", "VAE alone", "enhanced", "the true video through the VAE"]
     wins = "; ".join(
-        f"{wear}: {better_videos(found, wear, 'given')} against the video as given, "
+        f"{wear}: {better_videos(found, wear, 'given')} against the input, "
         f"{better_videos(found, wear, 'vae')} against the VAE alone"
         for wear in WEARS
     )
@@ -187,10 +187,10 @@ def main(argv: list[str] | None = None) -> None:
         record(
             "demo-enhancer",
             "python -m benchmarks.demo_enhancer --record",
-            f"## Demo enhancer\n\n{args.videos} videos that were not trained on, mean ± standard deviation; strength "
-            f"{SETTINGS.strength:g}, {SETTINGS.steps} steps, guidance {SETTINGS.cfg:g}, windows of "
-            f"{SETTINGS.window_frames} frames with {SETTINGS.overlap_frames} shared. What limits it is in "
-            f"docs/training_enhancer.md.\n\n{body}",
+            f"## Demo enhancer\n\n{args.videos} held-out videos, mean ± standard deviation; strength "
+            f"{SETTINGS.strength:g}, {SETTINGS.steps} steps, guidance {SETTINGS.guidance:g}, windows of "
+            f"{SETTINGS.window_frames} frames with {SETTINGS.overlap_frames} shared. "
+            f"docs/training_enhancer.md explains what limits it.\n\n{body}",
         )
 
 

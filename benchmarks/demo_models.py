@@ -204,17 +204,17 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
         told(column("error_cam"), thousandths),
         f"strength 0 {told(column('error_off'), thousandths)} ({cam / off - 1:+.0%} with CAM); "
         f"last-frame chaining {told(column('error_alike'), thousandths)} ({cam / alike - 1:+.0%}), "
-        f"told the videos' mean speed {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
-        f"told the video's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
+        f"at the videos' mean speed {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
+        f"at the video's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
         f"frozen image {told(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
     ]
     yield [
-        f"hue of the sprite over {CHUNKS} chunks, distance to the first clip's",
+        f"hue of the sprite over {CHUNKS} chunks, distance to the first chunk's",
         told(column("hue_anchor"), degrees),
         f"without the anchor {told(column('hue_no_anchor'), degrees)}",
     ]
     yield [
-        f"color of the background in chunk {CHUNKS}, distance to the first clip's (of 1)",
+        f"color of the background in chunk {CHUNKS}, distance to the first chunk's (of 1)",
         told(column("background_anchor"), thousandths),
         f"without the anchor {told(column('background_no_anchor'), thousandths)}",
     ]
@@ -223,11 +223,11 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
         told(column("lost_anchor"), percent),
         f"without the anchor {told(column('lost_no_anchor'), percent)}",
     ]
-    yield [f"mean flow of chunk {CHUNKS} / of the first clip", told(column("flow_kept"), ratio), "1 in the true video"]
+    yield [f"mean flow of chunk {CHUNKS} / of the first chunk", told(column("flow_kept"), ratio), "1 in the true video"]
     yield [
         f"seam score of a windowed pass ({CHUNK_FRAMES} frames, overlap {OVERLAP_FRAMES})",
         told(column("seam_randomized"), ratio),
-        f"fixed cuts {told(column('seam_fixed'), ratio)}",
+        f"fixed handovers {told(column('seam_fixed'), ratio)}",
     ]
 
 
@@ -243,14 +243,14 @@ def main(argv: list[str] | None = None) -> None:
         for numbers in workers.map(partial(judged, args.model), seeds):
             found.append(numbers)
             print(len(found), {name: round(value, 4) for name, value in numbers.items()}, flush=True)
-    body = table(["measure", "with it", "without it"], list(rows(found)))
+    body = table(["measure", "with", "without"], list(rows(found)))
     print(body)
     if args.record:
         record(
             "demo-models",
             "python -m benchmarks.demo_models --record",
-            f"## Demo models\n\n{args.seeds} videos that were not trained on, mean ± standard deviation. "
-            f"What limits them now is in docs/training.md.\n\n{body}",
+            f"## Demo models\n\n{args.seeds} held-out videos, mean ± standard deviation. "
+            f"docs/training.md explains what limits them.\n\n{body}",
         )
 
 

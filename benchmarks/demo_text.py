@@ -133,12 +133,12 @@ def make_video(server: HostServer, words: Words, cam_strength: float) -> Tensor:
 def rows(found: dict[float, list[dict[str, float]]]) -> list[list[str]]:
     percent, ratio, degrees = "{:.0%}".format, "{:.2f}".format, "{:.0f}°".format
     kinds = {
-        "frames whose ball has the color that is named": ("color", percent),
+        "frames whose ball has the color in the prompt": ("color", percent),
         "bright pixels that are not the ball": ("stray", percent),
         f"the same in the last {CHUNK_FRAMES} frames": ("stray_end", percent),
-        "first clip: way of the ball against the heading that is named (90° by chance)": ("off_course", degrees),
-        "seam score where chunks meet": ("seam", ratio),
-        "mean flow at the end / of the first clip": ("kept", ratio),
+        "first chunk: direction of the ball against the prompt (90° by chance)": ("off_course", degrees),
+        "seam score at chunk boundaries": ("seam", ratio),
+        "mean flow at the end / of the first chunk": ("kept", ratio),
     }
     return [
         [label, *(told([numbers[name] for numbers in found[strength]], form) for strength in found)]
@@ -185,8 +185,8 @@ def main(argv: list[str] | None = None) -> None:
         record(
             "demo-text",
             "python -m benchmarks.demo_text --record",
-            "## Demo StreamingModelscope\n\nVideos of the template demo_text_to_video, mean ± standard deviation. What "
-            f"limits them now is in docs/training_modelscope.md.\n\n{body}",
+            "## Demo StreamingModelscope\n\nVideos of the template demo_text_to_video, mean ± standard deviation. "
+            f"docs/training_modelscope.md explains what limits them.\n\n{body}",
         )
 
 

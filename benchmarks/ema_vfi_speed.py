@@ -235,15 +235,15 @@ def main(argv: list[str] | None = None) -> int:
 
 LIMITS = """
 
-Where the time went: features of a frame are needed once instead of twice, masks and grids are kept, maps stay channels
+Where time is saved: features of a frame are needed once instead of twice, masks and grids are kept, maps stay channels
 last from the first convolution to the last, and the two views of fast augmentation run one after the other (in one
 batch they fall out of the cache). What limits it now: refinement, whose convolutions of 62 G multiplications run near
-the processor's rate; and fresh memory: with `MALLOC_MMAP_THRESHOLD_=4000000000
+the peak rate of the processor; and fresh memory: with `MALLOC_MMAP_THRESHOLD_=4000000000
 MALLOC_TRIM_THRESHOLD_=8000000000` in the environment of a Linux process the C library keeps large blocks, which took a
 further 13 to 17 % off the processor time (measured once, one thread).
 
-No accelerator was at hand: float16 with channels-last on a GPU is built, and its equality tested on the CPU; its speed,
-memory and error there are **not measured**."""
+No GPU was available: float16 with channels-last is implemented, and its results were compared on the CPU; its speed,
+memory and error on a GPU are **not measured**."""
 
 
 if __name__ == "__main__":

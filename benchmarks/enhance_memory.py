@@ -136,13 +136,13 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
 
     peaks, limit = {}, core.MAX_VALUES
     core.MAX_VALUES = 2**62
-    peaks["layers run whole"] = peak()
+    peaks["whole layers"] = peak()
     core.MAX_VALUES = limit
     peaks["layers in parts (always)"] = peak()
     # A skip in system memory is a size and nothing more here.
     away, back = (lambda skip: row(1).expand(skip.shape)), (lambda skip, like: skip.contiguous())
     with core.skips_kept_elsewhere(network, away, back):
-        peaks["and skips in system memory (memory: low)"] = peak()
+        peaks["and skips in RAM (memory: low)"] = peak()
     return peaks
 
 
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         [r["frames"], f"{r['bytes'] / 2**20:.0f}", f"{r['frames'] * stated / 2**20:.0f}", f"{other / 2**20:.0f}"]
         for r, other in zip(results, rest, strict=True)
     ]
-    head = ["frames", "peak MiB", f"of it {WHOLE_CLIP_LATENTS} latents of the whole video", "the rest"]
+    head = ["frames", "peak MiB", f"of which {WHOLE_CLIP_LATENTS} latents of the whole video", "the rest"]
     whole = next(iter(peaks.values()))
     body = (
         f"## Memory of Enhance Video\n\nTiny networks, {SIDE}x{SIDE}, windows of 12 with 4 shared, frames on disk "
@@ -185,8 +185,8 @@ def main(argv: list[str] | None = None) -> int:
         "5 %). "
         f"Slope: **{slope:,.0f} bytes per frame**, {slope / LATENT_BYTES:.1f} latents of {LATENT_BYTES:,} bytes; at "
         f"1280x720 that is {full_size / 1e6:.2f} MB per frame (promise at most 2 MB).\n\n" + table(head, rows) + "\n\n"
-        "What one guidance row of the full-size I2VGen-XL keeps at once, 38 frames of 1280x720 in float16, weights "
-        "left out:\n\n"
+        "Peak activations of one guidance row of the full-size I2VGen-XL, 38 frames of 1280x720 in float16, without "
+        "weights:\n\n"
         + table(["", "GiB", "ratio"], [[n, f"{b / 2**30:.2f}", f"{b / whole:.2f}"] for n, b in peaks.items()])
     )
     print(body)

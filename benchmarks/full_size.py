@@ -29,12 +29,12 @@ def main(argv: list[str] | None = None) -> int:
     from benchmarks.record import record, table
 
     if not torch.cuda.is_available():
-        print("no accelerator here: the full-size network is not run")
+        print("no GPU here: the full-size network is not run")
         if args.record:
             rows = [["host SVD, one guided step", *["not run"] * 2], ["with CAM, one guided step", *["not run"] * 2]]
             text = table(["", "time", "peak memory"], rows)
-            about = "Random weights, 1024x576, 25 frames, float16. **Not run yet: no accelerator was at hand.**"
-            record("full_size", COMMAND, f"## Full size on an accelerator\n\n{about}\n\n{text}")
+            about = "Random weights, 1024x576, 25 frames, float16. **Not run yet: no GPU was available.**"
+            record("full_size", COMMAND, f"## Full size on a GPU\n\n{about}\n\n{text}")
         return 0
     from benchmarks.cam_overhead import fill
     from streaming_core.models.streamingsvd.config import CamConfig, Level, VideoUNetConfig
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
         record(
             "full_size",
             COMMAND,
-            f"## Full size on an accelerator\n\nRandom weights, {size}. CAM costs {ratio - 1:.1%} of a step.\n\n{text}",
+            f"## Full size on a GPU\n\nRandom weights, {size}. CAM costs {ratio - 1:.1%} of a step.\n\n{text}",
         )
     return 0
 

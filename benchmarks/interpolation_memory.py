@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = [[r["frames"], f"{r['mib']:.0f}", f"{r['seconds']:.0f}", f"{r['file_mb']:.1f}"] for r in results]
         raw = args.frames[1] * 12 * pixels_of(args.size) / 2**30
         body = (
-            "## Memory of an interpolated video by its length\n\nStream, interpolation (a stand-in that mixes two "
+            "## Memory by video length: interpolation\n\nStream, interpolation (a stand-in that mixes two "
             f"frames) and H.264, {args.size}, one process per length. **Peak memory differs by {growth:.0f} MiB** "
             f"(promise: less than {PROMISE_MIB}); the longer video as one IMAGE would be {raw:.0f} GiB.\n\n"
             + table(["frames", "peak MiB", "seconds", "file MB"], rows)

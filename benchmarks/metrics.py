@@ -144,11 +144,12 @@ def speed(lengths: list[int], keep: bool) -> bool:
         body = (
             f"## Measuring {WIDTH}x{HEIGHT} video\n\nVideo Report without models on H.264 files: cuts, color drift, "
             f"seams and stagnation by the weight-free flow. **Peaks differ by {spread:.1%}** (promise at most 5 %). "
-            "As for the other memory tables the allocator gives freed memory back at once, so that peaks can be "
-            "compared; left to itself they scatter by about a tenth.\n\n"
+            "As in the other memory tables, the allocator is set to return freed memory at once so that peaks can be "
+            "compared; with default settings they vary by about 10 %.\n\n"
             f"{table(header, rows)}\n\nMAWE with RAFT-large (random weights, 12 refinements at 720x720): "
             f"{per_pair:.1f} s per pair, {per_pair / raft['raft_seconds']:.2f} times RAFT-large alone in the same "
-            f"process. On a CPU RAFT is what MAWE costs.\n\n{table(['pairs', 'seconds', 'peak MiB'], raft_rows)}"
+            f"process. On a CPU nearly all of the cost of MAWE is RAFT.\n\n"
+            f"{table(['pairs', 'seconds', 'peak MiB'], raft_rows)}"
         )
         record("metrics", "python -m benchmarks.metrics --record", body)
     flat = spread <= 0.05 and raft[f"mib_{many}"] <= 1.05 * raft[f"mib_{few}"]
@@ -164,10 +165,10 @@ def agreement(keep: bool) -> bool:
     print(f"{agree} of {len(rows)} videos agree")
     if keep:
         body = (
-            "## Scene cuts: our detector and PySceneDetect\n\nFrames at which a new scene begins in generated videos. "
-            f"**{agree} of {len(rows)} agree** with PySceneDetect's AdaptiveDetector and its defaults, which SCuts is "
-            "defined by. Both keep scenes at least 15 frames long and take no dissolve or fade for a cut; a flash of "
-            "three frames is one for both.\n\n" + table(["video", "put in", "our detector", "PySceneDetect"], rows)
+            "## Scene cuts: our detector and PySceneDetect\n\nFrames at which a new scene begins, in generated videos. "
+            f"**{agree} of {len(rows)} agree** with PySceneDetect's AdaptiveDetector and its defaults, which define "
+            "SCuts. Both keep scenes at least 15 frames long and ignore dissolves and fades; both count a flash of "
+            "three frames as a cut.\n\n" + table(["video", "put in", "our detector", "PySceneDetect"], rows)
         )
         record("scene_cuts", "python -m benchmarks.metrics --record", body)
     return agree == len(rows)

@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             for r in results
         ]
         body = (
-            f"## Memory of a StreamingModelscope video by its length\n\nTiny network, {SIDE}x{SIDE}, chunks of 16 with "
+            f"## Memory by video length: StreamingModelscope\n\nTiny network, {SIDE}x{SIDE}, chunks of 16 with "
             f"8 overlapping, one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most "
             "5 %). The anchor is encoded once per video, control frames once per chunk.\n\n"
             + table(header, rows)

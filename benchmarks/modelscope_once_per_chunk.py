@@ -131,12 +131,12 @@ def main(argv: list[str] | None = None) -> int:
                 ["", "time", "ratio"],
                 [
                     ["guided step, mixers, keys, values and pixel encoder in every step", f"{before:.1f} s", "1"],
-                    ["guided step, all of them made once per chunk", f"{after:.1f} s", f"{after / before:.3f}"],
-                    ["making them once", f"{once:.1f} s", f"{once / before:.3f}"],
+                    ["guided step, all of them computed once per chunk", f"{after:.1f} s", f"{after / before:.3f}"],
+                    ["computing them once", f"{once:.1f} s", f"{once / before:.3f}"],
                 ],
             )
-            + "\n\nThe saved work does not grow with the UNet's width as the rest does: by multiplications it is 3 % "
-            "of a step at full width."
+            + "\n\nUnlike the rest, the saved work does not grow with the UNet's width: at full width it is 3 % of the "
+            "multiplications of a step."
         )
         record("modelscope_once_per_chunk", "python -m benchmarks.modelscope_once_per_chunk --record", body)
     return int(saved < 0.1)

@@ -81,12 +81,13 @@ def main(argv: list[str] | None = None) -> int:
         first = results[0]["mib"]
         rows = [[r["chunks"], r["frames"], f"{r['mib']:.0f}", f"{r['mib'] / first:.3f}", r["encoded"]] for r in results]
         body = (
-            "## Memory of a video by any of the host's models by its length\n\nTiny Wan, a VAE of plain "
+            "## Memory by video length: any of the host's models\n\nTiny Wan, a VAE of plain "
             f"arithmetic, {SIDE}x{SIDE}, chunks of {CHUNK_FRAMES} frames with {OVERLAP_FRAMES} overlapping, "
             f"one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most 5 %). No "
-            "frame is ever encoded: the hand-off is latents.\n\n"
+            "frame is encoded: the tail consists of latents.\n\n"
             + table(["chunks", "frames", "peak MiB", "ratio", "frames encoded"], rows)
-            + "\n\nWhat limits it: weights, one chunk, and eight latents before it that the decoder sees again."
+            + "\n\nWhat limits it: weights, one chunk, and the eight latents before it that the decoder processes "
+            "again."
         )
         record("native_memory", "python -m benchmarks.native_memory --record", body)
     return int(spread > 0.05 or not never)

@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(base, ignore_errors=True)
     rows = [
         ["servers killed (`kill -9`)", tally.kills],
-        [f"videos of {NUM_CHUNKS} chunks finished in spite of it", tally.videos],
-        ["kills while a chunk was in work", tally.in_work],
-        ["finished chunks at the kills", ", ".join(map(str, tally.kept))],
+        [f"videos of {NUM_CHUNKS} chunks finished despite the kills", tally.videos],
+        ["kills while a chunk was in progress", tally.in_work],
+        ["finished chunks at each kill", ", ".join(map(str, tally.kept))],
         ["finished chunks lost or made again", 0],
-        ["tensors of finished videos that differ from an undisturbed video's", 0],
+        ["tensors of finished videos that differ from those of an uninterrupted video", 0],
         ["files touched outside the run root", 0],
     ]
     body = table(["what", "count"], rows)

@@ -117,9 +117,10 @@ def main(argv: list[str] | None = None) -> int:
             for r in results
         ]
         body = (
-            f"## Memory of a video by its length\n\nTiny network, {WIDTH}x{HEIGHT}, chunks of 25 with 7 overlapping, "
-            f"one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most 5 %). CLIP "
-            "vision runs once for the start image and once for the anchor, the pixel encoder once per chunk.\n\n"
+            f"## Memory by video length: StreamingSVD\n\nTiny network, {WIDTH}x{HEIGHT}, chunks of 25 with 7 "
+            f"overlapping, one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most "
+            "5 %). CLIP vision runs once for the start image and once for the anchor, the pixel encoder once per "
+            "chunk.\n\n"
             + table(header, rows)
             + "\n\nWhat limits it: weights and one chunk; finished frames are on disk."
         )

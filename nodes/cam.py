@@ -18,18 +18,19 @@ class CamConditioning(io.ComfyNode):
             node_id="StreamingT2VCamConditioning",
             display_name="CAM Conditioning",
             category=CATEGORY,
-            description="Makes the model continue given frames: it re-creates them, then goes on.",
+            description="Makes the model continue given frames: its first frames repeat them, the rest continue the "
+            "motion.",
             search_aliases=["continue video", "extend video", "short-term memory"],
             inputs=[
                 io.Model.Input("model", tooltip="Video model of StreamingSVD or StreamingModelscope."),
-                StreamingCam.Input("cam", tooltip="CAM of the same file."),
+                StreamingCam.Input("cam", tooltip="CAM from the same checkpoint."),
                 io.Image.Input(
                     "control_frames",
-                    tooltip="Last frames of what exists, officially 7, at the size of the latent (multiples of 64 "
-                    "pixels). They come back as the first frames of the new clip.",
+                    tooltip="Last frames of the existing video, in the size of the latent (multiples of 64 pixels); "
+                    "officially 7. They become the first frames of the output.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="For KSampler or SamplerCustomAdvanced.")],
+            outputs=[io.Model.Output(display_name="model", tooltip="Connect to KSampler or SamplerCustomAdvanced.")],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Nodes against drift: colors kept at the anchor chunk's, and a perturbed tail."""
+"""Nodes against drift: colors matched to the first chunk, and noise on the tail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def anchor_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="How much of the measured drift is taken back, 0 (nothing) to 1 (all).",
+            tooltip="How much of the measured drift is removed, 0 (nothing) to 1 (all).",
         ),
         io.Float.Input(
             "cut_threshold",
@@ -29,14 +29,14 @@ def anchor_inputs() -> list:
             min=0.0,
             max=1.0,
             step=0.05,
-            tooltip="Change between two frames that counts as a scene cut, 0 to 1: from there on colors stay as they "
-            "are. Motion is below 0.5, cuts are about 1. 0: do not look for cuts.",
+            tooltip="Change between two frames that counts as a scene cut, 0 to 1. After a cut colors are left "
+            "unchanged. Motion stays below 0.5, cuts are close to 1. 0 turns cut detection off.",
         ),
     ]
 
 
 class ColorAnchorNode(io.ComfyNode):
-    """Color anchoring inside the loop, for any family."""
+    """Color correction inside the loop, for any family."""
 
     @classmethod
     def define_schema(cls):
@@ -44,22 +44,26 @@ class ColorAnchorNode(io.ComfyNode):
             node_id="StreamingT2VColorAnchor",
             display_name="Color Anchor",
             category=CATEGORY,
-            description="Keeps colors, brightness and contrast of every chunk at those of the video's first clip while "
-            "the video is made. Moving things and scene cuts are left alone.",
-            search_aliases=["color drift", "color drift", "color match", "brightness drift", "saturation"],
+            description="Matches colors, brightness and contrast of every chunk to the first chunk while the video is "
+            "made. Moving objects and scene cuts are left alone.",
+            search_aliases=["color drift", "colour drift", "color match", "brightness drift", "saturation"],
             inputs=[
-                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made, by any family."),
+                ChunkSampler.Input("chunk_sampler", tooltip="Chunk sampler of any model family."),
                 io.Combo.Input(
                     "space",
                     options=list(COLOR_SPACES),
                     default="lab",
-                    tooltip="lab: the frames, which is exact; models that continue frames (StreamingSVD, "
-                    "StreamingModelscope) go on from the corrected ones. latent: the latents, so that models that "
-                    "continue latents do too; chunks that need it are decoded twice.",
+                    tooltip="lab: correct the frames. Models that continue frames (StreamingSVD, StreamingModelscope) "
+                    "continue the corrected ones. latent: correct the latents, so that models that continue latents "
+                    "do too; corrected chunks are decoded twice.",
                 ),
                 *anchor_inputs(),
             ],
-            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
+            outputs=[
+                ChunkSampler.Output(
+                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
+                )
+            ],
         )
 
     @classmethod
@@ -68,7 +72,7 @@ class ColorAnchorNode(io.ComfyNode):
 
 
 class ColorAnchorStream(io.ComfyNode):
-    """Color anchoring of a video that exists."""
+    """Color correction of a finished video."""
 
     @classmethod
     def define_schema(cls):
@@ -76,24 +80,28 @@ class ColorAnchorStream(io.ComfyNode):
             node_id="StreamingT2VColorAnchorStream",
             display_name="Color Anchor (Stream)",
             category=CATEGORY,
-            description="Brings colors, brightness and contrast of a finished video back to those of its first chunk, "
-            "chunk by chunk, while it is read.",
-            search_aliases=["color drift", "color drift", "color match"],
+            description="Matches colors, brightness and contrast of a finished video to its first chunk, chunk by "
+            "chunk, while it is read.",
+            search_aliases=["color drift", "colour drift", "color match"],
             inputs=[
                 io.MultiType.Input(
                     "frames",
                     types=[FrameStream, io.Video, io.Image],
-                    tooltip="The video. Streams and video files are read in slices.",
+                    tooltip="Video to correct. Streams and video files are read in slices.",
                 ),
                 io.String.Input(
                     "chunks",
                     default="25,18",
-                    tooltip="Frames per chunk, the last number repeated: 25,18 is StreamingSVD's, 16,8 "
-                    "StreamingModelscope's. Use a second's worth where the video has no chunks.",
+                    tooltip="Frames per chunk, the last number repeated: 25,18 for StreamingSVD, 16,8 for "
+                    "StreamingModelscope. Use about one second for a video without chunks.",
                 ),
                 *anchor_inputs(),
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The corrected video, of the same length.")],
+            outputs=[
+                FrameStream.Output(
+                    display_name="frames", tooltip="The corrected video, with the same number of frames."
+                )
+            ],
         )
 
     @classmethod
@@ -113,7 +121,7 @@ class ColorAnchorStream(io.ComfyNode):
 
 
 class PerturbTail(io.ComfyNode):
-    """Noise on what a chunk continues, LVDM's remedy against drift."""
+    """Noise on the frames that a chunk continues, against drift (LVDM)."""
 
     @classmethod
     def define_schema(cls):
@@ -121,22 +129,26 @@ class PerturbTail(io.ComfyNode):
             node_id="StreamingT2VPerturbTail",
             display_name="Perturb Tail",
             category=CATEGORY,
-            description="Shows each chunk the end of the one before with noise on it, so that small faults are not "
-            "copied on and on (conditional perturbation, LVDM). The video keeps the clean frames.",
+            description="Adds noise to the frames that each chunk continues, so that small flaws are not copied from "
+            "chunk to chunk (conditional perturbation, LVDM). The video keeps the clean frames.",
             search_aliases=["drift", "noise augmentation", "lvdm", "error accumulation"],
             inputs=[
-                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made, by any family."),
+                ChunkSampler.Input("chunk_sampler", tooltip="Chunk sampler of any model family."),
                 io.Float.Input(
                     "level",
                     default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Noise on frames of 0 to 1 as a standard deviation; for Any Model Chunk Sampler its "
-                    "held_noise. 0: off. The networks were not trained with it: 0.01 to 0.05 is plenty.",
+                    tooltip="Standard deviation of the noise, for frames from 0 to 1. With Any Model Chunk Sampler it "
+                    "sets held_noise. 0: off. The models were not trained with it: 0.01 to 0.05 is plenty.",
                 ),
             ],
-            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
+            outputs=[
+                ChunkSampler.Output(
+                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
+                )
+            ],
         )
 
     @classmethod

@@ -24,31 +24,31 @@ class ExtendVideo(io.ComfyNode):
             node_id="StreamingT2VExtendVideo",
             display_name="Extend Video",
             category=CATEGORY,
-            description="Prepares your own video to be continued by Stream Sampler: adapts size and rate, hands over "
-            "its last frames and an anchor, and says in words what it did.",
+            description="Prepares your own video to be continued by Stream Sampler: adapts size and frame rate, "
+            "outputs its last frames and an anchor image, and reports what was changed.",
             search_aliases=["continue video", "longer video", "outpaint time", "video to video"],
             inputs=[
                 io.MultiType.Input(
                     "frames",
                     types=[FrameStream, io.Video, io.Image],
-                    tooltip="Your video: a file of any length (only what is needed is read), a stream or images.",
+                    tooltip="Your video: a file of any length (only the needed frames are read), a stream or images.",
                 ),
-                io.Int.Input("new_frames", default=100, min=1, max=1_000_000, tooltip="Frames to add; met exactly."),
+                io.Int.Input("new_frames", default=100, min=1, max=1_000_000, tooltip="Exact number of frames to add."),
                 io.Int.Input(
                     "tail_frames",
                     default=25,
                     min=1,
                     max=4096,
-                    tooltip="Frames at its end that are handed over, at least the overlap of Stream Sampler. Models "
-                    "that continue latents encode up to 29 of them.",
+                    tooltip="Number of frames from the end of your video that are continued, at least overlap_frames "
+                    "of Stream Sampler. Models that continue latents encode up to 29 of them.",
                 ),
                 io.Int.Input(
                     "anchor_frame",
                     default=0,
                     min=-1_000_000,
                     max=1_000_000,
-                    tooltip="Frame of your video, from 0, that the video keeps looking like; negative counts from the "
-                    "end, -1 is the last. Choose one that shows what matters.",
+                    tooltip="Frame of your video, counted from 0, whose appearance the continuation keeps. Negative "
+                    "numbers count from the end, -1 is the last frame. Choose one that shows what matters.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -56,9 +56,8 @@ class ExtendVideo(io.ComfyNode):
                     min=0.0,
                     max=240.0,
                     step=0.1,
-                    tooltip="Frames per second of the video, the pace the model moves at; frames of your video are "
-                    "left "
-                    "out or repeated to suit. 0: as your video.",
+                    tooltip="Frame rate the model works at, in frames per second; frames of your video are dropped or "
+                    "repeated to match. 0: the rate of your video.",
                 ),
                 io.Int.Input("width", default=1024, min=16, max=8192, step=8, tooltip="Width of the video in pixels."),
                 io.Int.Input("height", default=576, min=16, max=8192, step=8, tooltip="Height of the video in pixels."),
@@ -66,24 +65,23 @@ class ExtendVideo(io.ComfyNode):
                     "fit",
                     options=list(FITS),
                     default="crop",
-                    tooltip="If your video has another shape: crop fills the size and cuts the rest, pad repeats the "
-                    "border, stretch ignores the shape.",
+                    tooltip="How a different aspect ratio is fitted: crop fills the size and cuts off the rest, pad "
+                    "repeats the border, stretch distorts the image.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="first_clip", tooltip="Its last frames, for Stream Sampler."),
-                io.Image.Output(display_name="anchor", tooltip="The anchor, for Stream Sampler."),
-                FrameStream.Output(display_name="frames", tooltip="All of your video, adapted, for Join Streams."),
+                io.Image.Output(display_name="start_frames", tooltip="Last frames of your video, for Stream Sampler."),
+                io.Image.Output(display_name="anchor", tooltip="Anchor image, for Stream Sampler."),
+                FrameStream.Output(display_name="frames", tooltip="Your whole video, adapted, for Join Streams."),
+                io.Int.Output(display_name="num_frames", tooltip="Length for Stream Sampler: tail plus new frames."),
                 io.Int.Output(
-                    display_name="num_frames", tooltip="Frames of Stream Sampler's video: tail and new ones."
-                ),
-                io.Int.Output(
-                    display_name="tail_frames", tooltip="Frames that both have: start of Trim Stream, before joining."
+                    display_name="tail_frames",
+                    tooltip="Number of frames that both videos share: connect to start of Trim Stream before joining.",
                 ),
                 io.Int.Output(display_name="width", tooltip="For Stream Sampler."),
                 io.Int.Output(display_name="height", tooltip="For Stream Sampler."),
                 io.Float.Output(display_name="fps", tooltip="For Stream Sampler."),
-                io.String.Output(display_name="text", tooltip="What was adapted, in words."),
+                io.String.Output(display_name="text", tooltip="What was changed, as text."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -107,8 +105,8 @@ class ExtendVideo(io.ComfyNode):
             f"{len(video) + new_frames} frames, {float((len(video) + new_frames) / video.fps):.1f} s."
         )
         log.info("%s", text)
-        first_clip = video.read(len(video) - tail, len(video))
-        values = (first_clip, anchor, video, tail + new_frames, tail, width, height, float(video.fps), text)
+        start_frames = video.read(len(video) - tail, len(video))
+        values = (start_frames, anchor, video, tail + new_frames, tail, width, height, float(video.fps), text)
         return io.NodeOutput(*values, ui=shown_text(text, getattr(cls.hidden, "unique_id", None)))
 
 

@@ -34,7 +34,7 @@ def image_fps_input(default: float) -> io.Float.Input:
     )
 
 
-def seed_input(what: str, default: int = 0, name: str = "seed", tooltip: str | None = None) -> io.Int.Input:
+def seed_input(what: str = "", default: int = 0, name: str = "seed", tooltip: str | None = None) -> io.Int.Input:
     """A seed that stays the same from run to run until the user chooses otherwise.
 
     Args:

@@ -22,11 +22,12 @@ class StreamFromImages(io.ComfyNode):
             node_id="StreamingT2VStreamFromImages",
             display_name="Stream from Images",
             category=CATEGORY,
-            description="Makes a frame stream of an image batch, for Interpolate Stream, Save Stream and others.",
+            description="Turns an image batch into a frame stream for Interpolate Stream, Save Stream and other "
+            "stream nodes.",
             search_aliases=["images to video", "frames"],
             inputs=[
                 io.Image.Input(
-                    "images", tooltip="Frames in order; one image is a video of one frame. Alpha is dropped."
+                    "images", tooltip="Frames in order. A single image is a video of one frame. Alpha is dropped."
                 ),
                 io.Float.Input(
                     "fps",
@@ -34,7 +35,7 @@ class StreamFromImages(io.ComfyNode):
                     min=0.001,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frames per second, 0.001 to 1000. 23.976 and 29.97 become the exact NTSC rates.",
+                    tooltip="Frames per second, 0.001 to 1000. 23.976, 29.97 and 59.94 become the exact NTSC rates.",
                 ),
             ],
             outputs=[FrameStream.Output(display_name="frames", tooltip="The video.")],
@@ -54,24 +55,27 @@ class StreamFromVideo(io.ComfyNode):
             node_id="StreamingT2VStreamFromVideo",
             display_name="Stream from Video",
             category=CATEGORY,
-            description="Reads a video of any length in slices: only the frames in work are in memory. Files that are "
-            "cut off or damaged are refused before any work begins.",
+            description="Reads a video of any length in slices, so that only a few frames are in memory at a time. "
+            "Incomplete or damaged files are refused before any work begins.",
             search_aliases=["load video", "read video", "vfr", "frame rate"],
             inputs=[
-                io.Video.Input("video", tooltip="A video file (Load Video), trimmed ones included, or Create Video."),
+                io.Video.Input("video", tooltip="Video from Load Video (trimmed ones too) or Create Video."),
                 io.Float.Input(
                     "fps",
                     default=0.0,
                     min=0.0,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frames per second of the stream; frames are repeated or left out, the length in seconds "
-                    "stays. 0: every frame once; for a variable frame rate the average, evenly spaced.",
+                    tooltip="Frames per second of the stream; frames are repeated or dropped, and the length in "
+                    "seconds stays the same. 0: read every frame once; a variable frame rate becomes its average, "
+                    "evenly spaced.",
                 ),
             ],
             outputs=[
                 FrameStream.Output(display_name="frames", tooltip="The video."),
-                io.Audio.Output(display_name="audio", tooltip="Its audio, for Save Stream; nothing if it has none."),
+                io.Audio.Output(
+                    display_name="audio", tooltip="Audio of the video, for Save Stream. Empty if the video has none."
+                ),
                 io.Int.Output(display_name="num_frames", tooltip="Number of frames of the stream."),
                 io.Float.Output(display_name="fps", tooltip="Frames per second of the stream."),
             ],
@@ -92,12 +96,12 @@ class StreamToImages(io.ComfyNode):
             node_id="StreamingT2VStreamToImages",
             display_name="Stream to Images",
             category=CATEGORY,
-            description="Puts all frames of a stream into memory as an image batch, for nodes that want images. "
-            "Refuses videos that do not fit.",
+            description="Loads all frames of a stream into memory as an image batch, for nodes that work on images. "
+            "Refuses videos that do not fit in memory.",
             search_aliases=["video to images", "frames", "collect"],
             inputs=[
                 FrameStream.Input(
-                    "frames", tooltip="The video; every frame needs 12 bytes per pixel: 11 MB at 1280x720."
+                    "frames", tooltip="Video to load. Each frame needs 12 bytes per pixel: 11 MB at 1280x720."
                 )
             ],
             outputs=[
@@ -108,7 +112,8 @@ class StreamToImages(io.ComfyNode):
 
     @classmethod
     def execute(cls, frames):
-        way_out = "take a part of the video with Trim Stream, or use Save Stream, which needs no memory"
+        way_out = "use a part of the video with Trim Stream, or use Save Stream, which does not load all frames into "
+        "memory"
         return io.NodeOutput(video_images(frames, way_out, frames_bar(frames)), float(frames.fps))
 
 
@@ -121,7 +126,7 @@ class TrimStream(io.ComfyNode):
             node_id="StreamingT2VTrimStream",
             display_name="Trim Stream",
             category=CATEGORY,
-            description="Takes a part of a video. Nothing is read or made for the rest.",
+            description="Keeps a part of a video. The rest is not read or computed.",
             search_aliases=["cut video", "video slice", "split"],
             inputs=[
                 FrameStream.Input("frames", tooltip="The video."),
@@ -130,13 +135,14 @@ class TrimStream(io.ComfyNode):
                     default=0,
                     min=-1_000_000,
                     max=1_000_000,
-                    tooltip="First frame to keep, counted from 0; negative counts from the end, -16: the last 16.",
+                    tooltip="First frame to keep, counted from 0. Negative numbers count from the end: -16 keeps the "
+                    "last 16 frames.",
                 ),
                 io.Int.Input(
-                    "length", default=0, min=0, max=1_000_000, tooltip="Number of frames to keep; 0: up to the end."
+                    "length", default=0, min=0, max=1_000_000, tooltip="Number of frames to keep. 0: all to the end."
                 ),
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="That part, at the same frame rate.")],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The selected part, at the same frame rate.")],
         )
 
     @classmethod
@@ -147,7 +153,7 @@ class TrimStream(io.ComfyNode):
         if not 0 <= first < stop <= total:
             wanted = f"{length} frames from frame {start} on" if length else f"all frames from frame {start} on"
             raise FrameRangeError(
-                f"{wanted} were asked for, the video has {total} (0 to {total - 1}); choose a part within it"
+                f"{wanted} were requested, the video has {total} (0 to {total - 1}); choose a part inside it"
             )
         return io.NodeOutput(frames.trimmed(first, stop))
 
@@ -158,22 +164,22 @@ class JoinStreams(io.ComfyNode):
     @classmethod
     def define_schema(cls):
         more = [
-            FrameStream.Input(f"frames_{number}", optional=True, tooltip=f"Part {number}, if there is one.")
+            FrameStream.Input(f"frames_{number}", optional=True, tooltip=f"Part {number}, optional.")
             for number in (3, 4)
         ]
         return schema(
             node_id="StreamingT2VJoinStreams",
             display_name="Join Streams",
             category=CATEGORY,
-            description="Puts videos one after the other; chain several of these for more than four. All need one "
-            "size and one frame rate.",
+            description="Joins videos one after the other; chain several of these nodes for more than four. All parts "
+            "must have the same size and frame rate.",
             search_aliases=["concatenate video", "append video", "merge"],
             inputs=[
                 FrameStream.Input("frames_1", tooltip="First part."),
                 FrameStream.Input("frames_2", tooltip="Second part."),
                 *more,
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The whole video.")],
+            outputs=[FrameStream.Output(display_name="frames", tooltip="The joined video.")],
         )
 
     @classmethod

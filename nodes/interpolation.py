@@ -50,45 +50,48 @@ class LoadEmaVfi(io.ComfyNode):
             display_name="Load EMA-VFI",
             category=CATEGORY,
             description="Loads EMA-VFI frame interpolation weights (ours, ours_t, ours_small, ours_small_t) from "
-            "models/frame_interpolation, for Interpolate Stream and for ComfyUI's own frame interpolation node.",
+            "models/frame_interpolation, for Interpolate Stream and ComfyUI's own frame interpolation node.",
             search_aliases=["frame interpolation", "vfi", "slow motion", "streamingsvd"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=interpolation_names(),
-                    tooltip="Weights file in models/frame_interpolation: .pkl as published or .safetensors. ours is "
-                    "StreamingSVD's, ours_small over three times faster, ours_t and ours_small_t know every time.",
+                    tooltip="Weights file in models/frame_interpolation: .pkl as published, or .safetensors. "
+                    "StreamingSVD uses ours; ours_small is over three times faster; ours_t and ours_small_t are "
+                    "trained for any time.",
                 ),
                 io.Combo.Input(
                     "times",
                     options=list(TIMES),
                     default="auto",
-                    tooltip="any time: weights trained for every time between two frames. halving: trained for the "
-                    "middle only, other times are reached by halving. auto: any time for file names ending in _t.",
+                    tooltip="any time: weights trained for any time between two frames. halving: weights trained for "
+                    "the middle only; other times are reached by repeated halving. auto: any time for file names "
+                    "ending in _t.",
                 ),
                 io.Combo.Input(
                     "augmentation",
                     options=["off", "fast", "full"],
                     default="off",
-                    tooltip="Mean with the result on frames turned by 180 degrees: a little better, twice the time. "
-                    "fast does both at once on a GPU, full one after the other in less memory. StreamingSVD uses fast.",
+                    tooltip="Also interpolate the frames rotated by 180 degrees and average both results: slightly "
+                    "better, twice the time. fast processes both at once on a GPU, full one after the other in less "
+                    "memory. StreamingSVD uses fast.",
                 ),
                 io.Combo.Input(
                     "flow_scale",
                     options=list(FLOW_SCALES),
                     default="1",
-                    tooltip="Size at which motion is found, as a share of the frame. 1/2 for 2K, 1/4 for 4K: large "
-                    "motion is found better there.",
+                    tooltip="Resolution at which motion is estimated, relative to the frame. Use 1/2 for 2K and 1/4 "
+                    "for 4K, where it handles large motion better.",
                 ),
                 io.Combo.Input(
                     "dtype",
                     options=list(DTYPES),
                     default="auto",
-                    tooltip="Number type of weights and features; motion is always float32. auto: float16 where the "
-                    "device is good at it. float32 gives the official numbers.",
+                    tooltip="Data type of weights and features; motion is always float32. auto: float16 on devices "
+                    "that support it well. float32 gives the official results.",
                 ),
             ],
-            outputs=[InterpModel.Output(display_name="interp_model", tooltip="For Interpolate Stream.")],
+            outputs=[InterpModel.Output(display_name="interp_model", tooltip="Connect to Interpolate Stream.")],
         )
 
     @classmethod
@@ -110,34 +113,37 @@ class InterpolateStream(io.ComfyNode):
             node_id="StreamingT2VInterpolateStream",
             display_name="Interpolate Stream",
             category=CATEGORY,
-            description="Brings a video to an exact length or frame rate. Frames are made pair by pair while another "
-            "node reads them (Save Stream shows the progress), so a video of any length fits into memory.",
+            description="Brings a video to an exact length or frame rate. Frames are computed pair by pair while "
+            "another node reads them (Save Stream shows the progress), so a video of any length fits in memory.",
             search_aliases=["frame interpolation", "fps", "slow motion", "rife", "video", "ema-vfi"],
             inputs=[
                 FrameStream.Input("frames", tooltip="The video."),
                 InterpModel.Input(
-                    "interp_model", tooltip="Of Load EMA-VFI, or of ComfyUI's own Load Frame Interpolation Model."
+                    "interp_model", tooltip="Model from Load EMA-VFI or ComfyUI's own Load Frame Interpolation Model."
                 ),
                 io.Combo.Input(
                     "target",
                     options=[MULTIPLIER, FRAME_COUNT, FRAME_RATE, OFFICIAL],
                     default=MULTIPLIER,
-                    tooltip="What to meet exactly. First and last frame are always kept. official doubling: "
-                    "StreamingSVD's own rule for num_frames, twice the frames, the last once more for even lengths.",
+                    tooltip="Which value is exact. The first and last frame are always kept. official doubling "
+                    "follows StreamingSVD's own rule for num_frames: twice the frames, with the last one repeated for "
+                    "even lengths.",
                 ),
                 io.Int.Input(
                     "multiplier",
                     default=2,
                     min=1,
                     max=64,
-                    tooltip="For target multiplier: n frames become (n - 1) * multiplier + 1. Others ignore it.",
+                    tooltip="For target multiplier: n frames become (n - 1) * multiplier + 1. Ignored by other "
+                    "targets.",
                 ),
                 io.Int.Input(
                     "num_frames",
                     default=200,
                     min=1,
                     max=1_000_000,
-                    tooltip="For target frame count and official doubling: frames of the result. Others ignore it.",
+                    tooltip="For target frame count and official doubling: number of frames of the result. Ignored by "
+                    "other targets.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -145,8 +151,8 @@ class InterpolateStream(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.001,
-                    tooltip="Frames per second of the result. For target frame rate it decides the number of frames; "
-                    "for the others only how fast they are shown: 0 keeps the video's speed (official doubling: 24).",
+                    tooltip="Frames per second of the result. For target frame rate it sets the number of frames; for "
+                    "other targets only the playback speed. 0 keeps the speed of the video (official doubling: 24).",
                 ),
                 io.Float.Input(
                     "scene_cut_threshold",
@@ -154,11 +160,14 @@ class InterpolateStream(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of a frame that must be new, 0 to 1, for a scene cut, which is held instead of "
-                    "smeared: 0.5 usual, higher finds fewer cuts, 0 none at all. official doubling ignores it.",
+                    tooltip="Share of a frame that must be new to count as a scene cut, 0 to 1. Cuts are held instead "
+                    "of smeared. 0.5 is usual, higher values find fewer cuts, 0 turns this off. Ignored by official "
+                    "doubling.",
                 ),
             ],
-            outputs=[FrameStream.Output(display_name="frames", tooltip="The interpolated video, made when read.")],
+            outputs=[
+                FrameStream.Output(display_name="frames", tooltip="The interpolated video, computed when it is read.")
+            ],
         )
 
     @classmethod
@@ -171,7 +180,7 @@ class InterpolateStream(io.ComfyNode):
         elif target == FRAME_COUNT:
             line = timeline.with_count(len(frames), frames.fps, num_frames, fps)
         elif not fps:
-            raise SettingsError("target frame rate needs fps: give the frames per second of the result, above 0")
+            raise SettingsError("target frame rate needs fps; set it above 0, to the frames per second of the result")
         else:
             line = timeline.at_rate(len(frames), frames.fps, fps)
         return io.NodeOutput(InterpolatedFrames(frames, line, model, cut_threshold=scene_cut_threshold))

@@ -1,4 +1,4 @@
-"""Nodes that put numbers to long videos: MAWE, and the report of everything."""
+"""Nodes that measure long videos: MAWE, and the full report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def video_inputs() -> list:
         io.MultiType.Input(
             "frames",
             types=[FrameStream, io.Video, io.Image],
-            tooltip="The video. A stream or a video file of any length is read in slices; images are in memory.",
+            tooltip="Video to measure. Streams and video files of any length are read in slices; images are already "
+            "in memory.",
         ),
     ]
 
@@ -43,13 +44,13 @@ def fps_input() -> io.Float.Input:
         min=0.1,
         max=1000.0,
         step=0.001,
-        tooltip="Frames per second of images, for the time axis. Streams and videos bring their own.",
+        tooltip="Frame rate for images, used for the time axis. Streams and videos have their own.",
     )
 
 
 def mawe_text(found: Mawe) -> str:
     if found.is_still:
-        return f"still: none of {found.pairs} pairs moves, so MAWE has no value"
+        return f"still: none of the {found.pairs} frame pairs has motion, so MAWE has no value"
     official = "infinite" if found.official is None else f"{found.official:.4f}"
     with_them = f"; with them {official}" if found.still_pairs else ""
     return f"MAWE {found.value:.4f} over {found.pairs} pairs, {found.still_pairs} still and left out{with_them}"
@@ -64,18 +65,20 @@ class LoadRaft(io.ComfyNode):
             node_id="StreamingT2VLoadRaft",
             display_name="Load RAFT",
             category=CATEGORY,
-            description="Loads RAFT-large optical flow weights from models/optical_flow, for Measure MAWE and Video "
-            "Report. The same type as ComfyUI's own Load Optical Flow Model.",
+            description="Loads RAFT-large optical flow weights from models/optical_flow for Measure MAWE and Video "
+            "Report. The output has the same type as that of ComfyUI's own Load Optical Flow Model.",
             search_aliases=["optical flow", "raft", "mawe"],
             inputs=[
                 io.Combo.Input(
                     "model_name",
                     options=optical_flow_names(),
-                    tooltip="torchvision's raft_large_C_T_SKHT_V2-ff5fadd5 (.pth or .safetensors), the weights MAWE is "
-                    "defined on; docs/checkpoints.md says where to get it.",
+                    tooltip="torchvision's raft_large_C_T_SKHT_V2-ff5fadd5 (.pth or .safetensors), the weights that "
+                    "define MAWE; docs/checkpoints.md lists where to get it.",
                 ),
             ],
-            outputs=[OpticalFlow.Output(display_name="optical_flow", tooltip="For Measure MAWE and Video Report.")],
+            outputs=[
+                OpticalFlow.Output(display_name="optical_flow", tooltip="Connect to Measure MAWE or Video Report.")
+            ],
         )
 
     @classmethod
@@ -96,19 +99,20 @@ class MeasureMawe(io.ComfyNode):
             node_id="StreamingT2VMeasureMawe",
             display_name="Measure MAWE",
             category=CATEGORY,
-            description="Motion-aware warp error of StreamingT2V: how badly motion explains the next frame, per amount "
-            "of motion. Low is good. Exactly the official measure: RAFT-large at 720x720.",
+            description="Motion-aware warp error of StreamingT2V: how badly motion explains the next frame, relative "
+            "to the amount of motion. Low is good. Computed exactly as published: RAFT-large at 720x720.",
             search_aliases=["warp error", "temporal consistency", "video quality"],
             inputs=[
                 *video_inputs(),
-                OpticalFlow.Input("optical_flow", tooltip="RAFT-large of Load RAFT or Load Optical Flow Model."),
+                OpticalFlow.Input("optical_flow", tooltip="RAFT-large from Load RAFT or Load Optical Flow Model."),
             ],
             outputs=[
                 io.Float.Output(
-                    display_name="mawe", tooltip="Mean over all pairs that move; not made when the video stands still."
+                    display_name="mawe",
+                    tooltip="Mean over all frame pairs with motion. No value if the video is static.",
                 ),
-                io.Boolean.Output(display_name="is_still", tooltip="True when nothing moves: MAWE then has no value."),
-                io.String.Output(display_name="text", tooltip="The value in words, with the number of still pairs."),
+                io.Boolean.Output(display_name="is_still", tooltip="True if nothing moves; MAWE then has no value."),
+                io.String.Output(display_name="text", tooltip="The value and the number of still pairs, as text."),
             ],
             is_output_node=True,
         )
@@ -130,56 +134,58 @@ class VideoReport(io.ComfyNode):
             node_id="StreamingT2VVideoReport",
             display_name="Video Report",
             category=CATEGORY,
-            description="Measures a video of any length: scene cuts, color drift, seams between chunks, stagnation, "
-            "and with models MAWE and CLIP scores. Shows curves over time and writes PNG, text, JSON and CSV files.",
+            description="Measures a video of any length: scene cuts, color drift, seams between chunks, stagnation "
+            "and, with models, MAWE and CLIP scores. Plots curves over time and writes PNG, text, JSON and CSV files.",
             search_aliases=["video quality", "scene cuts", "color drift", "clip score", "evaluate video", "mawe"],
             inputs=[
                 *video_inputs(),
                 io.String.Input(
                     "chunks",
                     default="",
-                    tooltip="Frames of the first chunk, then of those after it, the last number repeated: 25,18 for "
-                    "chunks of 25 that overlap by 7. Empty: not known, joins are then not marked.",
+                    tooltip="Frames of the first chunk, then of the chunks after it, the last number repeated: 25,18 "
+                    "for chunks of 25 frames that overlap by 7. Empty: unknown, chunk boundaries are not marked.",
                 ),
                 io.String.Input(
                     "text",
                     default="",
                     multiline=True,
-                    tooltip="What the video should show, for the text score; needs clip and clip_vision of one CLIP.",
+                    tooltip="Description of what the video should show, for the text score. Requires clip and "
+                    "clip_vision of the same CLIP.",
                 ),
                 fps_input(),
                 io.String.Input(
                     "filename_prefix",
                     default="report/video",
-                    tooltip="Name of the files below the output folder, with ComfyUI's placeholders such as %year%.",
+                    tooltip="Name of the files in the output folder, with ComfyUI's placeholders such as %year%.",
                 ),
                 OpticalFlow.Input(
                     "optical_flow",
                     optional=True,
-                    tooltip="RAFT-large: adds MAWE and measures motion with it. Without it motion is measured by a "
+                    tooltip="RAFT-large; adds MAWE and is used to measure motion. Without it motion is measured by a "
                     "fast weight-free method.",
                 ),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="Adds the similarity to the anchor; needed for the text score.",
+                    tooltip="Adds the similarity to the anchor; also required for the text score.",
                 ),
                 io.Clip.Input(
                     "clip",
                     optional=True,
-                    tooltip="Text encoder of the same CLIP as clip_vision, complete with its projection, for the text "
+                    tooltip="Text encoder of the same CLIP as clip_vision, including its projection, for the text "
                     "score.",
                 ),
                 io.Image.Input(
                     "anchor",
                     optional=True,
-                    tooltip="Image the video should keep looking like. Without it, the first frame of the video.",
+                    tooltip="Image whose appearance the video should keep. If not connected, the first frame of the "
+                    "video is used.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="image", tooltip="Curves over time with chunk boundaries and cuts."),
+                io.Image.Output(display_name="image", tooltip="Curves over time with chunk boundaries and scene cuts."),
                 io.String.Output(display_name="text", tooltip="The report as a table."),
-                io.String.Output(display_name="json", tooltip="Everything measured, every curve included, as JSON."),
+                io.String.Output(display_name="json", tooltip="All measurements and curves, as JSON."),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class LoadStreamingModelscope(io.ComfyNode):
-    """The official file to the host's objects."""
+    """Loads the official file as the host's objects."""
 
     @classmethod
     def define_schema(cls):
@@ -31,29 +31,36 @@ class LoadStreamingModelscope(io.ComfyNode):
             node_id="StreamingT2VLoadStreamingModelscope",
             display_name="Load StreamingModelscope",
             category=CATEGORY,
-            description="Loads the official streaming_t2v.ckpt: video model, CLIP, CLIP vision, VAE, CAM and APM.",
+            description="Loads the official StreamingModelscope checkpoint (streaming_t2v.ckpt): video model, CLIP, "
+            "CLIP vision, VAE, CAM and APM.",
             search_aliases=["streamingt2v", "long video", "text to video"],
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
                     options=checkpoint_names(),
-                    tooltip="StreamingModelscope file in models/checkpoints: streaming_t2v.ckpt of PAIR/StreamingT2V, "
-                    "or a safetensors copy of it. Pickles are opened for weights only.",
+                    tooltip="StreamingModelscope checkpoint in models/checkpoints: streaming_t2v.ckpt from "
+                    "PAIR/StreamingT2V, or a safetensors copy of it. Pickles are opened for weights only.",
                 ),
                 io.Boolean.Input(
                     "safetensors_copy",
                     default=False,
-                    tooltip="Write a safetensors copy beside the file, once. It takes as much disk (13 GB), loads "
-                    "faster and needs less memory; choose it here afterwards.",
+                    tooltip="Write a safetensors copy into the same folder, once. It needs 13 GB of disk space, loads "
+                    "faster and needs less RAM; select it here from then on.",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="Video model; works with any sampler by itself."),
-                io.Clip.Output(display_name="clip", tooltip="Text encoder."),
-                io.ClipVision.Output(display_name="clip_vision", tooltip="OpenCLIP image tower, for APM."),
-                io.Vae.Output(display_name="vae", tooltip="VAE; frames are a batch of images to it."),
-                StreamingCam.Output(display_name="cam", tooltip="Short-term memory that continues control frames."),
-                StreamingApm.Output(display_name="apm", tooltip="Long-term memory that keeps an anchor's looks."),
+                io.Model.Output(display_name="model", tooltip="Video model; also works with any sampler node."),
+                io.Clip.Output(display_name="clip", tooltip="Text encoder of the checkpoint."),
+                io.ClipVision.Output(display_name="clip_vision", tooltip="OpenCLIP image encoder, for APM."),
+                io.Vae.Output(display_name="vae", tooltip="VAE. Decodes every frame as a separate image."),
+                StreamingCam.Output(
+                    display_name="cam",
+                    tooltip="Conditional attention module; makes chunks continue the previous frames.",
+                ),
+                StreamingApm.Output(
+                    display_name="apm",
+                    tooltip="Appearance preservation module; keeps the appearance of an anchor image.",
+                ),
             ],
         )
 
@@ -67,7 +74,7 @@ class LoadStreamingModelscope(io.ComfyNode):
 
 
 class LoadModelscopeT2V(io.ComfyNode):
-    """The base model that officially makes the first clip."""
+    """The base model, which makes the first chunk in the official program."""
 
     @classmethod
     def define_schema(cls):
@@ -75,17 +82,22 @@ class LoadModelscopeT2V(io.ComfyNode):
             node_id="StreamingT2VLoadModelscope",
             display_name="Load ModelScope T2V",
             category=CATEGORY,
-            description="Loads the UNet of ModelScope text-to-video 1.7B, which officially makes the first clip.",
+            description="Loads the UNet of ModelScope text-to-video 1.7B, which makes the first chunk in the official "
+            "program.",
             search_aliases=["text to video", "damo"],
             inputs=[
                 io.Combo.Input(
                     "unet_name",
                     options=diffusion_model_names(),
-                    tooltip="UNet file in models/diffusion_models, diffusers layout: "
-                    "unet/diffusion_pytorch_model.safetensors of ali-vilab/text-to-video-ms-1.7b, fp16 or fp32.",
+                    tooltip="UNet file in models/diffusion_models, in the diffusers layout: "
+                    "unet/diffusion_pytorch_model.safetensors from ali-vilab/text-to-video-ms-1.7b, fp16 or fp32.",
                 )
             ],
-            outputs=[io.Model.Output(display_name="model", tooltip="Text to video, 16 frames; for any sampler.")],
+            outputs=[
+                io.Model.Output(
+                    display_name="model", tooltip="Text-to-video model for 16 frames; works with any sampler."
+                )
+            ],
         )
 
     @classmethod
@@ -98,7 +110,7 @@ class LoadModelscopeT2V(io.ComfyNode):
 
 
 class ApmAnchorEncode(io.ComfyNode):
-    """Long-term memory: what the video keeps looking like, as conditioning."""
+    """Conditioning from an anchor, whose appearance the video keeps."""
 
     @classmethod
     def define_schema(cls):
@@ -106,30 +118,32 @@ class ApmAnchorEncode(io.ComfyNode):
             node_id="StreamingT2VApmAnchorEncode",
             display_name="APM Anchor Encode",
             category=CATEGORY,
-            description="Adds anchor images to the text, so that what is made keeps their looks.",
+            description="Adds anchor images to the conditioning so that generated frames keep their appearance.",
             search_aliases=["appearance preservation", "long-term memory", "image prompt"],
             inputs=[
-                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower of the checkpoint."),
+                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image encoder of the checkpoint."),
                 StreamingApm.Input("apm", tooltip="APM of the checkpoint."),
                 io.Image.Input(
                     "anchor",
-                    tooltip="Images to keep looking like, any size; officially the video's first frame. Several are "
-                    "averaged.",
+                    tooltip="Images of any size whose appearance is kept; several are averaged. The official program "
+                    "uses the first frame of the video.",
                 ),
-                io.Conditioning.Input("positive", tooltip="Prompt, from the checkpoint's CLIP."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt; it officially sees a gray image."),
+                io.Conditioning.Input("positive", tooltip="Prompt, encoded with the checkpoint's CLIP."),
+                io.Conditioning.Input(
+                    "negative", tooltip="Negative prompt. As in the official program it gets a gray image."
+                ),
                 io.Float.Input(
                     "weight",
                     default=1.0,
                     min=0.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How much of the anchor is mixed into the text, 0 to 4 without unit. 1 is official, 0 off.",
+                    tooltip="Weight of the anchor, 0 to 4. 1 is the official value, 0 uses the text alone.",
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="Text with the anchor."),
-                io.Conditioning.Output(display_name="negative", tooltip="Text with the gray image."),
+                io.Conditioning.Output(display_name="positive", tooltip="Prompt with the anchor."),
+                io.Conditioning.Output(display_name="negative", tooltip="Negative prompt with the gray image."),
             ],
         )
 
@@ -142,7 +156,7 @@ class ApmAnchorEncode(io.ComfyNode):
 
 
 class DdimStreamingModelscope(io.ComfyNode):
-    """The official sampler and its levels."""
+    """The official sampler and its noise levels."""
 
     @classmethod
     def define_schema(cls):
@@ -150,21 +164,25 @@ class DdimStreamingModelscope(io.ComfyNode):
             node_id="StreamingT2VModelscopeDdim",
             display_name="DDIM (StreamingModelscope)",
             category=CATEGORY,
-            description="The official sampler and noise levels, for SamplerCustom. Any other sampler works too.",
+            description="Outputs the official sampler and noise levels for SamplerCustom. Any other sampler works too.",
             inputs=[
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="Steps, 1 to 1000; 50 is official."),
+                io.Int.Input(
+                    "steps", default=50, min=1, max=1000, tooltip="Sampling steps, 1 to 1000. 50 is the official value."
+                ),
                 io.Float.Input(
                     "eta",
                     default=1.0,
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Fresh noise per step, 0 (none) to 1 (official).",
+                    tooltip="Amount of fresh noise per step, 0 (none) to 1 (official value).",
                 ),
             ],
             outputs=[
-                io.Sampler.Output(display_name="sampler", tooltip="DDIM with fresh noise."),
-                io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels; the last is not quite 0."),
+                io.Sampler.Output(display_name="sampler", tooltip="DDIM sampler with this eta."),
+                io.Sigmas.Output(
+                    display_name="sigmas", tooltip="steps + 1 noise levels. The last one is slightly above 0."
+                ),
             ],
         )
 
@@ -182,7 +200,7 @@ class ChunkPromptsNode(io.ComfyNode):
             node_id="StreamingT2VChunkPrompts",
             display_name="Chunk Prompts",
             category=PACK_CATEGORY,
-            description="A prompt for every chunk of a video: what happens first, what then.",
+            description="One prompt per chunk, so the scene can change over time.",
             search_aliases=["prompt schedule", "prompt travel"],
             inputs=[
                 io.Clip.Input("clip", tooltip="Text encoder of the video model."),
@@ -190,11 +208,14 @@ class ChunkPromptsNode(io.ComfyNode):
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="One line per chunk, the first for the first clip; an empty line repeats the line above. "
-                    "Or numbered: '4: it jumps' holds from chunk 4 on. The last prompt goes on.",
+                    tooltip="One line per chunk, the first for the first chunk; an empty line repeats the line above. "
+                    "Lines may be numbered: '4: it jumps' applies from chunk 4. The last prompt is used for all "
+                    "remaining chunks.",
                 ),
             ],
-            outputs=[ChunkPrompts.Output(display_name="prompts", tooltip="For a chunk sampler.")],
+            outputs=[
+                ChunkPrompts.Output(display_name="prompts", tooltip="Connect to StreamingModelscope Chunk Sampler.")
+            ],
         )
 
     @classmethod
@@ -205,7 +226,7 @@ class ChunkPromptsNode(io.ComfyNode):
 
 
 class StreamingModelscopeChunkSampler(io.ComfyNode):
-    """All that decides how one chunk is sampled, for Stream Sampler and Stream Chunk."""
+    """Everything that decides how one chunk is sampled, for Stream Sampler and Stream Chunk."""
 
     @classmethod
     def define_schema(cls):
@@ -213,37 +234,49 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
             node_id="StreamingT2VModelscopeChunkSampler",
             display_name="StreamingModelscope Chunk Sampler",
             category=CATEGORY,
-            description="How StreamingModelscope makes a chunk, for Stream Sampler. Defaults are the official numbers; "
-            "set Stream Sampler to chunks of 16, overlap 8, 256x256, anchor frame 0.",
+            description="Defines how StreamingModelscope makes a chunk. Defaults are the official values; set Stream "
+            "Sampler to chunk_frames 16, overlap_frames 8, 256x256 and anchor_frame 0.",
             inputs=[
-                io.Model.Input("model", tooltip="StreamingModelscope's video model; LoRA and other patches are kept."),
-                StreamingCam.Input("cam", tooltip="CAM of the same file."),
-                io.Vae.Input("vae", tooltip="VAE of the same file."),
-                io.Conditioning.Input("negative", tooltip="Negative prompt; officially empty."),
-                io.Conditioning.Input("positive", optional=True, tooltip="One prompt for the whole video."),
-                ChunkPrompts.Input("prompts", optional=True, tooltip="A prompt per chunk, instead of positive."),
-                io.ClipVision.Input("clip_vision", optional=True, tooltip="OpenCLIP image tower; used once per video."),
+                io.Model.Input("model", tooltip="StreamingModelscope video model, including LoRAs and other patches."),
+                StreamingCam.Input("cam", tooltip="CAM from the same checkpoint."),
+                io.Vae.Input("vae", tooltip="VAE from the same checkpoint."),
+                io.Conditioning.Input("negative", tooltip="Negative prompt. Empty in the official program."),
+                io.Conditioning.Input("positive", optional=True, tooltip="Prompt for the whole video."),
+                ChunkPrompts.Input("prompts", optional=True, tooltip="One prompt per chunk, instead of positive."),
+                io.ClipVision.Input(
+                    "clip_vision", optional=True, tooltip="OpenCLIP image encoder; used once per video."
+                ),
                 StreamingApm.Input(
-                    "apm", optional=True, tooltip="APM of the same file. Unconnected: no memory of the anchor."
+                    "apm",
+                    optional=True,
+                    tooltip="APM from the same checkpoint. If not connected, the anchor is not used.",
                 ),
                 io.Model.Input(
                     "first_model",
                     optional=True,
-                    tooltip="Model of the first clip, officially ModelScope T2V. Unconnected: the StreamingModelscope "
-                    "model without CAM and APM.",
+                    tooltip="Model for the first chunk; officially ModelScope T2V. If not connected, the "
+                    "StreamingModelscope model without CAM and APM is used.",
                 ),
                 io.Sampler.Input(
-                    "sampler", optional=True, tooltip="Any sampler. Unconnected: DDIM with eta 1, the official one."
+                    "sampler",
+                    optional=True,
+                    tooltip="Any sampler. If not connected, DDIM with eta 1 (the official one) is used.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=50,
                     min=1,
                     max=1000,
-                    tooltip="Steps per chunk; 50 is official. (The released program ignores its own setting.)",
+                    tooltip="Sampling steps per chunk. 50 is the official value. (The released program ignores its "
+                    "own setting.)",
                 ),
                 io.Float.Input(
-                    "cfg", default=7.5, min=0.0, max=100.0, step=0.1, tooltip="Guidance of chunks; 7.5 is official."
+                    "cfg",
+                    default=7.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="CFG scale for all chunks after the first. 7.5 is the official value.",
                 ),
                 io.Float.Input(
                     "anchor_weight",
@@ -251,10 +284,14 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                     min=0.0,
                     max=4.0,
                     step=0.05,
-                    tooltip="How much of the anchor is mixed into the text, 0 to 4 without unit. 1 is official, 0 off.",
+                    tooltip="Weight of the anchor, 0 to 4. 1 is the official value, 0 uses the text alone.",
                 ),
                 io.Int.Input(
-                    "first_steps", default=50, min=1, max=1000, tooltip="Steps of the first clip; 50 is official."
+                    "first_steps",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="Sampling steps for the first chunk. 50 is the official value.",
                 ),
                 io.Float.Input(
                     "first_cfg",
@@ -262,14 +299,20 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance of the first clip; 9 is official.",
+                    tooltip="CFG scale for the first chunk. 9 is the official value.",
                 ),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels per chunk instead of steps."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels for each chunk, instead of steps."),
                 io.Clip.Input(
-                    "clip", optional=True, tooltip="Text encoder of the same file, for the prompts of a Chunk Plan."
+                    "clip",
+                    optional=True,
+                    tooltip="Text encoder from the same checkpoint, for the prompts of a Chunk Plan.",
                 ),
             ],
-            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
+            outputs=[
+                ChunkSampler.Output(
+                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
+                )
+            ],
         )
 
     @classmethod
@@ -295,10 +338,10 @@ class StreamingModelscopeChunkSampler(io.ComfyNode):
     ):
         if prompts is None and positive is None and clip is None:
             raise SettingsError(
-                "a video needs a prompt; connect positive or prompts, or clip for those of a Chunk Plan"
+                "a video needs a prompt; connect positive or prompts, or clip for the prompts of a Chunk Plan"
             )
         if (clip_vision is None) != (apm is None):
-            raise SettingsError("APM needs clip_vision and apm together; connect both, or neither to go without")
+            raise SettingsError("APM needs both clip_vision and apm; connect both, or neither to generate without it")
         official = modelscope.official_sampling(steps, cfg)
         return io.NodeOutput(
             modelscope.ModelscopeChunkSampler(

@@ -1,4 +1,4 @@
-"""Node that makes chunks with any of the host's own video models."""
+"""Chunk sampler node for the host's own video models."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
             node_id="StreamingT2VAnyModelChunkSampler",
             display_name="Any Model Chunk Sampler",
             category=CATEGORY,
-            description="Makes long videos with any video model ComfyUI can sample: Wan, LTX-Video, HunyuanVideo, "
-            "Cosmos, SVD. The end of each chunk is held as latents at the beginning of the next, without decoding.",
+            description="Makes long videos with any video model that ComfyUI can sample: Wan, LTX-Video, "
+            "HunyuanVideo, Cosmos, SVD. The end of each chunk is held as latents at the start of the next one, "
+            "without decoding.",
             search_aliases=[
                 "stream sampler any model",
                 "wan",
@@ -31,23 +32,24 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
                 "extend video",
             ],
             inputs=[
-                io.Model.Input("model", tooltip="Any video model, with whatever LoRA or patches it has."),
-                io.Vae.Input("vae", tooltip="The VAE that belongs to the model."),
+                io.Model.Input("model", tooltip="Any video model, including LoRAs and other patches."),
+                io.Vae.Input("vae", tooltip="VAE of the model."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="Prompt of all chunks, with what the model's own nodes set beside it, say a rate. "
-                    "For SVD that of SVD_img2vid_Conditioning.",
+                    tooltip="Positive conditioning for every chunk, including values set by the model's own nodes "
+                    "(e.g. frame rate). For SVD use the output of SVD_img2vid_Conditioning.",
                 ),
-                io.Conditioning.Input("negative", tooltip="Negative prompt of all chunks."),
-                io.Sampler.Input("sampler", tooltip="As in any other workflow with this model."),
-                io.Sigmas.Input("sigmas", tooltip="Noise levels, from a scheduler of this model, at full denoise."),
+                io.Conditioning.Input("negative", tooltip="Negative conditioning for every chunk."),
+                io.Sampler.Input("sampler", tooltip="Any sampler; use your usual one for this model."),
+                io.Sigmas.Input("sigmas", tooltip="Noise levels from a scheduler for this model, at full denoise."),
                 io.Float.Input(
                     "cfg",
                     default=5.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance, as for this model elsewhere. 1 needs one forward per step instead of two.",
+                    tooltip="CFG scale; use your usual value for this model. At 1.0 each step needs one model call "
+                    "instead of two.",
                 ),
                 io.Float.Input(
                     "held_noise",
@@ -55,9 +57,9 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
                     min=0.0,
                     max=2.0,
                     step=0.01,
-                    tooltip="Noise on the held latents that the model sees, as a share of their size. 0: held exactly. "
-                    "0.05 to 0.2 makes it trust them less, against drift; LVDM, trained for it, uses 0.45. The video "
-                    "keeps the clean ones. Costs nothing.",
+                    tooltip="Noise added to the held latents that the model sees, as a share of their size. 0 holds "
+                    "them exactly; 0.05 to 0.2 makes the model trust them less, against drift (LVDM, trained with it, "
+                    "uses 0.45). The saved video uses the clean latents. No extra cost.",
                 ),
                 io.Float.Input(
                     "previous_guidance",
@@ -65,26 +67,31 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
                     min=0.0,
                     max=5.0,
                     step=0.01,
-                    tooltip="Guidance against the previous chunk (LVDM), 0: off. 0.05 to 0.2 makes a chunk follow the "
-                    "one before more closely. One more forward per step: half as much time again.",
+                    tooltip="Guidance towards the previous chunk (LVDM). 0 is off; 0.05 to 0.2 makes a chunk follow "
+                    "the previous one more closely. Each step needs one more model call: 50 % more time at a cfg "
+                    "above 1.",
                 ),
                 io.Combo.Input(
                     "image_condition",
                     options=list(IMAGE_CONDITIONS),
                     default="anchor",
-                    tooltip="For image-to-video models of Wan and Hunyuan: what they are told the clip begins with. "
-                    "anchor: the anchor, then the held latents; tail: the held latents only, which joins smoother and "
-                    "keeps looks less.",
+                    tooltip="For Wan and Hunyuan image-to-video models: the start of the image condition. anchor: the "
+                    "anchor, then the held latents. tail: only the held latents (smoother transitions, weaker "
+                    "identity).",
                 ),
-                io.Clip.Input("clip", optional=True, tooltip="Text encoder, for the prompts of a Chunk Plan."),
+                io.Clip.Input("clip", optional=True, tooltip="Text encoder for the prompts of a Chunk Plan."),
                 io.ClipVision.Input(
                     "clip_vision",
                     optional=True,
-                    tooltip="Shows the anchor to models trained with it: SVD, Wan 2.1 image-to-video, HunyuanVideo "
+                    tooltip="Encodes the anchor for models trained with it: SVD, Wan 2.1 image-to-video, HunyuanVideo "
                     "1.5.",
                 ),
             ],
-            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Start Video.")],
+            outputs=[
+                ChunkSampler.Output(
+                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
+                )
+            ],
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Chunk Plan: length, chunks, seeds, prompts and strengths of a video in one wire."""
+"""Chunk Plan: length, chunks, seeds, prompts and strengths of a video in one connection."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from fractions import Fraction
 
 from ..streaming_core.loop.plan import VideoPlan
 from ..streaming_core.loop.script import MAX_SEED, Script, parse_cues, parse_numbers
+from .forms import seed_input
 from .host.compat import io, schema
 from .host.page import shown_text
 from .types import CATEGORY, ChunkPlan
@@ -15,7 +16,7 @@ MAX_STRENGTH = 4.0
 
 
 class ChunkPlanNode(io.ComfyNode):
-    """Widgets and texts to a video plan, and the plan as a table."""
+    """Turns widgets and text into a video plan, and shows it as a table."""
 
     @classmethod
     def define_schema(cls):
@@ -23,8 +24,8 @@ class ChunkPlanNode(io.ComfyNode):
             node_id="StreamingT2VChunkPlan",
             display_name="Chunk Plan",
             category=CATEGORY,
-            description="Plans a video: its length, its chunks, and what differs from chunk to chunk. Shows it as "
-            "a table. Connect it to Stream Sampler or Start Video.",
+            description="Plans a video: its length, its chunks, and what changes from chunk to chunk. Shows the plan "
+            "as a table. Connect it to Stream Sampler or Start Video.",
             search_aliases=["prompt schedule", "prompt travel", "long video plan"],
             inputs=[
                 io.Int.Input(
@@ -32,7 +33,7 @@ class ChunkPlanNode(io.ComfyNode):
                     default=100,
                     min=1,
                     max=1_000_000,
-                    tooltip="Length of the video in frames; met exactly. Unused when seconds is above 0.",
+                    tooltip="Exact length of the video in frames. Ignored when seconds is above 0.",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -40,7 +41,8 @@ class ChunkPlanNode(io.ComfyNode):
                     min=0.0,
                     max=86400.0,
                     step=0.1,
-                    tooltip="Length in seconds at fps instead, rounded to whole frames. 0: num_frames counts.",
+                    tooltip="Length in seconds instead of num_frames, rounded to whole frames at fps. 0: use "
+                    "num_frames.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -48,69 +50,65 @@ class ChunkPlanNode(io.ComfyNode):
                     min=0.1,
                     max=240.0,
                     step=0.1,
-                    tooltip="Frames per second of the video; seconds and times in the prompts are counted in it.",
+                    tooltip="Frames per second of the video. Also used to convert seconds and times in the prompts to "
+                    "frames.",
                 ),
                 io.Int.Input(
                     "chunk_frames",
                     default=25,
                     min=2,
                     max=4096,
-                    tooltip="Frames per model call, overlap included. Official: 25 for StreamingSVD, 16 for "
-                    "StreamingModelscope.",
+                    tooltip="Frames per model call, including the overlap. Official values: 25 for StreamingSVD, 16 "
+                    "for StreamingModelscope.",
                 ),
                 io.Int.Input(
                     "overlap_frames",
                     default=7,
                     min=1,
                     max=4095,
-                    tooltip="Frames of the video that each chunk re-creates and continues, below chunk_frames. "
-                    "Official: 7 for StreamingSVD, 8 for StreamingModelscope.",
+                    tooltip="Frames at the start of each chunk that repeat the end of the previous one, less than "
+                    "chunk_frames. Official values: 7 for StreamingSVD, 8 for StreamingModelscope.",
                 ),
                 io.String.Input(
                     "prompts",
                     multiline=True,
                     default="",
-                    tooltip="One prompt per line: '0: a dog runs' holds from the first clip on, '4: it jumps' from "
-                    "chunk 4 on, '00:05: ...' from second 5 on. Lines without a number: one chunk each. Empty: the "
-                    "chunk sampler's own prompt.",
+                    tooltip="One prompt per line. '0: a dog runs' applies from the first chunk, '4: it jumps' from "
+                    "chunk 4, '00:05: ...' from second 5. Without numbers each line is one chunk. Empty: the chunk "
+                    "sampler's own prompt.",
                 ),
                 io.Combo.Input(
                     "seed_mode",
                     options=list(SEED_MODES),
                     default="fixed",
-                    tooltip="fixed: one seed, from which every chunk draws its own noise. increment: seed + chunk "
-                    "number. list: seeds.",
+                    tooltip="fixed: one seed, from which every chunk gets its own noise. increment: seed plus chunk "
+                    "number. list: use seeds.",
                 ),
-                io.Int.Input(
-                    "seed",
-                    default=33,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="Seed of the video, 0 to 2^64 - 1.",
-                ),
+                seed_input(default=33, tooltip="Seed of the video, 0 to 2^64 - 1."),
                 io.String.Input(
                     "seeds",
                     default="",
-                    tooltip="For list: seeds of chunk 0, 1, ... with commas between, or numbered: '33, 34, 7: 99'. The "
-                    "last goes on; before a numbered first one, seed counts.",
+                    tooltip="For list: seeds of chunks 0, 1, ... separated by commas, or numbered: '33, 34, 7: 99'. "
+                    "The last seed is used for all remaining chunks; chunks before the first number use seed.",
                 ),
                 io.String.Input(
                     "cam_strength",
                     default="",
-                    tooltip="Strength of CAM, the short-term memory, per chunk: '1, 4: 0.8'. 0 to 4 without unit, 1 is "
-                    "official, 0 off. Empty: 1.",
+                    tooltip="Strength of CAM (continuation of the previous frames) per chunk: '1, 4: 0.8'. 0 (off) to "
+                    "4, 1 is the official value. Empty: 1.",
                 ),
                 io.String.Input(
                     "anchor_strength",
                     default="",
-                    tooltip="Factor on the anchor's weight, the long-term memory, per chunk: '1, 4: 0.5'. 0 to 4 "
-                    "without unit, 1 unchanged. Empty: 1.",
+                    tooltip="Multiplier for the anchor's weight per chunk: '1, 4: 0.5'. 0 (off) to 4, 1 leaves it "
+                    "unchanged. Empty: 1.",
                 ),
             ],
             outputs=[
-                ChunkPlan.Output(display_name="plan", tooltip="For Stream Sampler, Start Video and Preflight."),
-                io.String.Output(display_name="table", tooltip="Every chunk with its frames, times, seed and prompt."),
+                ChunkPlan.Output(display_name="plan", tooltip="Connect to Stream Sampler, Start Video or Preflight."),
+                io.String.Output(
+                    display_name="table", tooltip="Frames, times, seed and prompt of every chunk, as text."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,

@@ -1,9 +1,10 @@
-"""Nodes that look after runs: reroll chunks, look into run folders, tell beforehand what a video costs."""
+"""Nodes for runs: reroll chunks, inspect run folders, estimate the cost of a video."""
 
 from __future__ import annotations
 
 from ..streaming_core.errors import SettingsError
-from ..streaming_core.loop.script import MAX_SEED, parse_chunk_list
+from ..streaming_core.loop.script import parse_chunk_list
+from .forms import seed_input
 from .host.compat import io, schema, ui
 from .host.page import shown_text
 from .host.runs.handed_out import run_changes
@@ -15,7 +16,7 @@ from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream
 
 
 class RerollChunks(io.ComfyNode):
-    """Chosen chunks of a finished run once more, from other seeds."""
+    """New takes of selected chunks of a finished run."""
 
     @classmethod
     def define_schema(cls):
@@ -23,50 +24,51 @@ class RerollChunks(io.ComfyNode):
             node_id="StreamingT2VRerollChunks",
             display_name="Reroll Chunks",
             category=CATEGORY,
-            description="Makes other takes of chosen chunks of a finished run and leaves the others as they are. "
-            "Older takes are kept; Run Inspector chooses them again.",
+            description="Makes a new take of selected chunks of a finished run. Files of all other chunks are left "
+            "untouched. Older takes are kept; choose between them with Run Inspector.",
             search_aliases=["redo segment", "regenerate chunk", "retry"],
             inputs=[
-                ChunkSampler.Input("chunk_sampler", tooltip="The one that Stream Sampler made the run with."),
+                ChunkSampler.Input("chunk_sampler", tooltip="The chunk sampler that the run was made with."),
                 io.String.Input(
-                    "run_name", default="", tooltip="Run below output/streaming_runs. Unused when frames is connected."
+                    "run_name",
+                    default="",
+                    tooltip="Name of the run in output/streaming_runs. Ignored when frames is connected.",
                 ),
                 io.String.Input(
                     "chunks",
                     default="1",
-                    tooltip="Chunk numbers such as 3, 5-7. 0 is the first clip; Run Inspector shows all.",
+                    tooltip="Chunk numbers such as 3, 5-7. 0 is the first chunk; Run Inspector lists all.",
                 ),
                 io.Combo.Input(
                     "seed_mode",
                     options=list(SEED_MODES),
                     default="new",
-                    tooltip="new: every chosen chunk gets its own seed, made from seed and its number. given: seed "
-                    "itself.",
+                    tooltip="new: every selected chunk gets its own seed, derived from seed and the chunk number. "
+                    "given: every selected chunk uses seed itself.",
                 ),
-                io.Int.Input(
-                    "seed",
+                seed_input(
                     default=1,
-                    min=0,
-                    max=MAX_SEED,
-                    control_after_generate=True,
-                    tooltip="0 to 2^64 - 1. A take that was made from this seed is not made again; change it to get "
-                    "another.",
+                    tooltip="0 to 2^64 - 1. Takes that were already made with this seed are reused; change it for a "
+                    "new take.",
                 ),
                 io.Combo.Input(
                     "scope",
                     options=list(SCOPES),
                     default=SCOPES[0],
-                    tooltip="only these: the end of each passes over into the old one within overlap_frames, so that "
-                    "the next chunk still fits. also all after: everything after is made again and continues it.",
+                    tooltip="selected only: the last overlap_frames cross-fade into the previous take, so that the "
+                    "next chunk still matches. selected and following: all later chunks are made again and continue "
+                    "the new take.",
                 ),
                 FrameStream.Input(
-                    "frames", optional=True, tooltip="Frames of Stream Sampler: its run, once it is finished."
+                    "frames",
+                    optional=True,
+                    tooltip="Frames from Stream Sampler, to reroll its run once it is finished. Replaces run_name.",
                 ),
             ],
             outputs=[
-                FrameStream.Output(display_name="frames", tooltip="Handle to the whole video as it is now."),
+                FrameStream.Output(display_name="frames", tooltip="Handle to the whole video with the new takes."),
                 io.Video.Output(
-                    display_name="video", tooltip="The video, for Save Video; encoded only when another node uses it."
+                    display_name="video", tooltip="The video, for Save Video. Encoded only when another node uses it."
                 ),
             ],
         )
@@ -83,7 +85,7 @@ class RerollChunks(io.ComfyNode):
 
 
 class RunInspector(io.ComfyNode):
-    """Lists runs and chunks; deletes only what it is told to."""
+    """Lists runs and chunks; deletes only what the user confirms."""
 
     @classmethod
     def define_schema(cls):
@@ -91,36 +93,45 @@ class RunInspector(io.ComfyNode):
             node_id="StreamingT2VRunInspector",
             display_name="Run Inspector",
             category=CATEGORY,
-            description="Shows the runs on disk, or the chunks of one, with images, seeds, status, sizes and takes. "
-            "Chooses other takes, sets damaged ones aside, and deletes what you confirm.",
+            description="Shows the runs on disk, or the chunks of one run with images, seeds, status and sizes. "
+            "Chooses older takes, sets damaged chunks aside, and deletes what you confirm.",
             search_aliases=["list runs", "delete run", "resume"],
             inputs=[
                 io.String.Input(
-                    "run_name", default="", tooltip="Run below output/streaming_runs. Empty: all runs are listed."
+                    "run_name", default="", tooltip="Name of the run in output/streaming_runs. Empty: list all runs."
                 ),
                 io.Combo.Input(
                     "action",
                     options=list(ACTIONS),
                     default="look",
-                    tooltip="look changes nothing. choose take: another take of a chunk. set damaged aside: Stream "
-                    "Sampler makes those chunks again. recover manifest: rebuild a lost or damaged one. delete older: "
-                    "all takes that the video does not show. delete run: all of it. Deleting needs confirm.",
+                    tooltip="look: change nothing. choose take: use another take of a chunk. set damaged aside: let "
+                    "Stream Sampler make damaged chunks again. recover manifest: rebuild a lost or damaged manifest. "
+                    "delete older takes: delete all takes that are not in use. delete run: delete everything. "
+                    "Deleting requires confirm.",
                 ),
                 io.Int.Input(
                     "chunk",
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="For choose take: number of the chunk, from 0.",
+                    tooltip="For choose take: number of the chunk, counted from 0.",
                 ),
-                io.Int.Input("take", default=0, min=0, max=1_000_000, tooltip="For choose take: 0 is the first take."),
-                io.String.Input("confirm", default="", tooltip="To delete, write the run's name here once more."),
+                io.Int.Input(
+                    "take",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="For choose take: number of the take, 0 is the first.",
+                ),
+                io.String.Input("confirm", default="", tooltip="Enter the run's name again to confirm deletion."),
                 FrameStream.Input(
-                    "frames", optional=True, tooltip="Look at the run behind these frames, once they are made."
+                    "frames",
+                    optional=True,
+                    tooltip="Inspect the run that produced these frames, once it is finished. Replaces run_name.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="sheet", tooltip="A image of every run or chunk, with words."),
+                io.Image.Output(display_name="sheet", tooltip="One labeled image per run or chunk."),
                 io.String.Output(display_name="text", tooltip="One line per run or chunk."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -142,7 +153,7 @@ class RunInspector(io.ComfyNode):
 
 
 class Preflight(io.ComfyNode):
-    """What a video will cost, before it costs anything."""
+    """Cost of a video, estimated before sampling."""
 
     @classmethod
     def define_schema(cls):
@@ -150,25 +161,31 @@ class Preflight(io.ComfyNode):
             node_id="StreamingT2VPreflight",
             display_name="Preflight",
             category=CATEGORY,
-            description="Estimates model calls, time, disk, RAM and VRAM before sampling starts. "
-            "Stops the workflow with one sentence when it cannot fit.",
+            description="Estimates model calls, time, disk, RAM and VRAM before sampling starts. Stops the workflow "
+            "with an explanation if the video cannot fit.",
             search_aliases=["estimate", "memory check", "dry run"],
             inputs=[
-                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made; goes on to Stream Sampler."),
-                ChunkPlan.Input("plan", tooltip="The video, of Chunk Plan; goes on to Stream Sampler."),
-                io.Int.Input("width", default=1024, min=16, max=8192, step=8, tooltip="Pixels, as in Stream Sampler."),
-                io.Int.Input("height", default=576, min=16, max=8192, step=8, tooltip="Pixels, as in Stream Sampler."),
+                ChunkSampler.Input("chunk_sampler", tooltip="Chunk sampler to check; passed on to Stream Sampler."),
+                ChunkPlan.Input("plan", tooltip="Plan from Chunk Plan to check; passed on to Stream Sampler."),
+                io.Int.Input(
+                    "width", default=1024, min=16, max=8192, step=8, tooltip="Size in pixels, as in Stream Sampler."
+                ),
+                io.Int.Input(
+                    "height", default=576, min=16, max=8192, step=8, tooltip="Size in pixels, as in Stream Sampler."
+                ),
                 io.Boolean.Input(
                     "time_a_step",
                     default=False,
-                    tooltip="Run three sampling steps of one chunk to estimate the seconds: loads the model and costs "
-                    "those steps.",
+                    tooltip="Run three sampling steps of one chunk to estimate the time. Loads the model and takes as "
+                    "long as those steps.",
                 ),
             ],
             outputs=[
-                ChunkSampler.Output(display_name="chunk_sampler", tooltip="Unchanged, once the video fits."),
-                ChunkPlan.Output(display_name="plan", tooltip="Unchanged, once the video fits."),
-                io.String.Output(display_name="report", tooltip="The numbers, one per line."),
+                ChunkSampler.Output(
+                    display_name="chunk_sampler", tooltip="Passed through unchanged once the video fits."
+                ),
+                ChunkPlan.Output(display_name="plan", tooltip="Passed through unchanged once the video fits."),
+                io.String.Output(display_name="report", tooltip="The estimate as text."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,
@@ -182,13 +199,15 @@ class Preflight(io.ComfyNode):
 
 
 def run_of(frames) -> str:
-    """The name of the run behind frames.
+    """The name of the run that frames come from.
 
     Raises `SettingsError` for frames that come from elsewhere.
     """
     name = getattr(frames, "run_name", "")
     if not name:
-        raise SettingsError("these frames belong to no run; connect the frames of Stream Sampler or Reroll Chunks")
+        raise SettingsError(
+            "these frames do not belong to a run; connect the frames of Stream Sampler or Reroll Chunks"
+        )
     return name
 
 

@@ -24,11 +24,12 @@ def quality(codec: str, crf: float, bitrate_mbps: float) -> dict[str, float | in
 
 def video_inputs(default_prefix: str) -> list:
     return [
-        FrameStream.Input("frames", tooltip="The video; its own frame rate is used."),
+        FrameStream.Input("frames", tooltip="Video to save, at its own frame rate."),
         io.String.Input(
             "filename_prefix",
             default=default_prefix,
-            tooltip="Name below the output folder, with ComfyUI's placeholders such as %date:yyyy-MM-dd%.",
+            tooltip="Name of the file or folder in the output folder, with ComfyUI's placeholders such as "
+            "%date:yyyy-MM-dd%.",
         ),
     ]
 
@@ -42,8 +43,8 @@ class SaveStream(io.ComfyNode):
             node_id="StreamingT2VSaveStream",
             display_name="Save Stream",
             category=CATEGORY,
-            description="Encodes a frame stream to a video file in the output folder, slice by slice. The file appears "
-            "when it is complete; Cancel leaves none.",
+            description="Encodes a frame stream to a video file in the output folder, slice by slice. The file "
+            "appears once it is complete; Cancel leaves no file.",
             search_aliases=["save video", "export video", "mp4"],
             inputs=[
                 *video_inputs("video/StreamingT2V"),
@@ -59,8 +60,8 @@ class SaveStream(io.ComfyNode):
                     min=0.0,
                     max=63.0,
                     step=1.0,
-                    tooltip="Quality, 0 (best) to 51, for av1 to 63, without unit; about 6 more halves the file. "
-                    "Unused by ffv1 and with a bitrate.",
+                    tooltip="Constant quality, 0 (best) to 51, for av1 to 63; about 6 more halves the file size. "
+                    "Ignored by ffv1 and when bitrate_mbps is set.",
                 ),
                 io.Float.Input(
                     "bitrate_mbps",
@@ -68,16 +69,16 @@ class SaveStream(io.ComfyNode):
                     min=0.0,
                     max=1000.0,
                     step=0.1,
-                    tooltip="Megabits per second instead of constant quality, for a file of known size; 8 suits 720p. "
-                    "0: use crf. Unused by ffv1.",
+                    tooltip="Bitrate in megabits per second instead of constant quality, for a known file size; 8 "
+                    "suits 720p. 0: use crf. Ignored by ffv1.",
                 ),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="Audio from any node; cut, or padded with silence, to the length of the video.",
+                    tooltip="Audio from any node, cut or padded with silence to the length of the video.",
                 ),
             ],
-            outputs=[io.Video.Output(display_name="video", tooltip="The file, for other video nodes.")],
+            outputs=[io.Video.Output(display_name="video", tooltip="The saved file, for other video nodes.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
@@ -112,8 +113,8 @@ class SaveStreamAsPngs(io.ComfyNode):
             node_id="StreamingT2VSaveStreamAsPngs",
             display_name="Save Stream as PNGs",
             category=CATEGORY,
-            description="Writes every frame of a stream as a PNG file into a new folder below the output folder, for "
-            "editing programs. The folder appears when it is complete; Cancel leaves none.",
+            description="Writes every frame of a stream as a PNG file into a new folder in the output folder, for "
+            "editing programs. The folder appears once it is complete; Cancel leaves no folder.",
             search_aliases=["save images", "image sequence", "export frames", "png"],
             inputs=[
                 *video_inputs("frames/StreamingT2V"),
@@ -122,10 +123,10 @@ class SaveStreamAsPngs(io.ComfyNode):
                     default=4,
                     min=0,
                     max=9,
-                    tooltip="PNG compression, 0 (fast, large) to 9 (slow, small); the images are the same.",
+                    tooltip="PNG compression, 0 (fast, large) to 9 (slow, small). Lossless at every level.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="folder", tooltip="Path of the folder.")],
+            outputs=[io.String.Output(display_name="folder", tooltip="Path of the new folder.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..streaming_core.frames.fitting import FITS
 from ..streaming_core.loop.steps import continue_video, start_video
+from .forms import seed_input
 from .host.compat import blocked, io, schema
 from .host.pixels import core_to_images
 from .host.progress import StepProgress
@@ -14,79 +15,90 @@ from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream, VideoState
 
 
 def video_inputs() -> list:
-    """What a video shall be; the same widgets, defaults and words wherever they appear."""
+    """Widgets that describe a video, with the same defaults and tooltips in every node."""
     return [
-        io.Int.Input(
-            "num_frames", default=100, min=1, max=1_000_000, tooltip="Length of the video in frames; met exactly."
-        ),
+        io.Int.Input("num_frames", default=100, min=1, max=1_000_000, tooltip="Exact length of the video in frames."),
         io.Int.Input(
             "chunk_frames",
             default=25,
             min=2,
             max=4096,
-            tooltip="Frames per model call, overlap included; 25 is what StreamingSVD was trained for. More needs more "
-            "memory.",
+            tooltip="Frames per model call, including the overlap. StreamingSVD was trained with 25. More frames need "
+            "more VRAM.",
         ),
         io.Int.Input(
             "overlap_frames",
             default=7,
             min=1,
             max=4095,
-            tooltip="Frames of the video that each chunk re-creates and continues, below chunk_frames; 7 is official.",
+            tooltip="Frames at the start of each chunk that repeat the end of the previous one, less than "
+            "chunk_frames. Official value for StreamingSVD: 7.",
         ),
         io.Int.Input(
-            "width", default=1024, min=16, max=8192, step=8, tooltip="Pixels, multiple of 64; 1024 is official."
+            "width",
+            default=1024,
+            min=16,
+            max=8192,
+            step=8,
+            tooltip="Width in pixels. StreamingSVD requires a multiple of 64; its official value is 1024.",
         ),
         io.Int.Input(
-            "height", default=576, min=16, max=8192, step=8, tooltip="Pixels, multiple of 64; 576 is official."
+            "height",
+            default=576,
+            min=16,
+            max=8192,
+            step=8,
+            tooltip="Height in pixels. StreamingSVD requires a multiple of 64; its official value is 576.",
         ),
         io.Combo.Input(
             "fit",
             options=list(FITS),
             default="crop",
-            tooltip="How images of another shape are brought to that size: crop fills it and cuts the rest, pad "
-            "repeats the border, stretch ignores the shape.",
+            tooltip="How images of a different aspect ratio are fitted: crop fills the size and cuts off the rest, pad "
+            "repeats the border, stretch distorts the image.",
         ),
         io.Int.Input(
             "anchor_frame",
             default=6,
             min=0,
             max=4095,
-            tooltip="Frame of the first clip, from 0, that the whole video keeps looking like; 6 is official.",
+            tooltip="Frame of the first chunk, counted from 0, whose appearance the whole video keeps. Official value "
+            "for StreamingSVD: 6.",
         ),
-        io.Int.Input(
-            "seed",
+        seed_input(
             default=33,
-            min=0,
-            max=0xFFFFFFFFFFFFFFFF,
-            control_after_generate=True,
-            tooltip="Seed of all noise, 0 to 2^64 - 1. Chunk k depends on the seed and k only: a longer video begins "
-            "like a shorter one.",
+            tooltip="Seed for all noise, 0 to 2^64 - 1. The noise of chunk k depends only on the seed and k, so a "
+            "longer video begins like a shorter one.",
         ),
         io.Image.Input(
-            "start_image", optional=True, tooltip="Image the first clip is made from; of a batch the first."
+            "start_image",
+            optional=True,
+            tooltip="Image the first chunk starts from. Only the first image of a batch is used.",
         ),
         io.Image.Input(
             "start_frames",
             optional=True,
-            tooltip="Frames to continue instead, at least overlap_frames of them: from any workflow or your own video.",
+            tooltip="Frames to continue instead of start_image, at least overlap_frames of them: from any workflow or "
+            "your own video.",
         ),
-        io.Image.Input("anchor", optional=True, tooltip="Image the video keeps looking like, instead of anchor_frame."),
+        io.Image.Input(
+            "anchor", optional=True, tooltip="Image whose appearance the video keeps, instead of anchor_frame."
+        ),
     ]
 
 
 def plan_input() -> io.Input:
-    """A plan in place of the widgets that it covers."""
+    """A plan that overrides the widgets it covers."""
     return ChunkPlan.Input(
         "plan",
         optional=True,
-        tooltip="Of Chunk Plan. Takes the place of num_frames, chunk_frames, overlap_frames and seed (and of fps in "
-        "Stream Sampler), and says what differs from chunk to chunk.",
+        tooltip="From a Chunk Plan node. Overrides num_frames, chunk_frames, overlap_frames and seed (and fps in "
+        "Stream Sampler), and sets what differs between chunks.",
     )
 
 
 class StartVideo(io.ComfyNode):
-    """The first clip and the state that Stream Chunk continues."""
+    """The first chunk and the state that Stream Chunk continues."""
 
     @classmethod
     def define_schema(cls):
@@ -94,11 +106,18 @@ class StartVideo(io.ComfyNode):
             node_id="StreamingT2VStartVideo",
             display_name="Start Video",
             category=CATEGORY,
-            description="Makes or takes the first clip of a video that Stream Chunk continues step by step.",
-            inputs=[ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."), *video_inputs(), plan_input()],
+            description="Makes the first chunk of a video, or takes your frames, for Stream Chunk to continue step by "
+            "step.",
+            inputs=[
+                ChunkSampler.Input(
+                    "chunk_sampler", tooltip="Chunk sampler of any model family; defines how a chunk is made."
+                ),
+                *video_inputs(),
+                plan_input(),
+            ],
             outputs=[
-                VideoState.Output(display_name="state", tooltip="For Stream Chunk."),
-                io.Image.Output(display_name="frames", tooltip="The first clip."),
+                VideoState.Output(display_name="state", tooltip="Connect to Stream Chunk."),
+                io.Image.Output(display_name="frames", tooltip="Frames of the first chunk."),
             ],
         )
 
@@ -119,15 +138,17 @@ class StreamChunk(io.ComfyNode):
             node_id="StreamingT2VStreamChunk",
             display_name="Stream Chunk",
             category=CATEGORY,
-            description="Makes the next chunk of a video. Put it into a loop, or chain several.",
+            description="Makes the next chunk of a video. Use it in a loop, or chain several.",
             inputs=[
-                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made; may differ from chunk to chunk."),
-                VideoState.Input("state", tooltip="Of Start Video or the Stream Chunk before."),
+                ChunkSampler.Input(
+                    "chunk_sampler", tooltip="Chunk sampler of any model family; may differ from step to step."
+                ),
+                VideoState.Input("state", tooltip="State from Start Video or the previous Stream Chunk."),
             ],
             outputs=[
-                VideoState.Output(display_name="state", tooltip="For the next Stream Chunk."),
-                io.Image.Output(display_name="frames", tooltip="The new frames only."),
-                io.Boolean.Output(display_name="is_complete", tooltip="True when the video has all its frames."),
+                VideoState.Output(display_name="state", tooltip="Connect to the next Stream Chunk."),
+                io.Image.Output(display_name="frames", tooltip="Only the new frames of this chunk."),
+                io.Boolean.Output(display_name="is_complete", tooltip="True once the video has all its frames."),
             ],
         )
 
@@ -148,35 +169,39 @@ class StreamSampler(io.ComfyNode):
             node_id="StreamingT2VStreamSampler",
             display_name="Stream Sampler",
             category=CATEGORY,
-            description="Makes a video of any length chunk by chunk, in constant memory. Chunks are kept on disk: "
-            "after Cancel or a crash the same settings go on where they stopped.",
+            description="Makes a video of any length, chunk by chunk, in constant memory. Finished chunks are kept on "
+            "disk: after Cancel or a crash, the same settings continue where they stopped.",
             search_aliases=["streamingt2v", "long video", "extend video", "video loop"],
             inputs=[
-                ChunkSampler.Input("chunk_sampler", tooltip="How a chunk is made."),
+                ChunkSampler.Input(
+                    "chunk_sampler", tooltip="Chunk sampler of any model family; defines how a chunk is made."
+                ),
                 *video_inputs(),
                 io.String.Input(
                     "run_name",
                     default="",
-                    tooltip="Folder below output/streaming_runs that keeps the chunks. Empty: a name made from the "
-                    "settings, so the same video is found again.",
+                    tooltip="Folder in output/streaming_runs that keeps the chunks. If empty, a name is made from the "
+                    "settings, so that the same video is found again.",
                 ),
                 io.Float.Input(
-                    "fps", default=12.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the video output."
+                    "fps", default=12.0, min=0.1, max=240.0, step=0.1, tooltip="Frames per second of the video."
                 ),
                 io.Boolean.Input(
                     "collect_images",
                     default=False,
-                    tooltip="Also put all frames into memory for the images output: 12 bytes per pixel and frame, "
-                    "7 MB per frame at 1024x576. Leave off for long videos.",
+                    tooltip="Also load all frames into RAM for the images output: 12 bytes per pixel, 7 MB per frame "
+                    "at 1024x576. Leave off for long videos.",
                 ),
                 plan_input(),
             ],
             outputs=[
-                FrameStream.Output(display_name="frames", tooltip="Handle to the frames on disk, in constant memory."),
-                io.Video.Output(
-                    display_name="video", tooltip="The video, for Save Video; encoded only when another node uses it."
+                FrameStream.Output(
+                    display_name="frames", tooltip="Handle to the frames on disk; needs no memory for the frames."
                 ),
-                io.Image.Output(display_name="images", tooltip="All frames; needs collect_images."),
+                io.Video.Output(
+                    display_name="video", tooltip="The video, for Save Video. Encoded only when another node uses it."
+                ),
+                io.Image.Output(display_name="images", tooltip="All frames as one batch. Requires collect_images."),
             ],
         )
 

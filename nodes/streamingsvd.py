@@ -7,6 +7,7 @@ import torch
 from ..streaming_core.frames import to_rgb
 from ..streaming_core.frames.fitting import FITS, fit
 from ..streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
+from .forms import seed_input
 from .host import pixels
 from .host.compat import io, schema
 from .host.files import checkpoint_names, file_stamp, model_file
@@ -19,22 +20,22 @@ CATEGORY = f"{PACK_CATEGORY}/StreamingSVD"
 
 
 def motion_inputs() -> list:
-    """What SVD is told about motion; the same widgets, defaults and words wherever they appear."""
+    """Widgets for SVD's motion settings, with the same defaults and tooltips in every node."""
     return [
         io.Int.Input(
             "motion_bucket_id",
             default=127,
             min=1,
             max=1023,
-            tooltip="How much should move, 1 to 1023 without unit. Higher moves more; 127 is official.",
+            tooltip="Amount of motion (1-1023, unitless). Higher values move more; 127 is the official value.",
         ),
         io.Int.Input(
             "model_fps",
             default=7,
             min=1,
             max=1024,
-            tooltip="Playback rate the model is told, in frames per second, 1 to 1024. Higher makes slower motion per "
-            "frame; 7 is official. The video file's own rate is set where it is written.",
+            tooltip="Frame rate the model is conditioned on, in frames per second, 1 to 1024. Higher values make "
+            "motion per frame slower; 7 is the official value. Does not change the frame rate of the saved video.",
         ),
         io.Float.Input(
             "augmentation_level",
@@ -42,22 +43,23 @@ def motion_inputs() -> list:
             min=0.0,
             max=10.0,
             step=0.01,
-            tooltip="Noise on the anchor image, 0 to 10 on the scale of [-1, 1]. More lets the video leave the image "
-            "further; 0.02 is official. (ComfyUI's own SVD node measures on [0, 1]: 0.01 there is 0.02 here.)",
+            tooltip="Noise on the anchor image, 0 to 10, for pixel values from -1 to 1. Higher values let the video "
+            "deviate more from the image; 0.02 is the official value. (ComfyUI's SVD node uses a scale of 0 to 1: "
+            "0.01 there is 0.02 here.)",
         ),
         io.Combo.Input(
             "augmentation_noise",
             options=["gaussian", "uniform"],
             default="gaussian",
-            tooltip="Kind of that noise. gaussian is what SVD was trained with; uniform is what the official "
-            "StreamingSVD program draws, which brightens the image by half the level.",
+            tooltip="Kind of noise on the anchor image. SVD was trained with gaussian. The official StreamingSVD "
+            "program uses uniform, which brightens the image by half the level.",
         ),
         io.Combo.Input(
             "preprocessing",
             options=list(svd.PREPROCESSINGS),
             default="official",
-            tooltip="How the image is shrunk for CLIP vision: as the official program does, or as ComfyUI's own nodes "
-            "do (without their crop). Slightly different embeddings.",
+            tooltip="How the image is downscaled for CLIP vision. official: as in the official program. comfyui: as "
+            "in ComfyUI's own nodes, without their crop. The embeddings differ slightly.",
         ),
     ]
 
@@ -67,7 +69,7 @@ def motion_settings(motion_bucket_id, model_fps, augmentation_level, augmentatio
 
 
 class LoadStreamingSVD(io.ComfyNode):
-    """The official file to the host's objects."""
+    """Loads the official file as the host's objects."""
 
     @classmethod
     def define_schema(cls):
@@ -75,20 +77,24 @@ class LoadStreamingSVD(io.ComfyNode):
             node_id="StreamingT2VLoadStreamingSVD",
             display_name="Load StreamingSVD",
             category=CATEGORY,
-            description="Loads the official StreamingSVD model.safetensors: the video model, CLIP vision, VAE and CAM.",
+            description="Loads the official StreamingSVD checkpoint (model.safetensors): the video model, CLIP "
+            "vision, VAE and CAM.",
             search_aliases=["streamingt2v", "long video", "svd"],
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
                     options=checkpoint_names(),
-                    tooltip="StreamingSVD file in models/checkpoints: model.safetensors of PAIR/StreamingSVD.",
+                    tooltip="StreamingSVD checkpoint in models/checkpoints: model.safetensors from PAIR/StreamingSVD.",
                 )
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="SVD video model; works with any sampler by itself."),
-                io.ClipVision.Output(display_name="clip_vision", tooltip="OpenCLIP image tower."),
-                io.Vae.Output(display_name="vae", tooltip="Image encoder and temporal decoder."),
-                StreamingCam.Output(display_name="cam", tooltip="Short-term memory that continues control frames."),
+                io.Model.Output(display_name="model", tooltip="SVD video model; also works with any sampler node."),
+                io.ClipVision.Output(display_name="clip_vision", tooltip="OpenCLIP image encoder."),
+                io.Vae.Output(display_name="vae", tooltip="VAE with image encoder and temporal decoder."),
+                StreamingCam.Output(
+                    display_name="cam",
+                    tooltip="Conditional attention module; makes chunks continue the previous frames.",
+                ),
             ],
         )
 
@@ -110,49 +116,54 @@ class SvdAnchorEncode(io.ComfyNode):
             node_id="StreamingT2VSvdAnchorEncode",
             display_name="SVD Anchor Encode",
             category=CATEGORY,
-            description="Conditioning from the anchor: the image that a video starts from or keeps looking like.",
+            description="Makes conditioning from an anchor image: the image that a video starts from or whose "
+            "appearance it keeps.",
             inputs=[
-                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower of the checkpoint."),
+                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image encoder of the checkpoint."),
                 io.Vae.Input("vae", tooltip="VAE of the checkpoint."),
-                io.Image.Input("anchor", tooltip="One image; of a batch the first. Resized to width and height."),
+                io.Image.Input(
+                    "anchor",
+                    tooltip="Anchor image, resized to width and height. Only the first image of a batch is used.",
+                ),
                 io.Int.Input(
                     "width",
                     default=1024,
                     min=64,
                     max=8192,
                     step=64,
-                    tooltip="Pixels, multiple of 64; 1024 is official.",
+                    tooltip="Width in pixels, a multiple of 64. Official value: 1024.",
                 ),
                 io.Int.Input(
-                    "height", default=576, min=64, max=8192, step=64, tooltip="Pixels, multiple of 64; 576 is official."
+                    "height",
+                    default=576,
+                    min=64,
+                    max=8192,
+                    step=64,
+                    tooltip="Height in pixels, a multiple of 64. Official value: 576.",
                 ),
                 io.Int.Input(
                     "num_frames",
                     default=25,
                     min=1,
                     max=4096,
-                    tooltip="Frames of the empty latent; 25 is what the model was trained for.",
+                    tooltip="Number of frames of the empty latent. The model was trained with 25.",
                 ),
                 io.Combo.Input(
                     "fit",
                     options=list(FITS),
                     default="crop",
-                    tooltip="crop fills the size and cuts the rest, pad repeats the border, stretch ignores the shape.",
+                    tooltip="crop fills the size and cuts off the rest, pad repeats the border, stretch distorts the "
+                    "image.",
                 ),
                 *motion_inputs(),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=True,
-                    tooltip="Seed of the augmentation noise, 0 to 2^64 - 1; the same seed gives the same noise.",
-                ),
+                seed_input(default=0, tooltip="Seed for the augmentation noise, 0 to 2^64 - 1."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="With the anchor."),
-                io.Conditioning.Output(display_name="negative", tooltip="Without it, for guidance."),
-                io.Latent.Output(display_name="latent", tooltip="Empty latent of num_frames at this size."),
+                io.Conditioning.Output(display_name="positive", tooltip="Conditioning with the anchor."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="Conditioning without the anchor, for guidance."
+                ),
+                io.Latent.Output(display_name="latent", tooltip="Empty latent of num_frames frames in this size."),
             ],
         )
 
@@ -182,14 +193,15 @@ class AlignYourStepsStreamingSVD(io.ComfyNode):
             node_id="StreamingT2VAlignYourSteps",
             display_name="Align Your Steps (StreamingSVD)",
             category=CATEGORY,
-            description="The official StreamingSVD noise levels. ComfyUI's own node interpolates differently.",
+            description="Outputs the official StreamingSVD noise levels. ComfyUI's own node interpolates them "
+            "differently.",
             inputs=[
                 io.Int.Input(
                     "steps",
                     default=30,
                     min=2,
                     max=1000,
-                    tooltip="Sampling steps, 2 to 1000; 30 is official, 10 is fast.",
+                    tooltip="Sampling steps, 2 to 1000. 30 is the official value, 10 is fast.",
                 )
             ],
             outputs=[io.Sigmas.Output(display_name="sigmas", tooltip="steps + 1 noise levels from 700 down to 0.")],
@@ -201,7 +213,7 @@ class AlignYourStepsStreamingSVD(io.ComfyNode):
 
 
 class StreamingSVDChunkSampler(io.ComfyNode):
-    """All that decides how one chunk is sampled, for Stream Sampler and Stream Chunk."""
+    """Everything that decides how one chunk is sampled, for Stream Sampler and Stream Chunk."""
 
     @classmethod
     def define_schema(cls):
@@ -209,23 +221,27 @@ class StreamingSVDChunkSampler(io.ComfyNode):
             node_id="StreamingT2VStreamingSVDChunkSampler",
             display_name="StreamingSVD Chunk Sampler",
             category=CATEGORY,
-            description="How StreamingSVD makes a chunk, for Stream Sampler. Defaults are the official numbers.",
+            description="Defines how StreamingSVD makes a chunk. Defaults are the official values.",
             inputs=[
-                io.Model.Input("model", tooltip="StreamingSVD's video model; LoRA and other patches are kept."),
-                StreamingCam.Input("cam", tooltip="CAM of the same file."),
-                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image tower; used once per video."),
-                io.Vae.Input("vae", tooltip="VAE of the same file."),
+                io.Model.Input("model", tooltip="StreamingSVD video model, including LoRAs and other patches."),
+                StreamingCam.Input("cam", tooltip="CAM from the same checkpoint."),
+                io.ClipVision.Input("clip_vision", tooltip="OpenCLIP image encoder; used once per video."),
+                io.Vae.Input("vae", tooltip="VAE from the same checkpoint."),
                 io.Model.Input(
                     "first_model",
                     optional=True,
-                    tooltip="Model of the first clip, officially stock SVD-XT. Unconnected: the StreamingSVD model "
-                    "without CAM.",
+                    tooltip="Model for the first chunk; officially stock SVD-XT. If not connected, the StreamingSVD "
+                    "model without CAM is used.",
                 ),
                 io.Sampler.Input(
-                    "sampler", optional=True, tooltip="Any sampler. Unconnected: euler, the official one."
+                    "sampler", optional=True, tooltip="Any sampler. If not connected, euler (the official one) is used."
                 ),
                 io.Int.Input(
-                    "steps", default=30, min=2, max=1000, tooltip="Align-Your-Steps steps per chunk; 30 is official."
+                    "steps",
+                    default=30,
+                    min=2,
+                    max=1000,
+                    tooltip="Sampling steps per chunk (Align Your Steps schedule). 30 is the official value.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -233,7 +249,7 @@ class StreamingSVDChunkSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance at the last frame; 3 is official.",
+                    tooltip="CFG scale at the last frame of a chunk. 3 is the official value.",
                 ),
                 io.Float.Input(
                     "min_cfg",
@@ -241,14 +257,15 @@ class StreamingSVDChunkSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance at the first frame of a chunk, rising to cfg over its frames; 1.5 is official.",
+                    tooltip="CFG scale at the first frame of a chunk; it rises to cfg over the frames. 1.5 is the "
+                    "official value.",
                 ),
                 io.Int.Input(
                     "first_steps",
                     default=25,
                     min=1,
                     max=1000,
-                    tooltip="Karras steps of the first clip; 25 is official.",
+                    tooltip="Sampling steps for the first chunk (Karras schedule). 25 is the official value.",
                 ),
                 io.Float.Input(
                     "first_min_cfg",
@@ -256,19 +273,25 @@ class StreamingSVDChunkSampler(io.ComfyNode):
                     min=0.0,
                     max=100.0,
                     step=0.1,
-                    tooltip="Guidance at the first frame of the first clip, rising to cfg; 1 is official.",
+                    tooltip="CFG scale at the first frame of the first chunk; it rises to cfg over the frames. 1 is "
+                    "the official value.",
                 ),
                 *motion_inputs(),
                 io.Combo.Input(
                     "decode",
                     options=["overlapping", "official"],
                     default="overlapping",
-                    tooltip="How frames are grouped for the temporal decoder. overlapping decodes only needed frames "
-                    "without group seams; official decodes 8, 8, 8 and 1 as the released program does.",
+                    tooltip="How frames are grouped for the temporal decoder. overlapping decodes only the needed "
+                    "frames, without seams between groups; official decodes groups of 8, 8, 8 and 1 like the released "
+                    "program.",
                 ),
-                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels per chunk instead of steps."),
+                io.Sigmas.Input("sigmas", optional=True, tooltip="Noise levels for each chunk, instead of steps."),
             ],
-            outputs=[ChunkSampler.Output(display_name="chunk_sampler", tooltip="For Stream Sampler or Stream Chunk.")],
+            outputs=[
+                ChunkSampler.Output(
+                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
+                )
+            ],
         )
 
     @classmethod

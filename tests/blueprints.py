@@ -64,8 +64,8 @@ BLUEPRINTS = (
     Blueprint(
         "Image to Long Video (StreamingSVD)",
         "streamingsvd_image_to_video",
-        "A long video from one image with StreamingSVD: chunk after chunk, each going on from the one before. Finished "
-        "chunks are kept, so a video that was stopped goes on.",
+        "Makes a long video from one image with StreamingSVD, chunk by chunk. Finished chunks are kept on disk, so a "
+        "video that was stopped can be continued.",
         ("long video", "image to video", "streamingt2v", "i2v"),
         (LOADER, "StreamingT2VStreamingSVDChunkSampler", SAMPLER),
         ((SAMPLER, "start_image", "start_image"),),
@@ -80,8 +80,8 @@ BLUEPRINTS = (
     Blueprint(
         "Enhance Long Video (Randomized Blending)",
         "enhance_video",
-        "Makes a video of any length larger and clearer in overlapping windows, whose seams fall on a new random frame "
-        "in every step.",
+        "Enlarges and sharpens a video of any length in overlapping windows, which switch at a new random frame in "
+        "every step.",
         ("upscale video", "i2vgen-xl", "refine", "streamingt2v"),
         ("StreamingT2VLoadEnhancer", "CLIPLoader", "CLIPVisionLoader", "VAELoader", ENHANCE),
         ((ENHANCE, "frames", "frames"), (ENHANCE, "image", "image")),
@@ -97,7 +97,7 @@ BLUEPRINTS = (
     Blueprint(
         "Interpolate and Save Long Video",
         "interpolate_video",
-        "More frames for a video of any length, pair by pair, written to a file as they are made.",
+        "Adds frames to a video of any length, pair by pair, and writes them to a file as they are made.",
         ("frame interpolation", "slow motion", "fps", "ema-vfi", "streamingt2v"),
         (VFI, INTERPOLATE, SAVE),
         ((INTERPOLATE, "frames", "frames"), (SAVE, "audio", "audio")),

@@ -1,6 +1,6 @@
 """`python -m tests.help_pages [--write]`: the parts of the help pages that the nodes themselves decide.
 
-Each page in `web/docs` is written by hand but for a image of the node between its usual neighbors and the lists of
+Each page in `web/docs` is written by hand but for an image of the node between its usual neighbors and the lists of
 its inputs and outputs, between two marks. Both come from the node's schema, so no input is undocumented and none is
 stale. Without `--write` only says which pages differ.
 """

@@ -45,7 +45,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{name} is damaged or cut off ({reason}); download it again") from error
     nested = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else None
     if not isinstance(nested, Mapping):
-        raise CheckpointError(f"{name} is no table of weights; use the official file")
+        raise CheckpointError(f"{name} does not contain a state dict; use the official file")
     return {key: tensor for key, tensor in nested.items() if isinstance(tensor, Tensor)}
 
 

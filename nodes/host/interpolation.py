@@ -59,8 +59,8 @@ def to_core(patcher) -> InterpolationModel:
     lacking = [name for name in ("memory_used_forward", "extract_features") if not hasattr(network, name)]
     if lacking:
         raise SettingsError(
-            f"{type(network).__name__} is no interpolation model (it lacks {', '.join(lacking)}); connect Load EMA-VFI "
-            "or the host's Load Frame Interpolation Model"
+            f"{type(network).__name__} is not an interpolation model (it lacks {', '.join(lacking)}); connect "
+            "Load EMA-VFI or the host's Load Frame Interpolation Model"
         )
     device, dtype = patcher.load_device, patcher.model_dtype() or torch.float32
 

@@ -99,7 +99,7 @@ def text_embedding(clip, text: str, width: int) -> Tensor:
     widths = {name: part.transformer.text_projection.weight.shape[0] for name, part in parts.items()}
     name = next((name for name, found in widths.items() if found == width), None)
     if name is None:
-        found = ", ".join(f"{name}: {size}" for name, size in widths.items()) or "no CLIP text model at all"
+        found = ", ".join(f"{name}: {size}" for name, size in widths.items()) or "no CLIP text model"
         raise SettingsError(
             f"clip_vision gives embeddings of width {width}, clip has {found}; load the text encoder of the same CLIP"
         )

@@ -11,7 +11,7 @@ import torch
 from .fitting import Fit, fit
 from .stream import FrameStream, as_rate, size_text
 
-FIT_WORDS = {"crop": "what stands out is cut", "pad": "borders are repeated", "stretch": "the shape is changed"}
+FIT_WORDS = {"crop": "the rest is cropped", "pad": "borders are repeated", "stretch": "the shape is changed"}
 
 
 @dataclass(frozen=True)

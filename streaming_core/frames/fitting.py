@@ -30,7 +30,7 @@ def fit(frames: Tensor, height: int, width: int, how: Fit = "crop") -> Tensor:
     it; "stretch" ignores the aspect ratio. Raises `FrameError` for images that `check_source` refuses.
     """
     if how not in FITS:
-        raise SettingsError(f"fit is one of {', '.join(FITS)}, got {how!r}")
+        raise SettingsError(f"fit must be one of {', '.join(FITS)}, got {how!r}")
     rows, columns = frames.shape[-2:]
     check_source(rows, columns)
     if (rows, columns) == (height, width):

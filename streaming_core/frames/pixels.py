@@ -83,7 +83,7 @@ def size_steps(pixel_format: str) -> tuple[int, int]:
 
 
 def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A image `[H, W, 3]`, its last row and column repeated up to `height` x `width`."""
+    """An image `[H, W, 3]`, its last row and column repeated up to `height` x `width`."""
     missing = (height - image.shape[0], width - image.shape[1])
     if missing == (0, 0):
         return image
@@ -91,7 +91,7 @@ def pad_to(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_video_frame(image: np.ndarray, pixel_format: str) -> av.VideoFrame:
-    """A image `[H, W, 3]`, uint8 or uint16, as a frame of `pixel_format`, BT.709 in limited range where it is YUV."""
+    """An image `[H, W, 3]`, uint8 or uint16, as a frame of `pixel_format`, BT.709 in limited range where it is YUV."""
     source = av.VideoFrame.from_ndarray(
         np.ascontiguousarray(image), format="rgb24" if image.dtype == np.uint8 else "rgb48le"
     )

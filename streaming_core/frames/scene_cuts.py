@@ -1,6 +1,6 @@
 """Telling a scene cut, a standing image and a motion apart, from two neighboring frames alone.
 
-A motion moves blocks of a image a little; a cut replaces them. So each block of one frame is looked for near its
+A motion moves blocks of an image a little; a cut replaces them. So each block of one frame is looked for near its
 place in the other, on small copies, and what cannot be found is compared with how much the block has to show at all.
 Both decisions depend on the two frames only, so a video gives the same result in whatever slices it is read.
 """

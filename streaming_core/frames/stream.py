@@ -51,7 +51,7 @@ def usual_rate(rate: Fraction) -> Fraction:
 
 
 def size_text(height: int, width: int) -> str:
-    """A image size as people write it, width first."""
+    """An image size as people write it, width first."""
     return f"{width}x{height}"
 
 
@@ -117,7 +117,7 @@ class FrameStream(ABC):
             FrameRangeError: unless `0 <= start <= stop <= len(stream)`.
         """
         if not 0 <= start <= stop <= len(self):
-            raise FrameRangeError(f"frames {start} to {stop} were asked for, the stream has frames 0 to {len(self)}")
+            raise FrameRangeError(f"frames {start} to {stop} were requested, the stream has frames 0 to {len(self)}")
         if start == stop:
             return torch.zeros(0, self.height, self.width, 3)
         return self._read(start, stop)
@@ -205,7 +205,7 @@ class TrimmedFrames(DerivedFrames):
         if not 0 <= self.start < self.stop <= len(self.source):
             raise FrameRangeError(
                 f"cannot trim to frames {self.start} to {self.stop}: the stream has frames 0 to {len(self.source)}, "
-                "and at least one must be left"
+                "and at least one must remain"
             )
         if isinstance(self.source, TrimmedFrames):  # flatten, so that chains of trims cost nothing
             inner = self.source

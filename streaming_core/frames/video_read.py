@@ -308,7 +308,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 def _unreadable(path: str, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error)
-    return f"{path} cannot be read as a video ({reason}); it is missing, cut off or of an unknown kind"
+    return f"{path} cannot be read as a video ({reason}); it is missing, cut off or of an unknown format"
 
 
 def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:

@@ -173,7 +173,7 @@ class VideoWriter:
                 self._size = size
             elif size != self._size:
                 raise FrameMismatchError(
-                    f"frame {self.num_frames} is {size_text(*size)}, the video began with {size_text(*self._size)}; "
+                    f"frame {self.num_frames} is {size_text(*size)}, the video started with {size_text(*self._size)}; "
                     "resize it first"
                 )
             for image in images:

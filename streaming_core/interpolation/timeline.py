@@ -56,7 +56,7 @@ class Timeline:
     def position(self, index: int) -> Fraction:
         """Where frame `index` lies, exact, in source frames."""
         if not 0 <= index < len(self):
-            raise SettingsError(f"frame {index} was asked for, the timeline has frames 0 to {len(self) - 1}")
+            raise SettingsError(f"frame {index} was requested, the timeline has frames 0 to {len(self) - 1}")
         return min(index, self.num_frames - 1) * self.step
 
     def snapped(self, index: int) -> Fraction:
@@ -103,7 +103,7 @@ def with_count(num_source: int, fps: Rational, num_frames: int, output_fps: Rati
     """
     _need_source(num_source)
     if num_frames < 1:
-        raise SettingsError(f"{num_frames} frames were asked for; ask for 1 or more")
+        raise SettingsError(f"{num_frames} frames were requested; request 1 or more")
     last = num_source - 1 if num_frames > 1 else 0
     rate = as_rate(fps)
     if output_fps:
@@ -133,7 +133,7 @@ def official(num_source: int, num_frames: int, output_fps: Rational | float) -> 
     """
     _need_source(num_source)
     if num_frames < 1:
-        raise SettingsError(f"{num_frames} frames were asked for; ask for 1 or more")
+        raise SettingsError(f"{num_frames} frames were requested; request 1 or more")
     kept = min(num_source, num_frames // 2 + 1)
     return Timeline(kept - 1, 2 * kept - 1, as_rate(output_fps), repeats=int(num_frames % 2 == 0))
 

@@ -80,7 +80,7 @@ def decode_from(
     `decode` takes `[n, C, h, w]` as one clip and returns `[n, ...]`.
     """
     if grouping not in GROUPINGS:
-        raise SettingsError(f"decode grouping is one of {', '.join(GROUPINGS)}, got {grouping!r}")
+        raise SettingsError(f"decode grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")
     for group in GROUPINGS[grouping](latents.shape[0], first):
         frames = decode(latents[group.start : group.stop])
         yield frames[group.keep_start - group.start : group.keep_stop - group.start]

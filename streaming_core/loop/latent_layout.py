@@ -44,14 +44,14 @@ class LatentLayout:
         return 1 + (latents - 1) * self.frames_per_latent
 
     def latents(self, frames: int) -> int:
-        """Latents of a clip of that many frames.
+        """Latents of a chunk of that many frames.
 
         Raises `SettingsError`, naming the nearest lengths, where no number of latents has this length.
         """
         below = self.valid_below(frames)
         if frames < 1 or below != frames:
             raise SettingsError(
-                f"this model makes clips of {self.words}, not of {frames} frames; "
+                f"this model makes chunks of {self.words}, not of {frames} frames; "
                 f"{max(below, 1)} and {max(below, 1 - self.frames_per_latent) + self.frames_per_latent} are nearest"
             )
         return 1 + (frames - 1) // self.frames_per_latent

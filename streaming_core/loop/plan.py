@@ -143,7 +143,7 @@ class VideoPlan:
         """What each chunk shows and is made with, one line each; chunks alike share a line."""
         length = f"{self.num_frames} frames, {float(self.num_frames / self.fps):.2f} s at {float(self.fps):g} fps"
         lines = [
-            f"{length}: {self.num_chunks} chunks of {self.chunk_frames} frames that share {self.overlap_frames}",
+            f"{length}: {self.num_chunks} chunks of {self.chunk_frames} frames, overlap {self.overlap_frames}",
             "chunk | frames | time | seed | CAM | anchor | prompt",
         ]
         group: list[Chunk] = []

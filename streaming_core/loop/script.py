@@ -61,7 +61,7 @@ def parse_cues(text: str) -> tuple[Cue, ...]:
         key = _KEY.match(line)
         value = line[key.end() :].strip() if key else line
         if key and not value:
-            raise SettingsError(f"line {line!r} has nothing behind its number; write for example '{line} a dog runs'")
+            raise SettingsError(f"line {line!r} has no prompt after its number; write for example '{line} a dog runs'")
         if key and key["chunk"] is None:
             hours, minutes = int(key["hours"] or 0), int(key["minutes"])
             cues.append(Cue(value, seconds=3600 * hours + 60 * minutes + Fraction(key["seconds"])))
@@ -79,12 +79,12 @@ def _in_order(cues: list[Cue]) -> tuple[Cue, ...]:
             cues[0] = Cue(cues[0].value, seconds=Fraction(0))
         if numbered := [cue for cue in cues if cue.seconds is None]:
             raise SettingsError(
-                f"chunk {numbered[0].chunk} and times such as 00:05 cannot be mixed; number all lines in one way"
+                f"chunk {numbered[0].chunk} and times such as 00:05 cannot be mixed; use either chunk numbers or times"
             )
     places = [cue.chunk if cue.seconds is None else cue.seconds for cue in cues]
     if twice := {place for place in places if places.count(place) > 1}:
         unit = "chunk" if cues[0].seconds is None else "second"
-        raise SettingsError(f"{unit} {min(twice)} is named twice; keep one of its lines")
+        raise SettingsError(f"{unit} {min(twice)} is given twice; keep one of the lines")
     return tuple(cue for _, cue in sorted(zip(places, cues, strict=True), key=lambda pair: pair[0]))
 
 
@@ -118,7 +118,7 @@ def parse_numbers(text: str, name: str, low: float, high: float, kind: type = fl
         except ValueError:
             number = None
         if number is None or not low <= number <= high:
-            raise SettingsError(f"{name} is a number from {low} to {high} per chunk, got {cue.value!r}")
+            raise SettingsError(f"{name} must be a number from {low} to {high} per chunk, got {cue.value!r}")
         cues.append(Cue(number, cue.chunk, cue.seconds))
     return tuple(cues)
 
@@ -134,10 +134,10 @@ def parse_chunk_list(text: str) -> tuple[int, ...]:
         range_ = re.fullmatch(r"(\d{1,7})(?:-(\d{1,7}))?", part)
         first, last = (int(range_[1]), int(range_[2] or range_[1])) if range_ else (1, 0)
         if last < first:
-            raise SettingsError(f"{part!r} is no chunk number or range; write for example 3, 5-7")
+            raise SettingsError(f"{part!r} is not a chunk number or range; write for example 3, 5-7")
         found.update(range(first, last + 1))
     if not found:
-        raise SettingsError("no chunk is named; write for example 3, 5-7 (0 is the first clip)")
+        raise SettingsError("no chunk is given; write for example 3, 5-7 (0 is the first)")
     return tuple(sorted(found))
 
 

@@ -67,5 +67,7 @@ class VideoState:
     def next_chunk(self) -> Chunk:
         """The chunk that `continue_video` makes; raises `SettingsError` when the video is complete."""
         if self.is_complete:
-            raise SettingsError(f"the video already has its {self.plan.num_frames} frames; plan a longer one to go on")
+            raise SettingsError(
+                f"the video already has its {self.plan.num_frames} frames; plan a longer one to continue"
+            )
         return self.plan.chunk(self.num_chunks)

@@ -28,11 +28,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         "--chunks",
         default="",
         metavar="25,18",
-        help="frames of the first chunk, then of those after it; the last number is repeated to the end",
+        help="frames of the first chunk, then of the chunks after it; the last number is repeated",
     )
     parser.add_argument("--text", help="what the video should show; needs --clip")
     parser.add_argument("--clip", type=Path, metavar="FOLDER", help="CLIP model in the layout of Hugging Face")
-    parser.add_argument("--anchor", type=Path, metavar="IMAGE", help="compare with this image, not the first frame")
+    parser.add_argument(
+        "--anchor", type=Path, metavar="IMAGE", help="compare with this image instead of the first frame"
+    )
     parser.add_argument(
         "--raft",
         type=Path,
@@ -40,9 +42,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         help=f"RAFT-large weights; default: {RAFT_FILE} in models/{RAFT_FOLDER} of the ComfyUI around this pack",
     )
     parser.add_argument("--no-raft", action="store_true", help="leave out MAWE and use the fast weight-free flow")
-    parser.add_argument("--device", help="where to compute (default: cuda where there is one, else cpu)")
+    parser.add_argument("--device", help="device (default: cuda if available, else cpu)")
     for kind, what in (
-        ("json", "everything, as JSON"),
+        ("json", "write everything as JSON"),
         ("csv", "the curves, a line per frame"),
         ("png", "the image"),
     ):
@@ -61,14 +63,14 @@ def installed_raft() -> Path | None:
 
 
 def read_image(path: Path) -> Tensor:
-    """A image file as `[1, H, W, 3]` in 0..1."""
+    """An image file as `[1, H, W, 3]` in 0..1."""
     import numpy as np
 
     try:
         with Image.open(path) as image:
             return to_rgb(torch.from_numpy(np.array(image.convert("RGB")))[None])
     except (OSError, UnidentifiedImageError) as error:
-        raise FrameError(f"{path} cannot be read as a image ({error}); give a PNG or JPEG file") from error
+        raise FrameError(f"{path} cannot be read as an image ({error}); give a PNG or JPEG file") from error
 
 
 def write(path: Path, content: str | Image.Image) -> None:
@@ -81,7 +83,7 @@ def write(path: Path, content: str | Image.Image) -> None:
             else:
                 content.save(temporary, format="PNG")
     except OSError as error:
-        raise VideoWriteError(f"{path} cannot be written ({error}); give another place") from error
+        raise VideoWriteError(f"{path} cannot be written ({error}); choose another path") from error
 
 
 def show_progress(done: int, total: int) -> None:

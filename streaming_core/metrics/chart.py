@@ -1,4 +1,4 @@
-"""The report as a image: curves over time above each other, with chunk boundaries and cuts marked in all of them."""
+"""The report as an image: curves over time above each other, with chunk boundaries and cuts marked in all of them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def panels(measures: Measures) -> list[Panel]:
         ratios = at_frames(measures.mawe.ratios)
         shown.append(Panel("MAWE of each pair (low is good)", ratios, BROWN, lowest=0, least_span=1, cut_off=True))
     joins = [(join.frame, join.score) for join in measures.seams.joins]
-    title = "Jump relative to its neighbors (1x: as elsewhere; dots: joins of chunks)"
+    title = "Jump relative to its neighbors (1x: as elsewhere; dots: chunk boundaries)"
     jumps = at_frames(measures.seams.ratios)
     shown.append(Panel(title, jumps, BLUE, lowest=0.5, least_span=7.5, logarithmic=True, level=1, dots=joins))
     motion = at_frames(measures.stagnation.motion)

@@ -135,7 +135,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; download {RAFT_URL} and put it there")
+        raise CheckpointError(f"{path} does not exist; download {RAFT_URL} and put it there")
     try:
         if path.suffix == ".safetensors":
             tensors = load_file(path)
@@ -144,7 +144,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as a file of weights ({error}); download it again") from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"{path} holds something else than named tensors; download {RAFT_URL}")
+        raise CheckpointError(f"{path} does not contain a state dict; download {RAFT_URL}")
     return tensors
 
 

@@ -186,9 +186,11 @@ def headlines(measures: Measures) -> list[tuple[str, str, str]]:
     if seams.joins:
         worst = max(seams.joins, key=lambda join: join.score)
         cut = " (a scene cut)" if worst.frame in measures.cuts.frames else ""
-        remark = f"largest, at frame {worst.frame}{cut}; typical {number(seams.typical, 1)}x; 1x is as elsewhere"
+        remark = (
+            f"largest, at frame {worst.frame}{cut}; typical {number(seams.typical, 1)}x; 1x is the same as elsewhere"
+        )
         lines.append(("Seams", f"{number(seams.largest, 1)}x", remark))
-    first = f"{number(rest.chunk_motion[0])} % of the diagonal per frame at first"
+    first = f"{number(rest.chunk_motion[0])} % of the diagonal per frame at the start"
     if rest.is_still:
         lines.append(("Motion kept", "still", "no frame differs from the one before"))
     else:

@@ -14,7 +14,7 @@ from .mawe import mean_flow_length
 BLOCK_PX = 16
 # Gray levels by which the most changed block may differ: what an encoder leaves of equal frames, and what it adds.
 SAME_GREY_LEVELS, NOISE_GREY_LEVELS = 0.25, 2.0
-# Per cent of the diagonal: the slowest motion told from noise, and what flow makes of a image that is coded anew.
+# Per cent of the diagonal: the slowest motion told from noise, and what flow makes of an image that is coded anew.
 STILL_MOTION, REFRESH_MOTION = 0.006, 0.1
 REFRESH_SHARE = 0.1
 STAGNANT_SHARE = 0.2

@@ -62,7 +62,7 @@ def kept_timesteps(steps: int, strength: float) -> Tensor:
         SettingsError: a strength outside (0, 1] or one that leaves no step, or a number of steps that cannot be.
     """
     if not 0 < strength <= 1:
-        raise SettingsError(f"strength lies above 0 and up to 1, got {strength:g}")
+        raise SettingsError(f"strength must be above 0 and at most 1, got {strength:g}")
     timesteps = leading_timesteps(steps)
     kept = min(int(steps * strength), steps)
     if not kept:

@@ -33,7 +33,7 @@ def empty(graph_page):
 
 @pytest.fixture(scope="module")
 def models(page_server) -> None:
-    """The trained demo models and a image of the kind they know."""
+    """The trained demo models and an image of the kind they know."""
     furnish(page_server.base)
 
 

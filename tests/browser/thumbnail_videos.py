@@ -35,7 +35,7 @@ MODELSCOPE = (LOAD_TEXT, "StreamingT2VLoadModelscope", TEXT_CHUNKS, VIDEO)
 
 @dataclass(frozen=True)
 class Footage:
-    """A drawn video for the folder of inputs; a name of a image gets its first frame."""
+    """A drawn video for the folder of inputs; a name of an image gets its first frame."""
 
     name: str
     seed: int
@@ -146,7 +146,7 @@ def native_windows(prompt: Prompt, demo: Mapping) -> None:
     set_inputs(prompt, "CreateVideo", fps=video["fps"])
 
 
-def sampled_first_clip(prompt: Prompt, demo: Mapping) -> None:
+def sampled_start_frames(prompt: Prompt, demo: Mapping) -> None:
     """The first clip with DDIM of eta 1 as in the demo's template: so small a model needs fresh noise in every step."""
     for node_type in (DDIM, "EmptyLatentImage", "SamplerCustom", "VAEDecode"):
         prompt[node_type] = {"class_type": node_type, "inputs": widgets(demo, node_type)}
@@ -225,7 +225,7 @@ RECIPES: dict[str, Recipe] = {
         MODELSCOPE,
         {VIDEO: {"num_frames": 32}},
         words={"A cat running on the street": "a blue ball moving left"},
-        adapt=sampled_first_clip,
+        adapt=sampled_start_frames,
     ),
     "interpolate_video": Recipe(
         SVD,
@@ -284,5 +284,5 @@ def make_output(server: HostServer, name: str) -> Path:
     videos = [output.path for output in report.outputs if output.path.suffix == ".mp4"]
     images = [output.path for output in report.outputs if output.path.suffix == ".png"]
     if not videos + images:
-        raise HostError(f"{name} wrote neither a video nor a image")
+        raise HostError(f"{name} wrote neither a video nor an image")
     return (videos or images)[0]

@@ -208,7 +208,7 @@ def test_a_full_disk_costs_the_chunk_in_work_and_says_so(fresh_server, tmp_path)
 # Reroll and the inspector
 
 
-def reroll_prompt(run_name: str, chunks: str, seed: int = 1, scope: str = "only these") -> dict[str, dict]:
+def reroll_prompt(run_name: str, chunks: str, seed: int = 1, scope: str = "selected only") -> dict[str, dict]:
     prompt = video_prompt(run_name, num_frames=SHORT)
     inputs = {"run_name": "", "chunks": chunks, "seed_mode": "new", "seed": seed, "scope": scope}
     links = {"chunk_sampler": ["chunks", 0], "frames": [SAMPLER, 0]}
@@ -254,7 +254,7 @@ def test_the_inspector_deletes_only_what_is_confirmed(server, run):
         assert "nothing was deleted" in error.message
     assert (stamps(run.folder), stamps(other)) == before
     [text] = run.act("delete run", confirm=run.name).check().ui["look"]["text"]
-    assert f"deleted run {run.name}" in text and "2 strange files were left" in text
+    assert f"deleted run {run.name}" in text and "2 unrecognized files were left" in text
     assert sorted(path.name for path in run.folder.iterdir()) == ["link", "notes.txt"]
     assert elsewhere.read_text() == "precious" and stamps(other) == before[1]
     assert "there is no run" in run.act("delete run", confirm=run.name).check("error").error.message

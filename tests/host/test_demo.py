@@ -1,4 +1,4 @@
-"""The trained demo models: `dev.py demo` from a image to a video, and what CAM is worth on videos nobody trained on."""
+"""The trained demo models: `dev.py demo` from an image to a video, and what CAM is worth on held-out videos."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_mawe_of_the_node_is_mawe_of_the_core(files, shown_frames):
 def test_a_still_video_has_no_mawe(files, shown_frames):
     optical_flow = quick(host.load_raft(SAFE_FILE))
     value, is_still, text = nodes.MeasureMawe.execute(shown_frames[:1].expand(3, -1, -1, -1), optical_flow).result
-    assert is_still and text.startswith("still: none of 2 pairs")
+    assert is_still and text.startswith("still: none of the 2 frame pairs")
     assert type(value).__name__ == "ExecutionBlocker"
 
 

@@ -153,7 +153,7 @@ def test_prompts_per_chunk_change_only_their_chunks(server, prompt):
     assert "chunk 3 has no prompt of its own" not in server.log_tail()
     set_inputs(prompt, SAMPLER, num_frames=40)
     server.run(prompt).check()
-    assert "chunk 3 has no prompt of its own; the last of 3 goes on" in server.log_tail()
+    assert "chunk 3 has no prompt of its own; the last of 3 prompts is used" in server.log_tail()
 
 
 def test_a_clip_of_another_workflow_is_continued(server, prompt):
@@ -321,7 +321,7 @@ def test_wrong_settings_are_refused_in_one_sentence(server, prompt, values, word
 def test_half_an_apm_and_no_prompt_are_refused(server, prompt):
     own = copy.deepcopy(prompt)
     del own[node_of(own, CHUNKS)]["inputs"]["clip_vision"]
-    refused(server, own, CHUNKS, ["APM needs clip_vision and apm together"])
+    refused(server, own, CHUNKS, ["APM needs both clip_vision and apm"])
     del prompt[node_of(prompt, CHUNKS)]["inputs"]["positive"]
     refused(server, prompt, CHUNKS, ["connect positive or prompts"])
 

@@ -499,7 +499,7 @@ def test_cam_of_the_other_family_is_refused_in_words(host, loaded, svd_file):
     svd = host.load_svd.load_streamingsvd(svd_file)
     from comfyui_streamingt2v.nodes.host.svd.cam import with_cam
 
-    with pytest.raises(SettingsError, match="this CAM belongs to StreamingModelscope, but StreamingSVD"):
+    with pytest.raises(SettingsError, match="this CAM belongs to StreamingModelscope, but the model is StreamingSVD"):
         with_cam(svd.model, loaded.cam, frames(0))
     with pytest.raises(SettingsError, match="this CAM belongs to StreamingSVD"):
         host.cam.with_modelscope_cam(loaded.model, svd.cam, frames(0))

@@ -63,12 +63,12 @@ def test_what_fits_is_let_through(costs):
     costs.refuse_what_cannot_fit()
     assert costs.text.splitlines() == [
         "video: 100 frames in 6 chunks",
-        "model: 6 clips, 175 sampling steps",
+        "model: 6 chunks, 175 sampling steps",
         "time: not measured; turn time_a_step on",
         "disk: 1024 MiB needed, 2048 MiB free",
-        "RAM: 1024 MiB for one chunk, 8192 MiB free, whatever the video's length",
-        "weights: 1024 MiB in all",
-        "VRAM: 4096 MiB at least, 9216 MiB to hold all of a step, 16.0 GiB there",
+        "RAM: 1024 MiB for one chunk, 8192 MiB free; does not grow with the length",
+        "weights: 1024 MiB in total",
+        "VRAM: 4096 MiB at least, 9216 MiB to hold a whole step, 16.0 GiB available",
     ]
     assert "time: about 88.0 s of sampling" in replace(costs, seconds=88.0).text
     assert "time: about 15 min of sampling" in replace(costs, seconds=900.0).text

@@ -217,7 +217,7 @@ def test_command_as_people_call_it(video, tmp_path):
         (["--chunks", "25;18"], "whole numbers such as 25,18"),
         (["--raft", "absent.pth"], "download https://"),
         (["--clip", "absent"], "no config.json"),
-        (["--anchor", "absent.png"], "cannot be read as a image"),
+        (["--anchor", "absent.png"], "cannot be read as an image"),
         (["--json", "{video}/report.json"], "cannot be written"),
     ],
 )

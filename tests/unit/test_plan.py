@@ -49,9 +49,9 @@ def test_prompts_by_time_begin_with_the_chunk_that_shows_it():
     ("text", "message"),
     [
         ("0: a\n00:05: b\n7: c", "chunk 7.*cannot be mixed"),
-        ("3: a\n3: b", "chunk 3 is named twice"),
-        ("00:05: a\n0:05: b", "second 5 is named twice"),
-        ("2:", "nothing behind"),
+        ("3: a\n3: b", "chunk 3 is given twice"),
+        ("00:05: a\n0:05: b", "second 5 is given twice"),
+        ("2:", "no prompt after"),
     ],
 )
 def test_texts_that_contradict_themselves(text, message):
@@ -90,7 +90,7 @@ def test_numbers():
     assert parse_numbers("", "strength", 0, 2) == ()
     assert parse_numbers("33, 35\n9: 18446744073709551615", "seed", 0, MAX_SEED, int)[2] == Cue(MAX_SEED, 9)
     for text in ("nan", "0: x", "3", "-1"):
-        with pytest.raises(SettingsError, match="strength is a number from 0 to 2"):
+        with pytest.raises(SettingsError, match="strength must be a number from 0 to 2"):
             parse_numbers(text, "strength", 0, 2)
 
 
@@ -155,7 +155,7 @@ def test_the_table_names_every_chunk_once(plan):
 def test_a_table():
     script = Script(increment=False, prompts=parse_cues("a dog\n2: it jumps"), cam_strength=(Cue(0.5, 1),))
     assert VideoPlan(20, 8, 3, 5, Fraction(4), script).table() == (
-        "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames that share 3\n"
+        "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames, overlap 3\n"
         "chunk | frames | time | seed | CAM | anchor | prompt\n"
         "0 | 0-7 | 00:00.00-00:02.00 | 5 | 1 | 1 | a dog\n"
         "1 | 8-12 | 00:02.00-00:03.25 | 5 | 0.5 | 1 | a dog\n"

@@ -13,7 +13,7 @@ SIZE = (180, 320)
 
 
 def image(seed: int, contrast: float = 0.15, roughness: float = 1.3) -> torch.Tensor:
-    """A image with the spectrum of photographs, `[3, H, W]`, larger than a frame."""
+    """An image with the spectrum of photographs, `[3, H, W]`, larger than a frame."""
     generator = torch.Generator().manual_seed(seed)
     height, width = (side * 3 // 2 for side in SIZE)
     down, across = torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)

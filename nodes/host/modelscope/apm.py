@@ -52,7 +52,7 @@ class AnchorTokens:
 def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
     """Tokens of one or several anchor frames `[n, 3, H, W]` in [0, 1]; several are averaged.
 
-    The negative row officially sees a image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
+    The negative row officially sees an image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
     """
     check_cancel()
     width = apm.network.config.width

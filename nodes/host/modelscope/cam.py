@@ -106,7 +106,7 @@ def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor, streng
     """
     if not isinstance(cam.network, ModelscopeCam):
         raise SettingsError(
-            "this CAM belongs to StreamingSVD, but StreamingModelscope is to be continued; "
+            "this CAM belongs to StreamingSVD, but the model is StreamingModelscope; "
             "connect the STREAMING_CAM of Load StreamingModelscope"
         )
     if not isinstance(model.model, ModelscopeModel):

@@ -113,7 +113,7 @@ class ModelscopeModel(comfy.model_base.BaseModel):
             )
         if text.shape[0] != 1:
             raise SettingsError(
-                f"a clip has one prompt, got conditioning for {text.shape[0]}; use one per chunk instead"
+                f"a chunk takes one prompt, got conditioning for {text.shape[0]}; use one per chunk instead"
             )
         return text
 
@@ -121,7 +121,7 @@ class ModelscopeModel(comfy.model_base.BaseModel):
         network, mixers = self.diffusion_model, self.config.mixers
         if mixers is None:
             if tokens is not None:
-                log.warning("this model has no appearance preservation (APM); its anchor is ignored")
+                log.warning("this model has no appearance preservation (APM); the anchor is ignored")
             return network.project_context(text)
         if text.shape[1] % mixers.text_tokens:
             raise SettingsError(

@@ -195,7 +195,9 @@ class ModelscopeChunkSampler(ChunkSampler):
     def _own_prompt(self, chunk: Chunk) -> Conditioning:
         """The prompt of a chunk, saying so in the log when it is another one's."""
         if chunk.prompt is None and 1 < len(self.prompts) <= chunk.index:
-            log.info("chunk %d has no prompt of its own; the last of %d is used", chunk.index, len(self.prompts))
+            log.info(
+                "chunk %d has no prompt of its own; the last of %d prompts is used", chunk.index, len(self.prompts)
+            )
         return self._prompt(chunk)
 
     def _latent_shape(self, chunk: Chunk, height: int, width: int) -> tuple[int, ...]:

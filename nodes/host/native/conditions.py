@@ -3,7 +3,7 @@
 Only the conditioning values that the host's own nodes set are used, so every model gets what it was trained for:
 
 * "every_frame" (SVD): the anchor's latent beside every frame, its CLIP embedding instead of a text.
-* "first_frames" (Wan image-to-video, HunyuanVideo 1.5 and image-to-video): a image per latent and a mask that tells
+* "first_frames" (Wan image-to-video, HunyuanVideo 1.5 and image-to-video): an image per latent and a mask that tells
   which are known. The first is the anchor's or the tail's, those after it the tail's.
 * "guide" (LTX-Video): the anchor as one more latent with a time of its own, before the clip.
 * "none": the model sees the held latents only; a start image is held as the first latent.
@@ -80,7 +80,7 @@ def without_guides(conditioning: Conditioning) -> Conditioning:
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One model call: `shape` of its latents, `held` latents of the video so far or None, a image and how much of it.
+    """One model call: `shape` of its latents, `held` latents of the video so far or None, an image and how much of it.
 
     The image is the anchor, or without held latents the start image.
     """

@@ -57,14 +57,16 @@ def latent_layout(model, vae) -> LatentLayout:
     if latent_format.latent_dimensions == 2:
         return LatentLayout(1, axis=0)
     if latent_format.latent_dimensions != 3:
-        raise SettingsError(f"latents with {latent_format.latent_dimensions} dimensions are no video")
+        raise SettingsError(
+            f"this model's latents are not video latents ({latent_format.latent_dimensions} dimensions)"
+        )
     ratio = vae.upscale_ratio
     count = ratio[0] if isinstance(ratio, (tuple, list)) else (lambda latents: latents)
     layout = LatentLayout(count(3) - count(2), axis=2)
     if [count(latents) for latents in (1, 2, 9)] != [layout.frames(latents) for latents in (1, 2, 9)]:
         raise SettingsError(
             f"this VAE makes {count(1)}, {count(2)} and {count(9)} frames of 1, 2 and 9 latents; "
-            "only clips of 1 frame and then the same number per latent can be continued"
+            "only a first latent of 1 frame and then the same number of frames per latent can be continued"
         )
     return layout
 
@@ -149,7 +151,7 @@ class AnyModelChunkSampler(ChunkSampler):
 
     `clip` encodes the prompts of a plan, `clip_vision` shows the anchor to models that were trained with it.
     `held_noise`: noise on the held latents that the model sees, as a share of their size (LVDM's conditional
-    perturbation); the video keeps the clean ones. `image_condition`: what models with a image per latent are shown
+    perturbation); the video keeps the clean ones. `image_condition`: what models with an image per latent are shown
     first, "anchor" or "tail". `previous_guidance`: weight of the guidance against the previous chunk.
     """
 
@@ -184,7 +186,7 @@ class AnyModelChunkSampler(ChunkSampler):
         fitted = self.layout.fit(chunk_frames, overlap_frames)
         if fitted != (chunk_frames, overlap_frames):
             log.info(
-                "this model makes clips of %s: chunks of %d frames with %d overlapping instead of %d and %d",
+                "this model makes chunks of %s: using %d frames with an overlap of %d instead of %d and %d",
                 *(self.layout.words, *fitted, chunk_frames, overlap_frames),
             )
         return fitted

@@ -28,7 +28,7 @@ from ....streaming_core.runs.manifest import MANIFEST, ChunkRecord, RunManifest
 from ..progress import check_cancel
 from .videos import runs_root
 
-ACTIONS = ("look", "choose take", "set damaged aside", "recover manifest", "delete older", "delete run")
+ACTIONS = ("look", "choose take", "set damaged aside", "recover manifest", "delete older takes", "delete run")
 TILE_PX = 160
 COLUMNS = 6
 LINE_PX = 14
@@ -36,7 +36,7 @@ MAX_TILES = 120
 
 
 def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
-    """Do what was asked for, and say in one line what was done; "" for a mere look.
+    """Perform an action and return one line that says what was done; "" for "look".
 
     Raises:
         SettingsError: no run is named, or a deletion was not confirmed by the run's name.
@@ -46,21 +46,23 @@ def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
     if action == "look":
         return ""
     if not name:
-        raise SettingsError(f"{action!r} needs run_name; look lists all runs")
+        raise SettingsError(f"{action!r} needs run_name; the action look lists all runs")
     if action.startswith("delete") and confirm.strip() != name:
-        raise SettingsError(f"nothing was deleted: write the run's name, {name}, into confirm as well")
+        raise SettingsError(f"nothing was deleted: enter the run's name, {name}, in confirm")
     root = runs_root()
     if action == "delete run":
         freed, left = delete_run(root, name)
-        kept = f"; {len(left)} strange files were left in its folder: {', '.join(left[:5])}" if left else ""
+        kept = f"; {len(left)} unrecognized files were left in its folder: {', '.join(left[:5])}" if left else ""
         return f"deleted run {name}, {_size(freed)}{kept}"
     if action == "recover manifest":
         with recover(root, name, owner="Run Inspector") as run:
-            return f"recovered the manifest from {len(run.manifest.records)} chunk files; run Stream Sampler to go on"
+            return (
+                f"recovered the manifest from {len(run.manifest.records)} chunk files; run Stream Sampler to continue"
+            )
     with RunFolder.open(root, name, write=True, owner="Run Inspector") as run:
         if action == "choose take":
             record = use_take(run, chunk, take)
-            return f"chunk {chunk} shows take {record.take} now, seed {record.seed}"
+            return f"chunk {chunk} now uses take {record.take}, seed {record.seed}"
         if action == "set damaged aside":
             names = set_aside_damaged(run)
             return (

@@ -47,20 +47,20 @@ class Costs:
         """The numbers, one line each."""
         lines = [
             f"video: {self.num_frames} frames in {self.num_chunks} chunks",
-            f"model: {self.num_chunks} clips, {self.steps} sampling steps",
+            f"model: {self.num_chunks} chunks, {self.steps} sampling steps",
             f"time: {_duration(self.seconds)}",
             f"disk: {_size(self.disk_needed)} needed, {_size(self.disk_free)} free",
-            f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free, whatever the video's length",
-            f"weights: {_size(self.weights)} in all",
+            f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free; does not grow with the length",
+            f"weights: {_size(self.weights)} in total",
         ]
         if self.memory is None:
-            lines.append("sampling: this model gives no estimate of its memory")
+            lines.append("sampling: this model does not estimate its memory use")
         elif self.memory.device_total is None:
             lines.append(f"sampling: {_size(self.memory.least)} of RAM")
         else:
             lines.append(
-                f"VRAM: {_size(self.memory.least)} at least, {_size(self.memory.whole)} to hold all of a step, "
-                f"{_size(self.memory.device_total)} there"
+                f"VRAM: {_size(self.memory.least)} at least, {_size(self.memory.whole)} to hold a whole step, "
+                f"{_size(self.memory.device_total)} available"
             )
         return "\n".join(lines)
 
@@ -68,21 +68,21 @@ class Costs:
         """Raise `SettingsError` with the numbers and the way out when something is short."""
         if self.disk_needed > self.disk_free:
             raise SettingsError(
-                f"the run needs {_size(self.disk_needed)} of disk but {_size(self.disk_free)} are free; free some, or "
-                "plan fewer frames or a smaller image"
+                f"the run needs {_size(self.disk_needed)} of disk but {_size(self.disk_free)} are free; free some "
+                "disk space, plan fewer frames, or use a smaller size"
             )
         on_cpu = self.memory is not None and self.memory.device_total is None
         ram = self.ram_needed + (self.memory.least if on_cpu else 0)
         if ram > self.ram_free:
             raise SettingsError(
                 f"one chunk needs {_size(ram)} of RAM but {_size(self.ram_free)} are free; use a smaller chunk_frames "
-                "or image"
+                "or a smaller size"
             )
         if self.memory is not None and not on_cpu and self.memory.least > self.memory.device_total:
             raise SettingsError(
                 f"one step needs {_size(self.memory.least)} of VRAM but the device has "
                 f"{_size(self.memory.device_total)}; use a "
-                "smaller chunk_frames or image"
+                "smaller chunk_frames or a smaller size"
             )
 
 

@@ -108,9 +108,7 @@ def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
         plan = VideoPlan.from_dict(identity.pop("plan"), height=run.manifest.height, width=run.manifest.width)
         video = identity["video"]
     except (KeyError, TypeError, ValueError):
-        raise RunMismatchError(
-            f"run {name!r} does not say how it was planned; run Stream Sampler with it once"
-        ) from None
+        raise RunMismatchError(f"run {name!r} does not contain its plan; run Stream Sampler with it once") from None
     now = plain({"sampler": sampler.identity(), "video": video, "host": start_flags_identity()})
     if changes := differences(identity, now):
         raise RunMismatchError(

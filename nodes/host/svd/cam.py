@@ -56,7 +56,9 @@ class CamGuide:
         mm.throw_exception_if_processing_interrupted()
         frames = kwargs.get("num_video_frames")
         if frames is None or y is None:
-            raise SettingsError("CAM Conditioning needs an SVD video model, and this model gives no number of frames")
+            raise SettingsError(
+                "CAM Conditioning needs an SVD video model, and this model does not report a number of frames"
+            )
         check_call(self.control_embedding, x, frames)
         compute = Compute(
             attention=partial(
@@ -110,7 +112,7 @@ def with_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float =
     """
     if not isinstance(cam.network, CamNetwork):
         raise SettingsError(
-            "this CAM belongs to StreamingModelscope, but StreamingSVD is to be continued; "
+            "this CAM belongs to StreamingModelscope, but the model is StreamingSVD; "
             "connect the STREAMING_CAM of Load StreamingSVD"
         )
     check_control_frames(control_frames, cam.config.unet.multiple_px)
