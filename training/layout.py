@@ -161,7 +161,7 @@ class Base:
 
     def clip_vision(self):
         """The host's CLIP_VISION."""
-        config = detect_clip_vision(shapes_of(self.tensors))
+        config = detect_clip_vision(shapes_of(self.tensors), CLIP_VISION_PREFIX)
         return host().encoders.build_clip_vision(floats(take(self.tensors, CLIP_VISION_PREFIX)), config)
 
 
