@@ -23,12 +23,12 @@ from torch import Tensor
 import dev
 from benchmarks.demo_models import hue_distance, hues, told
 from benchmarks.record import record, table
+from hosting.server import HostServer
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, VideoFrames
 from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.measure import measure
-from tests.demo import furnish, to_image
-from tests.host.harness import HostServer
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
+from training.demo import furnish, to_image
 from training.videos import COLORS, HEADINGS
 
 MODELS = Path("models")

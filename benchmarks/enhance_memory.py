@@ -33,12 +33,13 @@ def one_video(num_frames: int) -> dict:
     """Enhance one video; peak memory in bytes, seconds."""
     import torch
 
+    from hosting.inprocess import import_host, import_pack
     from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
     from streaming_core.models.registry import take
     from streaming_core.runs.folder import RunFolder
     from streaming_core.windows.enhancement import EnhanceSettings
-    from tests import tiny_enhancer, tiny_modelscope
-    from tests.host.inprocess import import_host, import_pack
+    from tiny_models import enhancer as tiny_enhancer
+    from tiny_models import modelscope as tiny_modelscope
 
     import_host()
     import_pack()

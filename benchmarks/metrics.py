@@ -26,7 +26,7 @@ def moving_frames(num_frames: int) -> Iterator:
     """A camera that wanders over a texture, with a new image every 300 frames; slices of `[F, H, W, 3]`."""
     import torch
 
-    from tests.unit.metrics_videos import texture
+    from benchmarks.metrics_videos import texture
 
     image = None
     for frame in range(num_frames):
@@ -92,8 +92,8 @@ def mawe(path: str) -> dict:
 
 def cut_rows() -> list[list[object]]:
     """One row per generated video: cuts that were put in, and what each detector finds."""
+    from benchmarks.cut_videos import generated_videos
     from streaming_core.metrics.cuts import AdaptiveCuts, PySceneDetectCuts
-    from tests.unit.cut_videos import generated_videos
 
     rows = []
     for video in generated_videos():

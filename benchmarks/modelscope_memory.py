@@ -24,8 +24,8 @@ def one_video(num_frames: int) -> dict:
     """Make one video; peak memory in MiB, seconds, and how often the expensive parts ran."""
     import torch
 
-    from tests.host.inprocess import import_host, import_pack
-    from tests.tiny_modelscope import write_tiny_modelscope
+    from hosting.inprocess import import_host, import_pack
+    from tiny_models.modelscope import write_tiny_modelscope
 
     import_host()
     import_pack()

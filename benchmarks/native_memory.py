@@ -25,7 +25,7 @@ def one_video(num_chunks: int) -> dict:
     """Make one video; peak memory in MiB, seconds, and how often images were encoded."""
     import torch
 
-    from tests.host.inprocess import import_host, import_pack
+    from hosting.inprocess import import_host, import_pack
 
     import_host()
     import_pack()
@@ -33,10 +33,11 @@ def one_video(num_chunks: int) -> dict:
     from comfyui_streamingt2v.nodes.host.native import sampler as native
     from comfyui_streamingt2v.nodes.host.runs import videos
 
-    from tests.host import tiny_models, tiny_vae
+    from tiny_models import native as tiny
+    from tiny_models import native_vae
 
-    kind = tiny_models.WAN
-    vae = tiny_vae.plain_vae(kind)
+    kind = tiny.WAN
+    vae = native_vae.plain_vae(kind)
     model = kind.make()
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 1)
     euler = comfy.samplers.sampler_object("euler")

@@ -26,11 +26,12 @@ def one_video(num_frames: int) -> dict:
     """Make one video; peak memory in MiB, seconds, and how often the expensive parts ran."""
     import torch
 
+    from hosting.inprocess import import_host, import_pack
     from streaming_core.models.registry import shapes_of
     from streaming_core.models.streamingsvd.detect import detect_streamingsvd
     from streaming_core.models.streamingsvd.file import split_file
-    from tests.host.inprocess import import_host, import_pack
-    from tests.tiny import TINY, official_shapes, random_weights
+    from streaming_core.models.streamingsvd.shapes import official_shapes
+    from tiny_models.streamingsvd import TINY, random_weights
 
     import_host()
     import_pack()

@@ -89,10 +89,10 @@ def make_task(args: argparse.Namespace):
     """The stage's task, from what earlier stages left in the folder."""
     import torch
 
-    from .cam import CamTask
     from .footage import FolderSource, VideoSource
     from .layout import read_base, read_stage, stage_weights
     from .pool import read_pool
+    from .svd_cam import CamTask
     from .unet import UnetTask
     from .vae import VaeTask
     from .vfi import VfiTask
@@ -144,12 +144,13 @@ def encode_videos(args: argparse.Namespace, stopped) -> int:
     """The stage that trains nothing."""
     import torch
 
+    from .configs import DEMO_SVD
     from .diffusion import Encoder
-    from .layout import DEMO, read_base
+    from .layout import read_base
     from .pool import FILE, make_pool, write_pool
 
     base, device = read_base(args.out, args.base), torch.device(args.device)
-    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO.cam.unet.vector_width, device)
+    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO_SVD.cam.unet.vector_width, device)
     pool = make_pool(encoder, args.size, args.videos, args.pool_videos, args.frames, stopped)
     if pool is None:
         return 3

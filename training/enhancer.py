@@ -28,14 +28,12 @@ from streaming_core.windows.enhancement import (
     to_image,
 )
 
+from .configs import DEMO_ENHANCER, DEMO_MODELSCOPE
 from .diffusion import EXTRA_WEIGHT_OF_MOVING, Encoder, randn
 from .enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn_latents
 from .footage import Clip, VideoPool, VideoSource, clip_of, pick
 from .layout import CPU, Base, Weights, host, initialize, silence
 from .modelscope import (
-    BASE_UNET,
-    MODELSCOPE,
-    WIDTH,
     Prompts,
     Shown,
     Told,
@@ -47,14 +45,6 @@ from .modelscope import (
 )
 from .videos import HELD_OUT, Footage, Variety, make_video
 
-DEMO_ENHANCER = I2VGenXLConfig(
-    block_out_channels=BASE_UNET.channels,
-    attention_levels=BASE_UNET.attention,
-    layers_per_block=BASE_UNET.layers_per_block,
-    cross_attention_dim=WIDTH,
-    head_width=8,
-)
-"""As `BASE_UNET`, but for narrower heads: the first temporal transformer has eight of them, whatever the width."""
 ALPHAS = enhancer_alphas_cumprod()
 STARTS = range(150, 850)
 """Timesteps at which passes begin: strengths from 0.15 to 0.85, most of them between 0.3 and 0.7."""
@@ -192,8 +182,8 @@ class EnhancerTask:
     ):
         self.source, self.batch, self.frames, self.device = VideoSource(size, variety, pool), batch, frames, device
         self.network = new_enhancer(config, base_unet, torch.Generator().manual_seed(seed)).to(device)
-        self.encoder = Encoder(base.vae(device), color_tower(MODELSCOPE.clip_vision), 0, device)
-        self.prompts = Prompts(MODELSCOPE.text_encoder, device)
+        self.encoder = Encoder(base.vae(device), color_tower(DEMO_MODELSCOPE.clip_vision), 0, device)
+        self.prompts = Prompts(DEMO_MODELSCOPE.text_encoder, device)
         self.axes = color_axes(self.encoder, size)
         self.measured: tuple[Shown, Tensor, Conditions] | None = None
 

@@ -16,50 +16,24 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from streaming_core.models.attention import Compute
-from streaming_core.models.modelscope.config import (
-    ImageProjectorConfig,
-    MixerConfig,
-    ModelscopeCamConfig,
-    StreamingModelscopeConfig,
-    TextEncoderConfig,
-    UNet3DConfig,
-)
+from streaming_core.models.modelscope.config import TextEncoderConfig, UNet3DConfig
 from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
+from streaming_core.models.modelscope.shapes import clip_text_shapes, diffusers_vae_shapes
 from streaming_core.models.modelscope.unet import Merge, VideoUNet
 from streaming_core.models.modelscope.vae_names import stable_diffusion_name
 from streaming_core.models.registry import shapes_of, take
+from streaming_core.models.shapes import openclip_shapes
 from streaming_core.models.streamingsvd.detect import IMAGE_ENCODER_PREFIX
 from streaming_core.models.towers import ClipVisionConfig, detect_vae
 from streaming_core.schedules.modelscope import published_alphas_cumprod
-from tests.tiny import openclip_shapes
-from tests.tiny_modelscope import official_shapes
 
+from .configs import DEMO_MODELSCOPE, DEMO_TEXT_TO_VIDEO
 from .diffusion import Encoder, randn
 from .first_weights import enter_in_pairs, leave_from_pairs
 from .footage import Clip, VideoPool, VideoSource, clip_of, pick
-from .layout import CPU, DEMO, Base, Weights, floats, host, initialize, silence
+from .layout import CPU, Base, Weights, floats, host, initialize, silence
 from .videos import HELD_OUT, Variety, make_video
 
-WIDTH = 64
-BASE_UNET = UNet3DConfig(
-    in_channels=4,
-    out_channels=4,
-    channels=(64, 64),
-    attention=(False, True),
-    layers_per_block=1,
-    context_width=WIDTH,
-    input_attention_width=64,
-)
-MODELSCOPE = StreamingModelscopeConfig(
-    unet=replace(BASE_UNET, mixers=MixerConfig(text_tokens=77, context_tokens=93, kernel=3)),
-    cam=ModelscopeCamConfig(BASE_UNET, (16, 32, 64, 96)),
-    image_projector=ImageProjectorConfig(WIDTH, 256, 16),
-    vae=DEMO.image_encoder,
-    text_encoder=TextEncoderConfig(49408, WIDTH, 1, 1, 128, 77),
-    clip_vision=ClipVisionConfig(WIDTH, 2, 1, 128, 28, 224, WIDTH),
-)
-"""The smallest widths that the layout allows; spatial transformers at half the resolution only, where they cost less.
-"""
 TEXT_SEED, VISION_SEED = 21, 22
 LEAST_DIFFERENCE = 1.9
 """Between two channels of a saturated color, in standard deviations of CLIP's images; backgrounds have less."""
@@ -129,8 +103,7 @@ def random_text_encoder(config: TextEncoderConfig) -> Weights:
     words carries their sum: prompts of different words are different vectors, and no word drowns in the padding.
     """
     generator, weights = torch.Generator().manual_seed(TEXT_SEED), {}
-    shapes = official_shapes(replace(MODELSCOPE, text_encoder=config))
-    for key, shape in sorted(take(shapes, TEXT_PREFIX).items()):
+    for key, shape in sorted(clip_text_shapes(config).items()):
         if key.endswith("token_embedding.weight"):
             weights[key] = torch.randn(shape, generator=generator)
             weights[key][list(SILENT_TOKENS)] = 0.0
@@ -152,7 +125,7 @@ def modelscope_vae(base: Base) -> Weights:
     image = take(base.tensors, IMAGE_ENCODER_PREFIX)
     config = detect_vae(shapes_of(base.tensors), IMAGE_ENCODER_PREFIX)
     weights, levels = {}, len(config.channel_multipliers)
-    for key, shape in take(official_shapes(replace(MODELSCOPE, vae=config)), VAE_PREFIX).items():
+    for key, shape in diffusers_vae_shapes(config).items():
         weights[VAE_PREFIX + key] = image[stable_diffusion_name(key, levels)].reshape(shape)
     return weights
 
@@ -161,8 +134,8 @@ def frozen_parts(base: Base) -> Weights:
     """What the stages of StreamingModelscope do not train, by official key: VAE and both towers."""
     return {
         **modelscope_vae(base),
-        **random_text_encoder(MODELSCOPE.text_encoder),
-        **color_clip_vision(MODELSCOPE.clip_vision),
+        **random_text_encoder(DEMO_MODELSCOPE.text_encoder),
+        **color_clip_vision(DEMO_MODELSCOPE.clip_vision),
     }
 
 
@@ -339,7 +312,7 @@ class ModelscopeUnetTask:
         pool: VideoPool | None = None,
         batch: int = 3,
         frames: int = 8,
-        config: UNet3DConfig = BASE_UNET,
+        config: UNet3DConfig = DEMO_TEXT_TO_VIDEO,
         start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,
@@ -350,7 +323,7 @@ class ModelscopeUnetTask:
         if start is not None:
             self.network.load_state_dict(start)
         self.encoder = Encoder(base.vae(device), None, 0, device)
-        self.prompts = Prompts(MODELSCOPE.text_encoder, device)
+        self.prompts = Prompts(DEMO_MODELSCOPE.text_encoder, device)
         self.measured: tuple[Shown, Tensor] | None = None
 
     def settings(self) -> dict:

@@ -27,12 +27,12 @@ from streaming_core.models.modelscope.unet import Merge, VideoUNet, context_atte
 from streaming_core.models.modelscope.weights import refuse_unread
 from streaming_core.models.registry import load_strict, shapes_of
 
+from .configs import DEMO_MODELSCOPE
 from .diffusion import Encoder, randn
 from .first_weights import PIXEL_SIZE, enter_in_pairs, relay_pairs
 from .footage import VideoPool, VideoSource, clip_of
 from .layout import CPU, Base, Weights, host, initialize, read_base, read_stage, silence, write_weights
 from .modelscope import (
-    MODELSCOPE,
     TEXT_SIZE,
     Prompts,
     TrainingOperations,
@@ -158,7 +158,7 @@ class ModelscopeCamTask:
         batch: int = 3,
         frames: int = 8,
         overlap: int = 4,
-        config: StreamingModelscopeConfig = MODELSCOPE,
+        config: StreamingModelscopeConfig = DEMO_MODELSCOPE,
         start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,

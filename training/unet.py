@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from streaming_core.models.streamingsvd.config import VideoUNetConfig
 
+from .configs import DEMO_SVD
 from .diffusion import Batch, Encoder, drop_conditions, moving_errors, v_loss
 from .footage import VideoPool, VideoSource, clip_of
-from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, build_unet, fold_concat, initialize, run_unet, silence
+from .layout import CPU, LATENT_SCALE, Base, Weights, build_unet, fold_concat, initialize, run_unet, silence
 from .videos import HELD_OUT, Variety, make_video
 
 MEASURED_VIDEOS = 4
@@ -41,7 +42,7 @@ class UnetTask:
         pool: VideoPool | None = None,
         batch: int = 3,
         frames: int = 8,
-        config: VideoUNetConfig = DEMO.cam.unet,
+        config: VideoUNetConfig = DEMO_SVD.cam.unet,
         start: Weights | None = None,
         device: torch.device = CPU,
         seed: int = 0,

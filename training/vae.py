@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from streaming_core.models.streamingsvd.config import StreamingSVDConfig
 
+from .configs import DEMO_SVD
 from .footage import VideoSource, pick
-from .layout import CPU, DEMO, LATENT_SCALE, Weights, build_vae, initialize, silence
+from .layout import CPU, LATENT_SCALE, Weights, build_vae, initialize, silence
 from .videos import HELD_OUT, Footage, Variety, make_video
 
 KL_WEIGHT = 2e-4
@@ -44,7 +45,7 @@ class VaeTask:
         size: int = 96,
         variety: Variety = "narrow",
         batch: int = 6,
-        config: StreamingSVDConfig = DEMO,
+        config: StreamingSVDConfig = DEMO_SVD,
         device: torch.device = CPU,
         seed: int = 0,
     ):

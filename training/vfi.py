@@ -10,24 +10,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from streaming_core.models.ema_vfi.attention import InterFrameAttention
-from streaming_core.models.ema_vfi.config import EmaVfiConfig, standard_config
+from streaming_core.models.ema_vfi.config import EmaVfiConfig
 from streaming_core.models.ema_vfi.detect import PREFIX
 from streaming_core.models.ema_vfi.layers import PReLU
 from streaming_core.models.ema_vfi.network import EmaVfi
 
+from .configs import DEMO_VFI
 from .footage import pick
 from .layout import CPU, Weights, silence
 from .videos import HELD_OUT, Variety, Video, make_video
 
-DEMO_VFI = replace(standard_config(8, (1, 1, 1, 2, 2)), flow_channels=(64, 64), refine_channels=8)
-"""Half as wide as `ours_small`, with more of it in the flow heads and less in the refinement."""
 NARROWEST_GAP, WIDEST_GAP = 0.5, 2.0
 LAST_START = 64
 EXTRA_WEIGHT_OF_MOVING = 3.0

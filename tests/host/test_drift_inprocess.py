@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError
 from streaming_core.frames import TensorFrames
 from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.state import Clip, start_video, video_chunks
-from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
@@ -22,8 +22,8 @@ from comfyui_streamingt2v.nodes.drift import ColorAnchorStream  # noqa: E402
 from comfyui_streamingt2v.nodes.extend import ExtendVideo  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import drift, videos  # noqa: E402
 
-from tests.host import tiny_models as tiny  # noqa: E402
 from tests.host.test_native_inprocess import plain_vae, sampler_of  # noqa: E402
+from tiny_models import native as tiny  # noqa: E402
 
 HEIGHT, WIDTH, FRAMES, OVERLAP = 40, 64, 8, 3
 DRIFT = torch.tensor([0.6, 0.4, -0.3])

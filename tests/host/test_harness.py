@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.host.harness import HostError, HostServer
+from hosting.server import HostError, HostServer
 
 
 def noise_image(width: int = 64, frames: int = 1) -> dict:

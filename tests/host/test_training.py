@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.frames import write_video
 from streaming_core.models.registry import shapes_of
@@ -18,17 +19,17 @@ from streaming_core.models.streamingsvd.config import Level, StreamingSVDConfig
 from streaming_core.models.streamingsvd.detect import detect_streamingsvd
 from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 from tests import training_runs
-from tests.host.inprocess import import_host, import_pack
 from tests.training_runs import BREAK, STEPS, assert_same_run, go_on, same, train
 from training import __main__ as command
-from training.cam import CamTask, run_with_cam, with_drift
+from training.configs import DEMO_SVD
 from training.diffusion import Encoder, draw_sigmas
 from training.export import export, joined
 from training.export import main as export_command
 from training.footage import FolderSource, VideoSource, clip_of
-from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
+from training.layout import CPU, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
 from training.loop import Recipe, Run, read_log
 from training.pool import make_pool, read_pool, write_pool
+from training.svd_cam import CamTask, run_with_cam, with_drift
 from training.unet import UnetTask
 from training.vae import VaeTask, crop_around_movement
 from training.videos import make_video
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.slow
 SIZE = 32
 LATENT = SIZE // 8
 MINIATURE = StreamingSVDConfig(
-    cam=replace(DEMO.cam, unet=replace(DEMO.cam.unet, levels=(Level(64, (1,), True), Level(64, (0,), False)))),
+    cam=replace(DEMO_SVD.cam, unet=replace(DEMO_SVD.cam.unet, levels=(Level(64, (1,), True), Level(64, (0,), False)))),
     image_encoder=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=False),
     first_stage=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=True),
     clip_vision=ClipVisionConfig(64, 2, 1, 128, 56, 224, 64),
@@ -208,7 +209,7 @@ def test_cam_sees_drifted_frames_and_is_to_make_undrifted_ones(trained):
 
 
 def test_the_export_has_the_official_layout(loaded):
-    from tests.tiny import official_shapes
+    from streaming_core.models.streamingsvd.shapes import official_shapes
 
     tensors = load_file(loaded[1])
     assert detect_streamingsvd(shapes_of(tensors)) == MINIATURE

@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import demo_enhancer as demo
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.models.i2vgenxl.detect import detect
 from streaming_core.models.registry import shapes_of
 from tests import training_runs
-from tests.host.inprocess import import_host, import_pack
 from tests.host.test_training_modelscope import RECIPE, SIZE, base_of, still_pool
 from tests.training_runs import assert_same_run, go_on, train
 from training import export
+from training.configs import DEMO_ENHANCER, DEMO_TEXT_TO_VIDEO
 from training.diffusion import Encoder
 from training.enhancer import (
     ALPHAS,
-    DEMO_ENHANCER,
     USUAL_TIMESTEP,
     Conditions,
     EnhancerTask,
@@ -35,7 +35,7 @@ from training.enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn
 from training.footage import clip_of
 from training.layout import CPU, Base, write_weights
 from training.loop import Run
-from training.modelscope import BASE_UNET, new_base_unet, run_base
+from training.modelscope import new_base_unet, run_base
 from training.vae import VaeTask
 from training.videos import make_video
 
@@ -45,7 +45,7 @@ FILE = "trained_enhancer.safetensors"
 
 
 def base_unet():
-    return new_base_unet(BASE_UNET, torch.Generator().manual_seed(0))
+    return new_base_unet(DEMO_TEXT_TO_VIDEO, torch.Generator().manual_seed(0))
 
 
 def make_task(folder: Path) -> EnhancerTask:

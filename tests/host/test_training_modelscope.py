@@ -13,22 +13,21 @@ import torch
 from safetensors.torch import load_file
 
 import dev
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.models.modelscope.apm import join_context
 from streaming_core.models.modelscope.detect import detect_streamingmodelscope
+from streaming_core.models.modelscope.shapes import official_shapes
 from streaming_core.models.registry import shapes_of
 from tests import training_runs
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny_modelscope import official_shapes
 from tests.training_runs import assert_same_run, go_on, train
 from training import __main__ as command_line
 from training import modelscope_cam as command
+from training.configs import DEMO_MODELSCOPE, DEMO_SVD, DEMO_TEXT_TO_VIDEO
 from training.footage import VideoPool
-from training.layout import CPU, DEMO, Base, autoencoder_tensors, random_clip_vision, write_weights
+from training.layout import CPU, Base, autoencoder_tensors, random_clip_vision, write_weights
 from training.loop import Recipe, Run
 from training.modelscope import (
-    BASE_UNET,
-    MODELSCOPE,
     SIGMAS,
     ModelscopeUnetTask,
     Prompts,
@@ -57,7 +56,7 @@ def still_pool() -> VideoPool:
 
 def base_of(folder: Path) -> Base:
     vae = load_file(folder / "vae.safetensors")
-    return Base({**autoencoder_tensors(vae), **random_clip_vision(DEMO.clip_vision)})
+    return Base({**autoencoder_tensors(vae), **random_clip_vision(DEMO_SVD.clip_vision)})
 
 
 def make_task(stage: str, folder: Path):
@@ -139,14 +138,14 @@ def test_only_the_memories_are_trained(trained):
 
 @torch.no_grad()
 def test_the_unet_begins_by_taking_all_for_noise():
-    unet = new_base_unet(BASE_UNET, torch.Generator().manual_seed(0))
+    unet = new_base_unet(DEMO_TEXT_TO_VIDEO, torch.Generator().manual_seed(0))
     x = torch.randn(1, 4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     noise = run_base(unet, unet.project_context(torch.zeros(1, 77, 64)), x, torch.tensor([900]))
     torch.testing.assert_close(noise, x / x.square().mean(dim=(3, 4), keepdim=True).sqrt(), atol=1e-3, rtol=1e-3)
 
 
 def test_prompts_of_different_words_are_different_vectors(trained):
-    prompts = Prompts(MODELSCOPE.text_encoder, CPU)
+    prompts = Prompts(DEMO_MODELSCOPE.text_encoder, CPU)
     words = [f"a {color} ball moving {heading}" for color in COLORS for heading in HEADINGS]
     vectors = torch.cat([prompts(text)[:, -1] for text in words])
     assert prompts("").abs().max() == 0
@@ -210,9 +209,9 @@ def test_the_export_has_the_official_layout(trained):
     run = subprocess.run(words, cwd=dev.ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0 and "MB" in run.stdout, run.stderr
     shapes = shapes_of(load_file(folder / command.FILE))
-    assert detect_streamingmodelscope(shapes) == MODELSCOPE
+    assert detect_streamingmodelscope(shapes) == DEMO_MODELSCOPE
     unused = {"image_encoder.model.text_projection", "image_encoder.model.logit_scale"}
-    assert shapes == {key: shape for key, shape in official_shapes(MODELSCOPE).items() if key not in unused}
+    assert shapes == {key: shape for key, shape in official_shapes(DEMO_MODELSCOPE).items() if key not in unused}
     assert sum((folder / name).stat().st_size for name in (command.FILE, command.BASE_FILE)) < 34e6
 
 

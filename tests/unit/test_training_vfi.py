@@ -15,10 +15,11 @@ from streaming_core.models.ema_vfi.warp import warp
 from tests import training_runs
 from tests.training_runs import assert_same_run, go_on, train
 from training import __main__ as command
+from training.configs import DEMO_VFI
 from training.export import ALONE
 from training.export import main as export
 from training.loop import Recipe, Run, read_log
-from training.vfi import DEMO_VFI, Triplet, VfiTask, image_loss, is_steady, new_network, pyramid
+from training.vfi import Triplet, VfiTask, image_loss, is_steady, new_network, pyramid
 from training.videos import HELD_OUT, VARIETIES, make_video
 
 SIZE = 32

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.loop.chunk import Chunk, ChunkPlan
 from streaming_core.loop.state import pick_anchor, start_video, video_chunks
 from streaming_core.models.attention import Compute
@@ -40,7 +41,6 @@ from streaming_core.models.streamingsvd.blocks import MultiHeadAttention
 from streaming_core.models.streamingsvd.conditioning import clip_pixels
 from streaming_core.schedules.modelscope import modelscope_sigmas
 
-from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, replay

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.state import continue_video, pick_anchor, start_video
 from streaming_core.models.attention import Compute
@@ -35,7 +36,6 @@ from streaming_core.schedules.svd import (
     v_prediction_scalings,
 )
 
-from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, companion, replay

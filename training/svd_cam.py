@@ -18,9 +18,10 @@ from streaming_core.models.attention import Compute
 from streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.network import CamNetwork
 
+from .configs import DEMO_SVD
 from .diffusion import Batch, Encoder, drop_conditions, moving_errors, randn, v_loss
 from .footage import ClipSource, VideoSource, clip_of
-from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initialize, run_unet, silence
+from .layout import CPU, LATENT_SCALE, Base, Weights, fold_concat, initialize, run_unet, silence
 from .videos import HELD_OUT, make_video
 
 MEASURED_VIDEOS = 4
@@ -40,7 +41,7 @@ WORST_PIXEL_NOISE = 0.06
 
 def pixel_channels(unet: VideoUNetConfig) -> tuple[int, ...]:
     """Widths of the pixel encoder: the official ones for the official UNet, less for a narrow one."""
-    return (32, 96, 256, 512) if unet.model_channels >= 320 else DEMO.cam.pixel_channels
+    return (32, 96, 256, 512) if unet.model_channels >= 320 else DEMO_SVD.cam.pixel_channels
 
 
 def new_cam(config: CamConfig, unet: nn.Module, generator: torch.Generator) -> CamNetwork:
