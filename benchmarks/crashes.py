@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 import dev
-from hosting.server import HostServer, RunReport
+from hosting.report import RunReport
+from hosting.server import HostServer
 from streaming_core.runs.folder import RunFolder
 
 NUM_CHUNKS, CHUNK_FRAMES, OVERLAP_FRAMES = 12, 6, 2

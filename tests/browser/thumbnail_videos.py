@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import dev
-from hosting.server import HostError, HostServer
+from hosting.report import HostError
+from hosting.server import HostServer
 from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, write_video
 from training.demo import to_image
