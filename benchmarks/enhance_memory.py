@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.video_memory import MALLOC
+from benchmarks.memory import MOST_SPREAD, arguments, forget_peak, peak_bytes, run_apart, spread_of
 
 LENGTHS = (100, 400, 1600)
 SIDE = 96
@@ -66,12 +63,11 @@ def one_video(num_frames: int) -> dict:
         request = enhancer.EnhanceRequest(stream, SIDE, SIDE, "inside", settings)
         # A first video of one window: what is loaded once is loaded before the mark is set back.
         enhancer.enhance_stream(models, enhancer.EnhanceRequest(stream.trimmed(0, 13), SIDE, SIDE, "inside", settings))
-        Path("/proc/self/clear_refs").write_text("5")
+        forget_peak()
         began = time.monotonic()
         result = enhancer.enhance_stream(models, request)
         seconds = time.monotonic() - began
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"frames": len(result), "bytes": int(peak.split()[1]) * 1024, "seconds": seconds}
+    return {"frames": len(result), "bytes": peak_bytes(), "seconds": seconds}
 
 
 def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[str, int]:
@@ -143,14 +139,7 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--record", action="store_true", help="write the result to docs/benchmarks.md")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-
-    import dev
-
-    dev.ensure_environment("benchmarks.enhance_memory")
+    args = arguments(argparse.ArgumentParser(description=__doc__.splitlines()[0]), "enhance_memory", argv)
     if args.one:
         print(json.dumps(one_video(args.one)))
         return 0
@@ -158,13 +147,11 @@ def main(argv: list[str] | None = None) -> int:
 
     results = []
     for length in LENGTHS:
-        command = [sys.executable, "-m", "benchmarks.enhance_memory", "--one", str(length)]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
-        results.append(json.loads(run.stdout.splitlines()[-1]))
+        results.append(run_apart("enhance_memory", "--one", length))
         print(results[-1], flush=True)
     stated = WHOLE_CLIP_LATENTS * LATENT_BYTES
     rest = [result["bytes"] - result["frames"] * stated for result in results]
-    spread = max(rest) / min(rest) - 1
+    spread = spread_of(rest)
     first, last = results[0], results[-1]
     slope = (last["bytes"] - first["bytes"]) / (last["frames"] - first["frames"])
     full_size = slope / LATENT_BYTES * FULL_SIZE_LATENT_BYTES
@@ -188,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     print(body)
     if args.record:
         record("enhance_memory", "python -m benchmarks.enhance_memory --record", body)
-    return int(spread > 0.05 or full_size > 2e6)
+    return int(spread > MOST_SPREAD or full_size > 2e6)
 
 
 if __name__ == "__main__":
