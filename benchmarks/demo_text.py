@@ -21,7 +21,7 @@ from scipy import ndimage
 from torch import Tensor
 
 import dev
-from benchmarks.demo_models import hue_distance, hues, told
+from benchmarks.demo_models import hue_distance, hues, summary
 from benchmarks.record import record, table
 from hosting.server import HostServer
 from hosting.workflow import load_workflow, set_inputs, to_prompt
@@ -141,7 +141,7 @@ def rows(found: dict[float, list[dict[str, float]]]) -> list[list[str]]:
         "mean flow at the end / of the first clip": ("kept", ratio),
     }
     return [
-        [label, *(told([numbers[name] for numbers in found[strength]], form) for strength in found)]
+        [label, *(summary([numbers[name] for numbers in found[strength]], form) for strength in found)]
         for label, (name, form) in kinds.items()
     ]
 

@@ -21,18 +21,22 @@ from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 from tests import training_runs
 from tests.training_runs import BREAK, STEPS, assert_same_run, go_on, same, train
 from training import __main__ as command
+from training import stages
 from training.configs import DEMO_SVD
+from training.control_frames import with_drift
 from training.diffusion import Encoder, draw_sigmas
-from training.export import export, joined
+from training.export import FILES, export, streamingsvd
 from training.export import main as export_command
 from training.footage import FolderSource, VideoSource, clip_of
 from training.layout import CPU, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
 from training.loop import Recipe, Run, read_log
 from training.pool import make_pool, read_pool, write_pool
-from training.svd_cam import CamTask, run_with_cam, with_drift
-from training.unet import UnetTask
+from training.stages import STAGES
+from training.svd_cam import SvdCamTask, run_with_cam
+from training.svd_unet import SvdUnetTask
+from training.task import Clips
 from training.vae import VaeTask, crop_around_movement
-from training.videos import make_video
+from training.videos import VARIETIES, make_video
 
 pytestmark = pytest.mark.slow
 SIZE = 32
@@ -58,11 +62,9 @@ def make_task(stage: str, folder: Path):
     if stage == "vae":
         return VaeTask(SIZE, batch=2, config=MINIATURE)
     if stage == "unet":
-        base = vae_base(folder)
-        return UnetTask(
-            base, SIZE, pool=read_pool(folder, SIZE, "narrow"), batch=1, frames=4, config=MINIATURE.cam.unet
-        )
-    return CamTask(trained_base(folder), OneVideo(), SIZE, batch=1, frames=4, overlap=2)
+        base, pool = vae_base(folder), read_pool(folder, SIZE, "narrow")
+        return SvdUnetTask(base, Clips(SIZE, pool=pool, batch=1, frames=4), MINIATURE.cam.unet)
+    return SvdCamTask(trained_base(folder), OneVideo(), SIZE, batch=1, frames=4, overlap=2)
 
 
 def encoder_of(folder: Path) -> Encoder:
@@ -157,7 +159,7 @@ def loaded(trained):
 
     path = Path(folder_paths.get_folder_paths("checkpoints")[0]) / "trained.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    export(trained["cam"].folder, path)
+    export(trained["cam"].folder, into=path.parent, name=path.name)
     return load_streamingsvd(path.name), path
 
 
@@ -321,12 +323,12 @@ def test_cam_for_a_file_and_clips_of_ones_own(loaded, tmp_path):
     [measured] = [entry["measured"] for entry in read_log(args.out / "cam.jsonl") if "measured" in entry]
     assert all(0 < value < 100 for value in measured.values())
     target = tmp_path / "own.safetensors"
-    export(args.out, target, loaded[1])
+    export(args.out, base=loaded[1], into=target.parent, name=target.name)
     own, base = load_file(target), load_file(loaded[1])
     assert own.keys() == base.keys()
     changed = {key for key in own if not torch.equal(own[key], base[key])}
     assert changed and all(key.startswith(("controlnet.", "model.diffusion_model.cross_attention_")) for key in changed)
-    assert joined(Base(base), load_file(args.out / "cam.safetensors")).keys() == own.keys()
+    assert streamingsvd(Base(base), load_file(args.out / "cam.safetensors")).keys() == own.keys()
 
 
 def test_a_time_limit_becomes_a_number_of_steps(trained, tmp_path, monkeypatch):
@@ -338,8 +340,8 @@ def test_a_time_limit_becomes_a_number_of_steps(trained, tmp_path, monkeypatch):
     run = Run(task, tmp_path, recipe)
     run.train(minutes=1e-6, stopped=lambda: run.progress.step == 14)
     assert run.progress.steps == 16
-    [told] = [entry for entry in read_log(tmp_path / "vae.jsonl") if "steps" in entry]
-    assert told["steps"] == 16 and told["seconds_per_step"] > 0
+    [fixed] = [entry for entry in read_log(tmp_path / "vae.jsonl") if "steps" in entry]
+    assert fixed["steps"] == 16 and fixed["seconds_per_step"] > 0
     again = Run(task, tmp_path, recipe)
     assert again.train(minutes=100).finished and again.progress.step == 16
 
@@ -363,7 +365,7 @@ def test_a_stage_says_which_one_comes_before(tmp_path):
     with pytest.raises(SettingsError, match="vae.safetensors is not there yet; run python -m training --stage vae"):
         make_task("unet", tmp_path)
     with pytest.raises(SettingsError, match="leave nothing new in clips of 4"):
-        CamTask(Base({}), frames=4, overlap=4)
+        SvdCamTask(Base({}), frames=4, overlap=4)
 
 
 @pytest.mark.parametrize(
@@ -371,7 +373,9 @@ def test_a_stage_says_which_one_comes_before(tmp_path):
     [
         (["--minutes", "1", "--steps", "2"], "exclude each other"),
         (["--size", "100"], "multiple of 32"),
-        (["--clips", "."], "for --stage cam"),
+        (["--clips", "."], "--clips is for --stage cam, not for vae"),
+        (["--base", "."], "--base is for --stage pool, unet, cam, ms_unet, ms_cam, enhancer, not for vae"),
+        (["--start", "."], "--start is for --stage unet, cam, ms_unet, ms_cam, enhancer, not for vae"),
     ],
 )
 def test_wrong_arguments_are_refused(words, problem, capsys):
@@ -383,6 +387,17 @@ def test_wrong_arguments_are_refused(words, problem, capsys):
 def test_defaults_are_the_recipe():
     args = command.arguments(["--stage", "unet", "--out", "x"])
     assert (args.minutes, args.size, args.batch, args.frames, args.device) == (75, 96, 3, 8, "cpu")
+    assert command.arguments(["--stage", "cam", "--out", "x"]).overlap == 3
+    assert command.arguments(["--stage", "ms_cam", "--out", "x"]).overlap == 4
+    assert command.arguments(["--stage", "pool", "--out", "x"]).frames == 33
+
+
+def test_the_help_names_every_stage_and_what_it_makes(capsys):
+    with pytest.raises(SystemExit):
+        command.arguments(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {stage.name:<10}{stage.about}" in shown for stage in STAGES.values())
+    assert "{" + ",".join(STAGES) + "}" in shown and set(FILES) < set(STAGES) and stages.VARIETIES == VARIETIES
 
 
 def test_the_rate_warms_up_stays_and_falls():
