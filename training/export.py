@@ -10,20 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
-from streaming_core.errors import StreamingError
-from streaming_core.models.modelscope import detect as modelscope
-from streaming_core.models.modelscope.weights import refuse_unread
-from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.detect import CAM_PREFIX, UNET_PREFIX, detect_streamingsvd
-from streaming_core.models.streamingsvd.file import cam_weights, split_file
-
-from .layout import Base, Weights, host, read_base, read_stage, write_weights
-from .modelscope_towers import frozen_parts
+import dev
 
 FILES = {
     "cam": ("streamingsvd.safetensors",),
@@ -34,43 +23,6 @@ FILES = {
 """By stage, the files that it ends in. Load EMA-VFI tells weights for any time by the _t."""
 
 
-def streamingsvd(base: Base, cam: Mapping[str, Tensor]) -> Weights:
-    """A whole StreamingSVD file; `cam` is keyed as `CamNetwork`. A CAM that the base brings along is left out.
-
-    Raises `CheckpointError` where the parts make no file that the loader would take.
-    """
-    former = {key if key.startswith(CAM_PREFIX) else UNET_PREFIX + key for key in cam_weights(base.tensors)}
-    tensors = {key: tensor for key, tensor in base.tensors.items() if key not in former}
-    tensors.update({key if key.startswith(CAM_PREFIX) else UNET_PREFIX + key: tensor for key, tensor in cam.items()})
-    detect_streamingsvd(shapes_of(tensors), "the joined file")
-    split_file(tensors, "the joined file")
-    return tensors
-
-
-def streamingmodelscope(base: Base, unet: Mapping[str, Tensor], cam_and_apm: Mapping[str, Tensor]) -> Weights:
-    """A whole StreamingModelscope file. Raises `CheckpointError` where the loader would."""
-    host()  # for its torchvision, which diffusers' classes import
-    tensors = {modelscope.UNET_PREFIX + key: tensor for key, tensor in unet.items()}
-    tensors = {**frozen_parts(base), **tensors, **cam_and_apm}
-    modelscope.detect_streamingmodelscope(shapes_of(tensors), "the joined file")
-    refuse_unread(tensors, "the joined file")
-    return tensors
-
-
-def narrowed(tensors: Mapping[str, Tensor]) -> Weights:
-    return {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-
-
-def files(folder: Path, stage: str, base: Path | None = None) -> tuple[Weights, ...]:
-    """What `FILES` names, from a training folder. `base`: the file that was trained on, if not the folder's own."""
-    if stage == "cam":
-        return (streamingsvd(read_base(folder, base, with_unet=True), read_stage(folder, "cam")),)
-    if stage == "ms_cam":
-        unet = read_stage(folder, "ms_unet")
-        return streamingmodelscope(read_base(folder, base), unet, read_stage(folder, "ms_cam")), unet
-    return (read_stage(folder, stage),)
-
-
 def export(
     folder: Path, stage: str = "cam", base: Path | None = None, into: Path | None = None, name: str | None = None
 ) -> list[Path]:
@@ -78,10 +30,13 @@ def export(
 
     `name`: another one than `FILES` has, for the first of them.
     """
+    from .files import files_of, narrowed
+    from .layout import write_weights
+
     into = into or folder
     into.mkdir(parents=True, exist_ok=True)
     paths = [into / (name or FILES[stage][0]), *(into / other for other in FILES[stage][1:])]
-    for path, tensors in zip(paths, files(folder, stage, base), strict=True):
+    for path, tensors in zip(paths, files_of(folder, stage, base), strict=True):
         write_weights(path, narrowed(tensors))
     return paths
 
@@ -95,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base", type=Path, help="the file that was trained on, if not the folder's own")
     parser.add_argument("--file", type=Path, help="file to write (default: in DIR, under the demo's name)")
     args = parser.parse_args(argv)
+    dev.ensure_environment("training.export")
+    from streaming_core.errors import StreamingError
+
     into, name = (args.file.parent, args.file.name) if args.file else (None, None)
     try:
         paths = export(args.out, args.stage, args.base, into, name)

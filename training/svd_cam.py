@@ -1,4 +1,4 @@
-"""Stage 3: CAM, which lets a trained video UNet go on from finished frames. The UNet itself stays as it is.
+"""Stage cam: StreamingSVD's CAM, which lets a trained video UNet continue finished frames. The UNet stays as it is.
 
 A clip of T frames begins with K that exist; CAM sees their pixels and the UNet's own noisy latents of them. The anchor
 is frame K-1 of the video's first clip, in every round, as in inference (reference: streamingsvd, section 9).

@@ -1,4 +1,4 @@
-"""Stage 2: the video UNet, image to video: a clip from its first frame."""
+"""Stage unet: SVD's video UNet, image to video: a clip from its first frame."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, on single frames of videos.
+"""Stage vae: the VAE, on single frames of videos.
 
 One network is trained for both of the official autoencoders (`layout.autoencoder_tensors`); the temporal layers of the
 video decoder stay at what they begin with, which is nothing.

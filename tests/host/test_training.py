@@ -25,8 +25,9 @@ from training import stages
 from training.configs import DEMO_SVD
 from training.control_frames import with_drift
 from training.diffusion import Encoder, draw_sigmas
-from training.export import FILES, export, streamingsvd
+from training.export import FILES, export
 from training.export import main as export_command
+from training.files import streamingsvd
 from training.footage import FolderSource, VideoSource, clip_of
 from training.layout import CPU, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
 from training.loop import Recipe, Run, read_log
