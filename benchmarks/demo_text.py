@@ -21,14 +21,14 @@ from scipy import ndimage
 from torch import Tensor
 
 import dev
-from benchmarks.demo_models import hue_distance, hues, told
+from benchmarks.demo_models import hue_distance, hues, summary
 from benchmarks.record import record, table
+from hosting.server import HostServer
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, VideoFrames
 from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.measure import measure
-from tests.demo import furnish, to_image
-from tests.host.harness import HostServer
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
+from training.demo import furnish, to_image
 from training.videos import COLORS, HEADINGS
 
 MODELS = Path("models")
@@ -141,7 +141,7 @@ def rows(found: dict[float, list[dict[str, float]]]) -> list[list[str]]:
         "mean flow at the end / of the first chunk": ("kept", ratio),
     }
     return [
-        [label, *(told([numbers[name] for numbers in found[strength]], form) for strength in found)]
+        [label, *(summary([numbers[name] for numbers in found[strength]], form) for strength in found)]
         for label, (name, form) in kinds.items()
     ]
 

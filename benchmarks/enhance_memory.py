@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 
-from benchmarks.video_memory import MALLOC
+from benchmarks.memory import MOST_SPREAD, arguments, forget_peak, peak_bytes, run_apart, spread_of
 
 LENGTHS = (100, 400, 1600)
 SIDE = 96
@@ -33,14 +30,15 @@ def one_video(num_frames: int) -> dict:
     """Enhance one video; peak memory in bytes, seconds."""
     import torch
 
+    from hosting.inprocess import import_host, import_pack
     from streaming_core.enhance.job import EnhanceRequest, plan_enhancement
     from streaming_core.enhance.settings import EnhanceSettings
     from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
     from streaming_core.models.registry import take
     from streaming_core.runs.content import ChunkContent
     from streaming_core.runs.folder import RunFolder
-    from tests import tiny_enhancer, tiny_modelscope
-    from tests.host.inprocess import import_host, import_pack
+    from tiny_models import enhancer as tiny_enhancer
+    from tiny_models import modelscope as tiny_modelscope
 
     import_host()
     import_pack()
@@ -70,12 +68,11 @@ def one_video(num_frames: int) -> dict:
         )
         # A first video of one window: what is loaded once is loaded before the mark is set back.
         first.stream()
-        Path("/proc/self/clear_refs").write_text("5")
+        forget_peak()
         began = time.monotonic()
         result = whole.stream()
         seconds = time.monotonic() - began
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return {"frames": len(result), "bytes": int(peak.split()[1]) * 1024, "seconds": seconds}
+    return {"frames": len(result), "bytes": peak_bytes(), "seconds": seconds}
 
 
 def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[str, int]:
@@ -147,14 +144,7 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--record", action="store_true", help="write the result to docs/benchmarks.md")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-
-    import dev
-
-    dev.ensure_environment("benchmarks.enhance_memory")
+    args = arguments(argparse.ArgumentParser(description=__doc__.splitlines()[0]), "enhance_memory", argv)
     if args.one:
         print(json.dumps(one_video(args.one)))
         return 0
@@ -162,13 +152,11 @@ def main(argv: list[str] | None = None) -> int:
 
     results = []
     for length in LENGTHS:
-        command = [sys.executable, "-m", "benchmarks.enhance_memory", "--one", str(length)]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
-        results.append(json.loads(run.stdout.splitlines()[-1]))
+        results.append(run_apart("enhance_memory", "--one", length))
         print(results[-1], flush=True)
     stated = WHOLE_CLIP_LATENTS * LATENT_BYTES
     rest = [result["bytes"] - result["frames"] * stated for result in results]
-    spread = max(rest) / min(rest) - 1
+    spread = spread_of(rest)
     first, last = results[0], results[-1]
     slope = (last["bytes"] - first["bytes"]) / (last["frames"] - first["frames"])
     full_size = slope / LATENT_BYTES * FULL_SIZE_LATENT_BYTES
@@ -192,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     print(body)
     if args.record:
         record("enhance_memory", "python -m benchmarks.enhance_memory --record", body)
-    return int(spread > 0.05 or full_size > 2e6)
+    return int(spread > MOST_SPREAD or full_size > 2e6)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def main(argv: list[str] | None = None) -> int:
             record("full_size", COMMAND, f"## Full size on a GPU\n\n{about}\n\n{text}")
         return 0
     from benchmarks.cam_overhead import fill
+    from hosting.inprocess import import_host, import_pack
     from streaming_core.models.streamingsvd.config import CamConfig, Level, VideoUNetConfig
     from streaming_core.models.towers import VaeConfig
-    from tests.host.inprocess import import_host, import_pack
 
     import_host(cpu=False)
     import_pack()

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from benchmarks.memory import arguments, peak_mib, run_apart
 
 PROMISE_MIB = 150
 
@@ -73,22 +74,15 @@ def one_video(num_frames: int, width: int, height: int) -> dict:
         size = path.stat().st_size
         with av.open(str(path)) as container:
             written = sum(1 for _ in container.demux(video=0)) - 1
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     seconds = time.monotonic() - began
-    return {"frames": written, "mib": int(peak.split()[1]) / 1024, "seconds": seconds, "file_mb": size / 1e6}
+    return {"frames": written, "mib": peak_mib(), "seconds": seconds, "file_mb": size / 1e6}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, nargs=2, default=(100, 3000))
     parser.add_argument("--size", default="1280x720", help="width x height")
-    parser.add_argument("--record", action="store_true", help="write the result to docs/benchmarks.md")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-
-    import dev
-
-    dev.ensure_environment("benchmarks.interpolation_memory")
+    args = arguments(parser, "interpolation_memory", argv)
     if args.one:
         width, height = (int(side) for side in args.size.split("x"))
         print(json.dumps(one_video(args.one, width, height)))
@@ -97,9 +91,7 @@ def main(argv: list[str] | None = None) -> int:
 
     results = []
     for length in args.frames:
-        command = [sys.executable, "-m", "benchmarks.interpolation_memory", "--one", str(length), "--size", args.size]
-        run = subprocess.run(command, capture_output=True, text=True, check=True)
-        results.append(json.loads(run.stdout.splitlines()[-1]))
+        results.append(run_apart("interpolation_memory", "--one", length, "--size", args.size, environment={}))
         print(results[-1], flush=True)
     growth = results[1]["mib"] - results[0]["mib"]
     print(f"peak memory grows by {growth:.0f} MiB from {args.frames[0]} to {args.frames[1]} frames")

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from benchmarks.memory import peak_mib, run_apart, spread_of
 
 WIDTH, HEIGHT, FPS = 1280, 720, 24
 MAWE_PAIRS = (1, 4)
@@ -26,7 +26,7 @@ def moving_frames(num_frames: int) -> Iterator:
     """A camera that wanders over a texture, with a new image every 300 frames; slices of `[F, H, W, 3]`."""
     import torch
 
-    from tests.unit.metrics_videos import texture
+    from benchmarks.metrics_videos import texture
 
     image = None
     for frame in range(num_frames):
@@ -34,11 +34,6 @@ def moving_frames(num_frames: int) -> Iterator:
             image = texture(HEIGHT + 160, WIDTH + 620, frame).movedim(0, -1)
         x, y = 2 * (frame % 300), abs(frame % 160 - 80)
         yield torch.as_tensor(image[None, y : y + HEIGHT, x : x + WIDTH])
-
-
-def peak_mib() -> float:
-    mark = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(mark.split()[1]) / 1024
 
 
 def read_only(path: str) -> dict:
@@ -92,8 +87,8 @@ def mawe(path: str) -> dict:
 
 def cut_rows() -> list[list[object]]:
     """One row per generated video: cuts that were put in, and what each detector finds."""
+    from benchmarks.cut_videos import generated_videos
     from streaming_core.metrics.cuts import AdaptiveCuts, PySceneDetectCuts
-    from tests.unit.cut_videos import generated_videos
 
     rows = []
     for video in generated_videos():
@@ -107,11 +102,7 @@ def cut_rows() -> list[list[object]]:
 
 def apart(task: str, path: Path) -> dict:
     """Run a task in a process of its own."""
-    from benchmarks.video_memory import MALLOC
-
-    command = [sys.executable, "-m", "benchmarks.metrics", "--task", task, "--video", str(path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
-    return json.loads(run.stdout.splitlines()[-1])
+    return run_apart("metrics", "--task", task, "--video", path)
 
 
 def speed(lengths: list[int], keep: bool) -> bool:
@@ -134,7 +125,7 @@ def speed(lengths: list[int], keep: bool) -> bool:
     print(raft, flush=True)
     few, many = MAWE_PAIRS
     per_pair = (raft[f"seconds_{many}"] - raft[f"seconds_{few}"]) / (many - few)
-    spread = max(peaks) / min(peaks) - 1
+    spread = spread_of(peaks)
     raft_rows = [
         [few, f"{raft[f'seconds_{few}']:.1f}", f"{raft[f'mib_{few}']:.0f}"],
         [many, f"{raft[f'seconds_{many}']:.1f}", f"{raft[f'mib_{many}']:.0f}"],

@@ -18,8 +18,8 @@ import time
 from datetime import date
 from pathlib import Path
 
+from benchmarks.crashes import NUM_CHUNKS, crash_videos
 from benchmarks.record import machine, table
-from tests.host.crashes import NUM_CHUNKS, crash_videos
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 SECTION = re.compile(r"<!-- kills -->.*?<!-- /kills -->", re.DOTALL)

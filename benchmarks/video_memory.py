@@ -8,29 +8,24 @@ the kernel's own mark (VmHWM). Kept frames alone would add 0.4 MB each at this s
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import subprocess
 import sys
-import time
-from pathlib import Path
+
+from benchmarks.memory import MemoryByLength, make_video
 
 LENGTHS = (50, 100, 200, 400)
 WIDTH, HEIGHT = 256, 128
-# Freed blocks go back to the system at once; otherwise the mark shows what the allocator hoards, which varies by 15 %.
-MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
-def one_video(num_frames: int) -> dict:
+def one_video(num_frames: int) -> dict[str, float]:
     """Make one video; peak memory in MiB, seconds, and how often the expensive parts ran."""
     import torch
 
+    from hosting.inprocess import import_host, import_pack
     from streaming_core.models.registry import shapes_of
     from streaming_core.models.streamingsvd.detect import detect_streamingsvd
     from streaming_core.models.streamingsvd.file import split_file
-    from tests.host.inprocess import import_host, import_pack
-    from tests.tiny import TINY, official_shapes, random_weights
+    from streaming_core.models.streamingsvd.shapes import official_shapes
+    from tiny_models.streamingsvd import TINY, random_weights
 
     import_host()
     import_pack()
@@ -67,66 +62,31 @@ def one_video(num_frames: int) -> dict:
         sampling=svd.SamplingSettings(euler, torch.tensor([700.0, 0.0]), 3.0, 1.5),
         first_sampling=svd.SamplingSettings(euler, torch.tensor([700.0, 0.0]), 3.0, 1.0),
     )
-    request = videos.VideoRequest(
+    plan = videos.plan_video(
         num_frames, 25, 7, WIDTH, HEIGHT, "crop", 0, 6, start_image=torch.rand(1, HEIGHT, WIDTH, 3)
     )
-    began = time.monotonic()
-    with torch.inference_mode():
-        stream = videos.make_video(sampler, request, "", 12)
-    seconds = time.monotonic() - began
-    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    chunks = request.plan().num_chunks
-    return {"frames": len(stream), "chunks": chunks, "mib": int(peak.split()[1]) / 1024, "seconds": seconds, **calls}
+    return {**make_video(sampler, plan), **calls}
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--record", action="store_true", help="write the result to docs/benchmarks.md")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
-
-    import dev
-
-    dev.ensure_environment("benchmarks.video_memory")
-    if args.one:
-        print(json.dumps(one_video(args.one)))
-        return 0
-    from benchmarks.record import record, table
-
-    results = []
-    for length in LENGTHS:
-        command = [sys.executable, "-m", "benchmarks.video_memory", "--one", str(length)]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **MALLOC})
-        results.append(json.loads(run.stdout.splitlines()[-1]))
-        print(results[-1], flush=True)
-    spread = max(r["mib"] for r in results) / min(r["mib"] for r in results) - 1
-    once = all(r["clip_vision"] <= 2 and r["pixel_encoder"] == r["chunks"] - 1 for r in results)
-    print(f"peak memory differs by {spread:.1%} between {LENGTHS[0]} and {LENGTHS[-1]} frames")
-    if args.record:
-        header = ["frames", "chunks", "peak MiB", "ratio", "CLIP vision calls", "pixel encoder calls"]
-        first = results[0]["mib"]
-        rows = [
-            [
-                r["frames"],
-                r["chunks"],
-                f"{r['mib']:.0f}",
-                f"{r['mib'] / first:.3f}",
-                r["clip_vision"],
-                r["pixel_encoder"],
-            ]
-            for r in results
-        ]
-        body = (
-            f"## Memory by video length: StreamingSVD\n\nTiny network, {WIDTH}x{HEIGHT}, chunks of 25 with 7 "
-            f"overlapping, one step each, one process per length. **Peaks differ by {spread:.1%}** (promise at most "
-            "5 %). CLIP vision runs once for the start image and once for the anchor, the pixel encoder once per "
-            "chunk.\n\n"
-            + table(header, rows)
-            + "\n\nWhat limits it: weights and one chunk; finished frames are on disk."
-        )
-        record("video_memory", "python -m benchmarks.video_memory --record", body)
-    return int(spread > 0.05 or not once)
+BENCHMARK = MemoryByLength(
+    "video_memory",
+    LENGTHS,
+    one_video,
+    promise=lambda found: found["clip_vision"] <= 2 and found["pixel_encoder"] == found["chunks"] - 1,
+    columns={
+        "frames": "frames",
+        "chunks": "chunks",
+        "peak MiB": "mib",
+        "ratio": "ratio",
+        "CLIP vision calls": "clip_vision",
+        "pixel encoder calls": "pixel_encoder",
+    },
+    text=f"## Memory of a video by its length\n\nTiny network, {WIDTH}x{HEIGHT}, chunks of 25 with 7 overlapping, "
+    "one step each, one process per length. **Peaks differ by {spread}** (promise at most 5 %). CLIP "
+    "vision runs once for the start image and once for the anchor, the pixel encoder once per chunk.\n\n{table}\n\n"
+    "What limits it: weights and one chunk; finished frames are on disk.",
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(BENCHMARK.main(__doc__.splitlines()[0]))

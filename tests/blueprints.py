@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import dev
-from tests.host.workflow import load_workflow
+from hosting.workflow import load_workflow
 from tests.node_forms import PATH as FORMS
 
 FOLDER = dev.ROOT / "subgraphs"

@@ -123,7 +123,7 @@ def read_wiring(nodes: Sequence[Node]) -> Wiring:
 
 def node_schemas() -> Iterator:
     """The schema of every node of the pack."""
-    from tests.host.inprocess import PACK_NAME, import_host, import_pack
+    from hosting.inprocess import PACK_NAME, import_host, import_pack
 
     import_host()
     import_pack()

@@ -7,7 +7,7 @@ scalings of `streaming_core.schedules` apply unchanged.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,7 +47,7 @@ class Batch:
         return self.latents.shape[1]
 
 
-def randn(shape, generator: torch.Generator, like: Tensor) -> Tensor:
+def randn(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
     """Drawn on the CPU, so that every device gets the same."""
     return torch.randn(shape, generator=generator).to(like)
 
@@ -76,8 +76,8 @@ class Encoder:
 
     def vectors(self, motion_buckets: list[int]) -> Tensor:
         """`[B, V]`: rate, motion bucket and augmentation level as SVD embeds them."""
-        told = torch.tensor([[FPS_ID, bucket, AUGMENTATION] for bucket in motion_buckets])
-        return sinusoid(told.flatten(), self.vector_width // 3).reshape(len(motion_buckets), -1).to(self.device)
+        numbers = torch.tensor([[FPS_ID, bucket, AUGMENTATION] for bucket in motion_buckets])
+        return sinusoid(numbers.flatten(), self.vector_width // 3).reshape(len(motion_buckets), -1).to(self.device)
 
     def _latents(self, clip: Clip) -> Tensor:
         return self.encode(clip.footage.frames) if clip.latents is None else clip.latents.to(self.device)
@@ -124,6 +124,22 @@ def draw_sigmas(count: int, generator: torch.Generator, mean: float = USUAL_NOIS
     return torch.where(chosen, usual, spread).clamp(low, high).exp()
 
 
+def weighted_error(squared: Tensor, moving: Tensor) -> Tensor:
+    """Mean of `squared` `[B, T, C, h, w]`, four times as heavy where something moves."""
+    weight = 1 + EXTRA_WEIGHT_OF_MOVING * moving
+    return (weight * squared).sum() / (weight.sum() * squared.shape[2])
+
+
+def moving_error(squared: Tensor, moving: Tensor) -> float:
+    """Mean of `squared` `[B, T, C, h, w]` where something moves."""
+    return float((moving * squared).sum() / (moving.sum() * squared.shape[2]))
+
+
+def errors_of_parts(squared: Tensor, moving: Tensor, sigma: float, parts: Mapping[str, slice]) -> dict[str, float]:
+    """`moving_error` of the named parts of the clips, by name and noise level."""
+    return {f"{name}_{sigma:g}": moving_error(squared[:, frames], moving[:, frames]) for name, frames in parts.items()}
+
+
 Network = Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 """`(x, timesteps, context, vector, frames) -> output`, all `[batch * frames, ...]`, as the UNet takes them."""
 
@@ -156,8 +172,7 @@ def v_loss(network: Network, batch: Batch, generator: torch.Generator, noise: fl
     output, _ = predict(network, batch, noisy, sigma)
     scale = v_prediction_scalings(wide)
     target = (batch.latents - scale.c_skip * noisy) / scale.c_out
-    weight = 1 + EXTRA_WEIGHT_OF_MOVING * batch.moving
-    return (weight * (output - target) ** 2).sum() / (weight.sum() * output.shape[2])
+    return weighted_error((output - target) ** 2, batch.moving)
 
 
 @torch.no_grad()
@@ -169,8 +184,4 @@ def moving_errors(network: Network, batch: Batch, sigma: float, parts: Mapping[s
     noise = randn(batch.latents.shape, torch.Generator().manual_seed(0), batch.latents)
     levels = torch.full((len(batch.latents),), sigma).to(batch.latents)
     _, denoised = predict(network, batch, batch.latents + sigma * noise, levels)
-    errors = {}
-    for name, frames in parts.items():
-        error, moving = ((denoised - batch.latents) ** 2)[:, frames], batch.moving[:, frames]
-        errors[f"{name}_{sigma:g}"] = float((moving * error).sum() / (moving.sum() * error.shape[2]))
-    return errors
+    return errors_of_parts((denoised - batch.latents) ** 2, batch.moving, sigma, parts)

@@ -9,6 +9,7 @@ pool.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -22,33 +23,23 @@ from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import build, position_ramp
 from streaming_core.schedules.ddim import TRAIN_TIMESTEPS, add_noise, ddim_step, enhancer_alphas_cumprod, kept_timesteps
 
-from .diffusion import EXTRA_WEIGHT_OF_MOVING, Encoder, randn
+from .configs import DEMO_ENHANCER, DEMO_MODELSCOPE
+from .diffusion import Encoder, moving_error, randn, weighted_error
 from .enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn_latents
-from .footage import Clip, VideoPool, VideoSource, clip_of, pick
+from .footage import Clip, clip_of, pick
 from .layout import CPU, Base, Weights, host, initialize, silence
-from .modelscope import (
-    BASE_UNET,
-    MODELSCOPE,
-    WIDTH,
-    Prompts,
-    Shown,
-    Told,
+from .modelscope_towers import Prompts, color_tower
+from .modelscope_unet import (
+    CaptionedClip,
+    ClipBatch,
     TrainingOperations,
-    color_tower,
-    draw_told,
-    shown,
+    clip_batch,
+    draw_captioned,
     without_dropout,
 )
-from .videos import HELD_OUT, Footage, Variety, make_video
+from .task import Clips
+from .videos import Footage
 
-DEMO_ENHANCER = I2VGenXLConfig(
-    block_out_channels=BASE_UNET.channels,
-    attention_levels=BASE_UNET.attention,
-    layers_per_block=BASE_UNET.layers_per_block,
-    cross_attention_dim=WIDTH,
-    head_width=8,
-)
-"""As `BASE_UNET`, but for narrower heads: the first temporal transformer has eight of them, whatever the width."""
 ALPHAS = enhancer_alphas_cumprod()
 STARTS = range(150, 850)
 """Timesteps at which passes begin: strengths from 0.15 to 0.85, most of them between 0.3 and 0.7."""
@@ -56,8 +47,8 @@ WORN_SHARE = 0.8
 """The other clips are as they should be, at any level of noise: what any video model sees."""
 UNWANTED_SHARE = 0.12
 """Of clips with the negative prompt and no embedding, whose answer is the worn clip itself: what guidance leaves."""
-WORDS_SHARE = 0.2
-"""Of clips with the words of the video; the others have the default prompt of the node."""
+CAPTION_SHARE = 0.2
+"""Of clips whose prompt is their caption; the others have the default prompt of the node."""
 MENDED_SHARE = 0.5
 """Of images that are as they should be, as enhanced keyframes are; the others are worn like their clip."""
 USUAL_FPS = EnhanceSettings().fps_condition
@@ -103,7 +94,7 @@ def new_enhancer(config: I2VGenXLConfig, base_unet: Weights, generator: torch.Ge
 
 @dataclass(frozen=True)
 class Conditions:
-    """What B clips are told: `text` `[B, 77, C]`, the `image`'s latents `[B, 4, h, w]`, its `embedding` `[B, 1, C]`
+    """What goes with B clips: `text` `[B, 77, C]`, the `image`'s latents `[B, 4, h, w]`, its `embedding` `[B, 1, C]`
     and the rate, `fps` `[B]`.
     """
 
@@ -113,11 +104,11 @@ class Conditions:
     fps: Tensor
 
 
-def run(network: nn.Module, x: Tensor, timesteps: Tensor, told: Conditions) -> Tensor:
+def run(network: nn.Module, x: Tensor, timesteps: Tensor, conditions: Conditions) -> Tensor:
     """Predicted v of `x` `[B, T, 4, h, w]` at `timesteps` `[B]`."""
     sample = rearrange(x, "b t c h w -> b c t h w")
-    image = position_ramp(told.image, x.shape[1])
-    velocity = network.denoise(sample, timesteps, told.text, image, told.embedding, told.fps)
+    image = position_ramp(conditions.image, x.shape[1])
+    velocity = network.denoise(sample, timesteps, conditions.text, image, conditions.embedding, conditions.fps)
     return rearrange(velocity, "b c t h w -> b t c h w")
 
 
@@ -142,19 +133,20 @@ def velocity_loss(output: Tensor, x: Tensor, target: Tensor, timesteps: Tensor, 
     """Squared error of v, four times as heavy where something moves; `target` is what `x` should become."""
     alphas = each_clip(ALPHAS[timesteps], x)
     velocity = (alphas.sqrt() * x - target) / (1 - alphas).sqrt()
-    weight = 1 + EXTRA_WEIGHT_OF_MOVING * moving
-    return (weight * (output - velocity) ** 2).sum() / (weight.sum() * x.shape[2])
+    return weighted_error((output - velocity) ** 2, moving)
 
 
 @dataclass(frozen=True)
 class Shot:
-    """What a step is made of: B clips with their words, `stride` frames apart, as latents, how each is worn, what that
-    makes of its latents, `worn` `[B, T, 4, h, w]`, and which shall stay so, `unwanted` `[B]`.
+    """What a step is made of: B clips with their captions, `stride` frames apart, and their latents.
+
+    `wears` says how each is worn, `worn` `[B, T, 4, h, w]` what that makes of its latents, `unwanted` `[B]` which of
+    them stay so.
     """
 
-    told: list[Told]
+    drawn: list[CaptionedClip]
     stride: int
-    batch: Shown
+    batch: ClipBatch
     wears: list[Wear | None]
     worn: Tensor
     unwanted: Tensor
@@ -167,7 +159,7 @@ def every(clip: Clip, stride: int) -> Clip:
 
 
 class EnhancerTask:
-    """Clips of `frames` frames and of keyframes, most of them worn. `base` holds the VAE."""
+    """Clips of windows and of keyframes, most of them worn. `base` holds the VAE."""
 
     stage = "enhancer"
 
@@ -175,31 +167,24 @@ class EnhancerTask:
         self,
         base: Base,
         base_unet: Weights,
-        size: int = 96,
-        variety: Variety = "narrow",
-        pool: VideoPool | None = None,
-        batch: int = 3,
-        frames: int = 8,
+        clips: Clips,
         config: I2VGenXLConfig = DEMO_ENHANCER,
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        self.source, self.batch, self.frames, self.device = VideoSource(size, variety, pool), batch, frames, device
+        self.clips, self.source, self.batch, self.device = clips, clips.source, clips.batch, device
         self.network = new_enhancer(config, base_unet, torch.Generator().manual_seed(seed)).to(device)
-        self.encoder = Encoder(base.vae(device), color_tower(MODELSCOPE.clip_vision), 0, device)
-        self.prompts = Prompts(MODELSCOPE.text_encoder, device)
-        self.axes = color_axes(self.encoder, size)
-        self.measured: tuple[Shown, Tensor, Conditions] | None = None
+        self.encoder = Encoder(base.vae(device), color_tower(DEMO_MODELSCOPE.clip_vision), 0, device)
+        self.prompts = Prompts(DEMO_MODELSCOPE.text_encoder, device)
+        self.axes = color_axes(self.encoder, clips.size)
+        self.measured: tuple[ClipBatch, Tensor, Conditions] | None = None
 
-    def settings(self) -> dict:
-        return {
-            "size": self.source.size, "videos": self.source.variety, "batch": self.batch, "frames": self.frames,
-            "pool": self.source.pool.num_videos if self.source.pool else 0,
-        }  # fmt: skip
+    def settings(self) -> dict[str, Any]:
+        return self.clips.settings()
 
     def loss(self, generator: torch.Generator) -> Tensor:
         shot = self._draw(generator)
-        conditions = self._tell(shot, generator)
+        conditions = self._condition(shot, generator)
         levels, starts = draw_levels(self.batch, generator)
         anywhere = torch.randint(1, TRAIN_TIMESTEPS, (self.batch,), generator=generator)
         timesteps = torch.where(torch.tensor([wear is None for wear in shot.wears]), anywhere, levels)
@@ -211,25 +196,25 @@ class EnhancerTask:
         return velocity_loss(output, x, target, timesteps, shot.batch.moving)
 
     def _draw(self, generator: torch.Generator) -> Shot:
-        choices = spans(self.frames)
+        choices = spans(self.clips.frames)
         frames, stride = choices[pick(generator, len(choices))]
         length = (frames - 1) * stride + 1
-        starts = range((self.source.pool.num_frames if self.source.pool else length) - length + 1)
-        told = [draw_told(self.source, generator, length, starts, None) for _ in range(self.batch)]
-        batch = shown(self.encoder, [every(each.clip, stride) for each in told])
-        wears = [draw_wear(generator, WORN_SHARE) for _ in told]
+        starts = self.clips.starts(length)
+        drawn = [draw_captioned(self.source, generator, length, starts, None) for _ in range(self.batch)]
+        batch = clip_batch(self.encoder, [every(each.clip, stride) for each in drawn])
+        wears = [draw_wear(generator, WORN_SHARE) for _ in drawn]
         pairs = zip(batch.latents, wears, strict=True)
         worn = torch.stack([worn_latents(clip, wear, self.axes, generator) for clip, wear in pairs])
         unwanted = torch.rand(self.batch, generator=generator) < UNWANTED_SHARE
-        return Shot(told, stride, batch, wears, worn, unwanted)
+        return Shot(drawn, stride, batch, wears, worn, unwanted)
 
-    def _tell(self, shot: Shot, generator: torch.Generator) -> Conditions:
-        """The rate is told to half of the clips, the usual one to the others."""
-        mended, worded, timed = (torch.rand(self.batch, generator=generator) for _ in range(3))
+    def _condition(self, shot: Shot, generator: torch.Generator) -> Conditions:
+        """The true rate for half of the clips, the usual one for the others."""
+        mended, captioned, timed = (torch.rand(self.batch, generator=generator) for _ in range(3))
         mended, texts, embeddings = mended < MENDED_SHARE, [], []
-        for index, (each, wear) in enumerate(zip(shot.told, shot.wears, strict=True)):
-            unwanted, words = shot.unwanted[index], each.words if worded[index] < WORDS_SHARE else PROMPT
-            texts.append(self.prompts(NEGATIVE_PROMPT if unwanted else words))
+        for index, (each, wear) in enumerate(zip(shot.drawn, shot.wears, strict=True)):
+            unwanted, prompt = shot.unwanted[index], each.caption if captioned[index] < CAPTION_SHARE else PROMPT
+            texts.append(self.prompts(NEGATIVE_PROMPT if unwanted else prompt))
             image = each.clip.anchor if mended[index] else worn_image(each.clip.anchor, wear)
             embeddings.append(self.embed(image[0]) * ~unwanted)
         first = torch.where(each_clip(mended, shot.worn) > 0, shot.batch.latents, shot.worn)[:, 0]
@@ -253,20 +238,17 @@ class EnhancerTask:
         """
         if self.measured is None:
             self.measured = self._held_out()
-        batch, worn, told = self.measured
+        batch, worn, conditions = self.measured
 
         def error(made: Tensor) -> float:
-            square = batch.moving * (made - batch.latents) ** 2
-            return float(square.sum() / (batch.moving.sum() * made.shape[2]))
+            return moving_error((made - batch.latents) ** 2, batch.moving)
 
-        return {"worn": error(worn)} | {
-            f"mended_{strength:g}": error(mend(self.network, worn, told, strength)) for strength in MEASURED_STRENGTHS
-        }
+        mended = {strength: mend(self.network, worn, conditions, strength) for strength in MEASURED_STRENGTHS}
+        return {"worn": error(worn), **{f"mended_{strength:g}": error(made) for strength, made in mended.items()}}
 
-    def _held_out(self) -> tuple[Shown, Tensor, Conditions]:
-        videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
-        clips = [clip_of(video, self.frames, 0, None) for video in videos]
-        batch, generator = shown(self.encoder, clips), torch.Generator().manual_seed(0)
+    def _held_out(self) -> tuple[ClipBatch, Tensor, Conditions]:
+        clips = [clip_of(video, self.clips.frames, 0, None) for video in self.clips.held_out(MEASURED_VIDEOS)]
+        batch, generator = clip_batch(self.encoder, clips), torch.Generator().manual_seed(0)
         images = [worn_image(clip.footage.frames, MEASURED_WEAR, generator) for clip in clips]
         worn = torch.stack([self.encoder.encode(frames) for frames in images])
         embeddings = torch.cat([self.embed(frames[0]) for frames in images])
@@ -279,12 +261,14 @@ class EnhancerTask:
         return {key: tensor.detach() for key, tensor in self.network.state_dict().items()}
 
 
-def mend(network: nn.Module, worn: Tensor, told: Conditions, strength: float, steps: int = MEASURED_STEPS) -> Tensor:
+def mend(
+    network: nn.Module, worn: Tensor, conditions: Conditions, strength: float, steps: int = MEASURED_STEPS
+) -> Tensor:
     """One pass over worn latents `[B, T, 4, h, w]` in one window, without guidance; always the same noise."""
     timesteps = kept_timesteps(steps, strength)
     ends = torch.cat([ALPHAS[timesteps], torch.ones(1)]).to(worn)
     x = add_noise(worn, randn(worn.shape, torch.Generator().manual_seed(0), worn), ends[0])
     for index, timestep in enumerate(timesteps.tolist()):
         levels = torch.full((len(x),), timestep, device=x.device)
-        x = ddim_step(x, run(network, x, levels, told), ends[index], ends[index + 1])
+        x = ddim_step(x, run(network, x, levels, conditions), ends[index], ends[index + 1])
     return x

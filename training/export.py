@@ -1,73 +1,66 @@
-"""Joins trained parts to one file of the official StreamingSVD layout, fp16, which Load StreamingSVD reads.
+"""Writes what was trained as the files that the pack loads, in fp16: python -m training.export --out DIR --stage STAGE
 
-python -m training.export --out DIR [--base FILE] [--file NAME.safetensors]
-python -m training.export --out DIR --stage vfi      # that network alone, which is a whole file already
+python -m training.export --out DIR                     # StreamingSVD: vae, unet and cam as one file
+python -m training.export --out DIR --base FILE         # the same, with CAM trained on a file of your own
+python -m training.export --out DIR --stage ms_cam      # StreamingModelscope, and its base text-to-video UNet
+python -m training.export --out DIR --stage enhancer    # that network alone, which is a whole file; vfi likewise
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import dev
 
-from streaming_core.errors import StreamingError
-from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.detect import CAM_PREFIX, UNET_PREFIX, detect_streamingsvd
-from streaming_core.models.streamingsvd.file import cam_weights, split_file
-
-from .layout import Base, Weights, read_base, read_stage, write_weights
-
-ALONE = {"vfi": "demo_ema_vfi_t.safetensors", "enhancer": "demo_i2vgenxl.safetensors"}
-"""Stages whose network is a whole file. Load EMA-VFI tells weights for any time by the _t."""
+FILES = {
+    "cam": ("streamingsvd.safetensors",),
+    "ms_cam": ("demo_streamingmodelscope.safetensors", "demo_modelscope_t2v.safetensors"),
+    "enhancer": ("demo_i2vgenxl.safetensors",),
+    "vfi": ("demo_ema_vfi_t.safetensors",),
+}
+"""By stage, the files that it ends in. Load EMA-VFI tells weights for any time by the _t."""
 
 
-def joined(base: Base, cam: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> Weights:
-    """A whole StreamingSVD file; `cam` is keyed as `CamNetwork`. A CAM that the base brings along is left out.
+def export(
+    folder: Path, stage: str = "cam", base: Path | None = None, into: Path | None = None, name: str | None = None
+) -> list[Path]:
+    """Write the files of a stage `into` a folder, by default the training folder, and return them.
 
-    Raises `CheckpointError` where the parts make no file that the loader would take.
+    `name`: another one than `FILES` has, for the first of them.
     """
-    former = {key if key.startswith(CAM_PREFIX) else UNET_PREFIX + key for key in cam_weights(base.tensors)}
-    tensors = {key: tensor for key, tensor in base.tensors.items() if key not in former}
-    tensors.update({key if key.startswith(CAM_PREFIX) else UNET_PREFIX + key: tensor for key, tensor in cam.items()})
-    detect_streamingsvd(shapes_of(tensors), "the joined file")
-    split_file(tensors, "the joined file")
-    return narrowed(tensors, dtype)
+    from .files import files_of, narrowed
+    from .layout import write_weights
 
-
-def narrowed(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float16) -> Weights:
-    return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
-
-
-def export(folder: Path, target: Path, base: Path | None = None) -> int:
-    """Write the file of a training folder; returns its size in bytes. `base`: what CAM was trained on, if not there."""
-    write_weights(target, joined(read_base(folder, base, with_unet=True), read_stage(folder, "cam")))
-    return target.stat().st_size
-
-
-def export_stage(folder: Path, stage: str, target: Path) -> int:
-    """Write what one stage made as a file of its own; returns its size in bytes."""
-    write_weights(target, narrowed(read_stage(folder, stage)))
-    return target.stat().st_size
+    into = into or folder
+    into.mkdir(parents=True, exist_ok=True)
+    paths = [into / (name or FILES[stage][0]), *(into / other for other in FILES[stage][1:])]
+    for path, tensors in zip(paths, files_of(folder, stage, base), strict=True):
+        write_weights(path, narrowed(tensors))
+    return paths
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.export", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m training.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder that was trained in")
-    parser.add_argument("--base", type=Path, help="the video model that CAM was trained on, if not the folder's own")
-    parser.add_argument("--stage", choices=tuple(ALONE), help="write this network alone, not a StreamingSVD file")
+    parser.add_argument("--stage", choices=tuple(FILES), default="cam", help="what to write (default cam)")
+    parser.add_argument("--base", type=Path, help="the file that was trained on, if not the folder's own")
     parser.add_argument("--file", type=Path, help="file to write (default: in DIR, under the demo's name)")
     args = parser.parse_args(argv)
-    target = args.file or args.out / ALONE.get(args.stage, "streamingsvd.safetensors")
+    dev.ensure_environment("training.export")
+    from streaming_core.errors import StreamingError
+
+    into, name = (args.file.parent, args.file.name) if args.file else (None, None)
     try:
-        size = export_stage(args.out, args.stage, target) if args.stage else export(args.out, target, args.base)
+        paths = export(args.out, args.stage, args.base, into, name)
     except StreamingError as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{target}: {size / 1e6:.1f} MB")
+    for path in paths:
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .layout import silence
+PIXEL_SIZE = 0.5
+"""Root mean square of a video's pixels in -1..1; the norms in front of the last convolutions divide by it."""
 
 
 @torch.no_grad()
@@ -38,40 +39,3 @@ def relay_pairs(conv: nn.Conv2d, values: int, taps: Tensor) -> None:
             conv.weight[channel] = 0.0
             conv.weight[channel, 2 * value] = sign * taps
             conv.weight[channel, 2 * value + 1] = -sign * taps
-
-
-@torch.no_grad()
-def filter_channels(conv: nn.Conv2d, taps: Tensor) -> None:
-    """Every channel is filtered with `taps` `[3, 3]` by itself."""
-    nn.init.zeros_(conv.weight)
-    for channel in range(conv.out_channels):
-        conv.weight[channel, channel] = taps
-
-
-PIXEL_SIZE = 0.5
-"""Root mean square of a video's pixels in -1..1; the norms in front of the last convolutions divide by it."""
-
-
-def start_as_downscaler(autoencoder: nn.Module) -> None:
-    """An autoencoder whose first three latents are the image eight times smaller, and which enlarges them smoothly.
-
-    Of the same width at all levels, in the host's names, with `quant_conv`.
-    """
-    silence(autoencoder, ".conv2", ".proj_out")
-    encoder, decoder = autoencoder.encoder, autoencoder.decoder
-    box = torch.zeros(3, 3)
-    box[:2, :2] = 0.25  # strides pad at the right and at the bottom
-    for level in encoder.down:
-        if hasattr(level, "downsample"):
-            filter_channels(level.downsample.conv, box)
-    row = torch.tensor([0.25, 0.5, 0.25])
-    for level in decoder.up:
-        if hasattr(level, "upsample"):
-            filter_channels(level.upsample.conv, torch.outer(row, row))
-    for part in (encoder, decoder):
-        enter_in_pairs(part.conv_in, 3)
-        leave_from_pairs(part.conv_out, 3, PIXEL_SIZE)
-    with torch.no_grad():
-        nn.init.dirac_(autoencoder.quant_conv.weight)
-        means = autoencoder.quant_conv.out_channels // 2
-        encoder.conv_out.weight[means:] *= 0.05

@@ -21,11 +21,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.atomic import atomic_write
 from streaming_core.errors import SettingsError
 from streaming_core.models.attention import attend
 from streaming_core.models.registry import load_strict, shapes_of, take
-from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
+from streaming_core.models.shapes import openclip_shapes
+from streaming_core.models.streamingsvd.config import VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import (
     CLIP_VISION_PREFIX,
     FIRST_STAGE_PREFIX,
@@ -35,7 +37,8 @@ from streaming_core.models.streamingsvd.detect import (
 )
 from streaming_core.models.streamingsvd.file import cam_weights, split_vae_weights, unet_weights
 from streaming_core.models.towers import ClipVisionConfig, VaeConfig, detect_clip_vision, detect_vae
-from tests.tiny import openclip_shapes
+
+from .configs import DEMO_SVD
 
 Weights = dict[str, Tensor]
 LATENT_SCALE = 0.18215
@@ -43,33 +46,9 @@ CPU = torch.device("cpu")
 CLIP_SEED = 20
 """Of the random image tower: its embedding only has to differ between images, the UNet learns to read it."""
 
-DEMO = StreamingSVDConfig(
-    cam=CamConfig(
-        unet=VideoUNetConfig(
-            in_channels=8,
-            out_channels=4,
-            model_channels=64,
-            levels=(Level(64, (1,), downsample=True), Level(64, (1,), downsample=False)),
-            middle_depth=1,
-            context_width=64,
-            vector_width=192,
-        ),
-        pixel_channels=(16, 32, 64, 96),
-    ),
-    image_encoder=VaeConfig(64, (1, 1, 1, 1), 1, 4, temporal=False),
-    first_stage=VaeConfig(64, (1, 1, 1, 1), 1, 4, temporal=True),
-    clip_vision=ClipVisionConfig(64, 2, 1, 128, 56, 224, 64),
-)
-"""The smallest widths that the layout allows: heads are 64 wide, norms have 32 groups.
 
-The VAE is 64 wide, too: at 32 every channel is normed by itself, which takes its mean away, and with it the colors.
-"""
-
-
-def host():
+def host() -> SimpleNamespace:
     """The pack's host rooms `build`, `encoders` and `svd`; imports the host where that has not been done."""
-    from tests.host.inprocess import import_host, import_pack
-
     import_host(cpu=not torch.cuda.is_available())
     import_pack()
     from comfyui_streamingt2v.nodes.host import encoders
@@ -161,7 +140,7 @@ class Base:
 
     def clip_vision(self):
         """The host's CLIP_VISION."""
-        config = detect_clip_vision(shapes_of(self.tensors))
+        config = detect_clip_vision(shapes_of(self.tensors), CLIP_VISION_PREFIX)
         return host().encoders.build_clip_vision(floats(take(self.tensors, CLIP_VISION_PREFIX)), config)
 
 
@@ -229,7 +208,7 @@ def autoencoder_tensors(vae: Mapping[str, Tensor]) -> Weights:
 
 def vae_base(folder: Path) -> Base:
     """The trained VAE and the image tower: what the UNet trains on."""
-    return Base({**autoencoder_tensors(read_stage(folder, "vae")), **random_clip_vision(DEMO.clip_vision)})
+    return Base({**autoencoder_tensors(read_stage(folder, "vae")), **random_clip_vision(DEMO_SVD.clip_vision)})
 
 
 def read_base(folder: Path, file: Path | None = None, with_unet: bool = False) -> Base:

@@ -15,16 +15,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from streaming_core.atomic import atomic_write
 from streaming_core.errors import SettingsError
 
 from .layout import Weights, write_weights
 from .muon import Muon, is_matrix
+from .task import Task
 
 MEASURED_STEPS = 12
 """Steps after which a time limit is turned into a number of steps; the first two, which warm up, do not count."""
@@ -70,26 +70,6 @@ class Recipe:
             group = {"params": matrices, "full_rate": self.matrix_rate}
             made.append(Muon([group], lr=0.0, weight_decay=self.weight_decay))
         return made
-
-
-class Task(Protocol):
-    """One stage: what is trained and on what."""
-
-    stage: str
-    network: nn.Module
-    """All of its parameters are trained."""
-
-    def settings(self) -> dict:
-        """What a run must agree in to be resumed."""
-
-    def loss(self, generator: torch.Generator) -> Tensor:
-        """Of one step; draws everything from `generator`."""
-
-    def measure(self) -> dict[str, float]:
-        """How good the network is now, on held-out clips; draws nothing from outside."""
-
-    def weights(self) -> Weights:
-        """What the next stage and the export read."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Stage 2: the videos of the first seeds as latents, made once, so that later stages need not encode what they draw."""
+"""Stage pool: the videos of the first seeds as latents, made once, so that later stages need not encode them."""
 
 from __future__ import annotations
 

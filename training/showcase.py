@@ -57,7 +57,7 @@ def open_parts(path: Path, steps: int = STEPS, guidance: float = GUIDANCE) -> Pa
     return Parts(sampler, loaded.model, loaded.vae, loaded.clip_vision)
 
 
-def told_speed(parts: Parts, motion_bucket_id: int) -> Parts:
+def at_speed(parts: Parts, motion_bucket_id: int) -> Parts:
     """The same parts with another motion bucket: 127 is `videos.NARROW_SPEED`."""
     motion = replace(parts.sampler.motion, motion_bucket_id=motion_bucket_id)
     return replace(parts, sampler=replace(parts.sampler, motion=motion))

@@ -1,4 +1,4 @@
-"""Stage 1: the VAE, on single frames of videos.
+"""Stage vae: the VAE, on single frames of videos.
 
 One network is trained for both of the official autoencoders (`layout.autoencoder_tensors`); the temporal layers of the
 video decoder stay at what they begin with, which is nothing.
@@ -7,6 +7,7 @@ video decoder stay at what they begin with, which is nothing.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from streaming_core.models.streamingsvd.config import StreamingSVDConfig
 
+from .configs import DEMO_SVD
+from .diffusion import EXTRA_WEIGHT_OF_MOVING
 from .footage import VideoSource, pick
-from .layout import CPU, DEMO, LATENT_SCALE, Weights, build_vae, initialize, silence
-from .videos import HELD_OUT, Footage, Variety, make_video
+from .layout import CPU, LATENT_SCALE, Weights, build_vae, initialize, silence
+from .videos import Footage, Variety, held_out_videos
 
 KL_WEIGHT = 2e-4
 GUIDE_WEIGHT = 1.0
@@ -26,7 +29,6 @@ brightness first and colors only after thousands of steps."""
 FIRST_LOG_VARIANCE = -5.0
 """Of the posterior; at 0, the usual start, its noise drowns the first thousand steps."""
 EDGE_WEIGHT = 0.5
-EXTRA_WEIGHT_OF_MOVING = 3.0
 WHOLE_SHARE = 0.25
 """Share of steps on whole frames, a quarter as many; the others see a quarter of their area, around what moves."""
 VIDEO_FRAMES = 48
@@ -44,7 +46,7 @@ class VaeTask:
         size: int = 96,
         variety: Variety = "narrow",
         batch: int = 6,
-        config: StreamingSVDConfig = DEMO,
+        config: StreamingSVDConfig = DEMO_SVD,
         device: torch.device = CPU,
         seed: int = 0,
     ):
@@ -56,7 +58,7 @@ class VaeTask:
         with torch.no_grad():
             self.network.quant_conv.bias[channels:] = FIRST_LOG_VARIANCE
 
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         return {"size": self.source.size, "videos": self.source.variety, "batch": self.batch}
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -81,7 +83,7 @@ class VaeTask:
 
     def _held_out(self) -> Tensor:
         """`[videos, 3, H, W]` in -1..1."""
-        videos = [make_video(HELD_OUT + i, self.source.size, self.source.variety) for i in range(MEASURED_VIDEOS)]
+        videos = held_out_videos(MEASURED_VIDEOS, self.source.size, self.source.variety)
         return torch.cat([video.render(0, 1).frames for video in videos]).to(self.device) * 2 - 1
 
     @torch.no_grad()

@@ -1,36 +1,36 @@
 """Stage vfi: EMA-VFI frame interpolation at any time, on videos; needs no other stage.
 
 A step sees pairs of frames up to two video frames apart and the true frame at a random time between them, which videos
-can render because every position is a closed formula of time; so is every displacement, and the flow is told it, which
-the published weights had to do without. The network is the pack's own, narrower than the published ones; the file has
-their keys (reference: ema-vfi, section 1).
+can render because every position is a closed formula of time; so is every displacement, and the flow learns from it,
+which the published weights had to do without. The network is the pack's own, narrower than the published ones; the file
+has their keys (reference: ema-vfi, section 1).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from streaming_core.models.ema_vfi.attention import InterFrameAttention
-from streaming_core.models.ema_vfi.config import EmaVfiConfig, standard_config
+from streaming_core.models.ema_vfi.config import EmaVfiConfig
 from streaming_core.models.ema_vfi.detect import PREFIX
 from streaming_core.models.ema_vfi.layers import PReLU
 from streaming_core.models.ema_vfi.network import EmaVfi
 
+from .configs import DEMO_VFI
+from .diffusion import EXTRA_WEIGHT_OF_MOVING
 from .footage import pick
 from .layout import CPU, Weights, silence
-from .videos import HELD_OUT, Variety, Video, make_video
+from .videos import HELD_OUT, Variety, Video, held_out_videos, make_video
 
-DEMO_VFI = replace(standard_config(8, (1, 1, 1, 2, 2)), flow_channels=(64, 64), refine_channels=8)
-"""Half as wide as `ours_small`, with more of it in the flow heads and less in the refinement."""
 NARROWEST_GAP, WIDEST_GAP = 0.5, 2.0
 LAST_START = 64
-EXTRA_WEIGHT_OF_MOVING = 3.0
 WHOLE_SHARE = 0.3
 """Share of steps on frames of full size, repaired ones too. The others see four times as many pairs of half the size,
 up to the merged frame: motion is learned from many videos, not from many pixels."""
@@ -182,7 +182,7 @@ class VfiTask:
         self.network = new_network(config, torch.Generator().manual_seed(seed)).to(device)
         self.network.to(memory_format=torch.channels_last)
 
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         return {"size": self.size, "videos": self.variety, "batch": self.batch}
 
     def loss(self, generator: torch.Generator) -> Tensor:
@@ -220,7 +220,7 @@ class VfiTask:
         return found
 
     def _held_out(self, gap: int) -> Triplet:
-        videos = [make_video(HELD_OUT + i, self.size, self.variety) for i in range(MEASURED_VIDEOS)]
+        videos = held_out_videos(MEASURED_VIDEOS, self.size, self.variety)
         return Triplet.of([(video, 3.0 * i, gap, 0.5) for i, video in enumerate(videos)], self.device)
 
     def psnr_of_middles(self, middle: Callable[[Triplet], Tensor]) -> dict[str, float]:

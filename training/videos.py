@@ -1,8 +1,8 @@
-"""Videos made from a seed: textured shapes that move, turn, bounce and hide each other, with what they show in words.
+"""Videos made from a seed: textured shapes that move, turn, bounce and hide each other, with captions.
 
     video = make_video(7)
     video.render(0, 24).frames        # [24, 3, 128, 128] in 0..1
-    video.words(0)                    # "a red ball moving up left"
+    video.caption(0)                  # "a red ball moving up left"
 
 Every position is a closed formula of the frame number, so any frame of a video of any length is made by itself, and a
 video is a pure function of (seed, size, variety). The half of a sprite that looks ahead is white: one frame tells the
@@ -203,13 +203,14 @@ class Video:
         """Where a sprite moves, radians clockwise from "right"."""
         return float(self.sprites[sprite].path.pose(torch.tensor([float(frame)], dtype=torch.float64)).heading)
 
-    def words(self, frame: int) -> str:
+    def caption(self, frame: int) -> str:
         """What frame `frame` shows: shape, color and heading of every sprite, from the back to the front."""
-        told = []
+        parts = []
         for index, sprite in enumerate(self.sprites):
             texture = "" if sprite.texture == "plain" else f" with {sprite.texture}"
-            told.append(f"a {sprite.color} {sprite.shape}{texture} moving {heading_words(self.heading(frame, index))}")
-        return " and ".join(told)
+            heading = heading_name(self.heading(frame, index))
+            parts.append(f"a {sprite.color} {sprite.shape}{texture} moving {heading}")
+        return " and ".join(parts)
 
     @property
     def motion_bucket_id(self) -> int:
@@ -219,7 +220,7 @@ class Video:
         return min(255, max(1, round(127 * speed / (NARROW_SPEED * self.size))))
 
 
-def heading_words(angle: float) -> str:
+def heading_name(angle: float) -> str:
     """The nearest of `HEADINGS`; `angle` in radians clockwise from "right"."""
     return HEADINGS[round(angle / (math.pi / 4)) % 8]
 
@@ -256,6 +257,11 @@ def make_video(seed: int, size: int = 128, variety: Variety = "narrow") -> Video
         pan = (speed * math.cos(angle), speed * math.sin(angle))
     count = dice.pick((1, 2)) if wide else 1
     return Video(seed, size, Background(base, waves, pan), tuple(_sprite(dice, size, variety) for _ in range(count)))
+
+
+def held_out_videos(count: int, size: int, variety: Variety) -> list[Video]:
+    """What stages measure themselves on: the first videos that none is trained on."""
+    return [make_video(HELD_OUT + number, size, variety) for number in range(count)]
 
 
 def _wave(dice: _Dice, index: int, wide: bool) -> Wave:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import dev
+from hosting.server import HostServer
 from tests.browser.graph_page import GraphPage
 from tests.browser.page import Page, browser_path
-from tests.host.harness import HostServer
 
 IMAGES = dev.ROOT / "out" / "browser"
 """Where the tests leave what they saw; not under version control."""

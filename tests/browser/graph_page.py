@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+from hosting.server import HostServer
 from tests.browser.page import Page, PageError
-from tests.host.harness import HostServer
 
 APP = "(window.app ?? window.comfyAPI.app.app)"
 READY = f"!!(window.LiteGraph && {APP}.canvas && LiteGraph.registered_node_types.StreamingT2VStreamSampler)"

@@ -7,9 +7,9 @@ import time
 import pytest
 
 import dev
+from hosting.workflow import load_workflow, to_prompt
 from tests.blueprints import BLUEPRINTS
 from tests.browser.graph_page import EMPTY, FREE, known_inputs, script
-from tests.host.workflow import load_workflow, to_prompt
 
 INSIDE = """() => APP.graph._nodes.map(node => ({
   id: node.id, title: node.title,

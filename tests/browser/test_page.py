@@ -6,10 +6,10 @@ import time
 
 import pytest
 
+from hosting.workflow import load_workflow
 from streaming_core.frames import VideoFrames
 from tests.browser.graph_page import EMPTY, script
-from tests.demo import TEMPLATE, furnish
-from tests.host.workflow import load_workflow
+from training.demo import TEMPLATE, furnish
 
 FRAMES = 18
 RUN = ":is([data-testid=queue-button] button, button[data-testid=queue-button])"

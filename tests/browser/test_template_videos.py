@@ -7,7 +7,7 @@ from PIL import Image
 
 from streaming_core.frames import VideoFrames
 from tests.browser.thumbnail_videos import FOLDER, RECIPES, SIZE, make_output
-from tests.demo import furnish
+from training.demo import furnish
 
 
 @pytest.fixture(scope="module")

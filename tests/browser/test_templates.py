@@ -7,9 +7,9 @@ import json
 import pytest
 
 import dev
+from hosting.workflow import PACK, load_workflow, to_prompt
 from tests.browser.graph_page import APP, DRAWN_ONLY, known_inputs
-from tests.demo import TEMPLATE as DEMO
-from tests.host.workflow import PACK, load_workflow, to_prompt
+from training.demo import TEMPLATE as DEMO
 
 BESIDE = "document.body.innerText"
 MENU_WIDTH, MENU_HEIGHT = 64, 132

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from streaming_core.frames import VideoFrames
 from tests.browser.thumbnail_videos import Recipe
-from tests.demo import to_image
+from training.demo import to_image
 
 WIDTH, GAP = 768, 4
 ROWS, COLUMNS = 2, 4

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import dev
+from hosting.report import HostError
+from hosting.server import HostServer
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, write_video
-from tests.demo import to_image
-from tests.host.harness import HostError, HostServer
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
+from training.demo import to_image
 from training.videos import HELD_OUT, make_video
 
 Prompt = dict[str, dict]

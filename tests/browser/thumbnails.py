@@ -39,13 +39,13 @@ def draw_graph(graph, workflow: dict) -> bytes:
 
 def main(names: list[str]) -> int:
     dev.ensure_environment("tests.browser.thumbnails")
+    from hosting.server import HostServer
+    from hosting.workflow import load_workflow
     from tests.browser.graph_page import GraphPage
     from tests.browser.page import Page
     from tests.browser.thumbnail_images import save, stacked, wide_image
     from tests.browser.thumbnail_videos import FOLDER
-    from tests.demo import furnish
-    from tests.host.harness import HostServer
-    from tests.host.workflow import load_workflow
+    from training.demo import furnish
 
     names = names or sorted(path.stem for path in FOLDER.glob("*.json"))
     workflows = {name: load_workflow(FOLDER / f"{name}.json") for name in names}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 import dev
-from tests.host.harness import HostServer
+from hosting.server import HostServer
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import position_ramp
 from streaming_core.schedules.ddim import enhancer_sigmas
 from streaming_core.windows.handovers import RecordedHandovers
 from tests.golden.cases import Case
-from tests.host.inprocess import import_host, import_pack
 
 
 def closed_form(x: Tensor, timestep: Tensor, text: Tensor, image_latents: Tensor, image_embeddings: Tensor) -> Tensor:

@@ -335,7 +335,7 @@ def table_rows(document: Path) -> dict[str, dict[str, str]]:
 
 
 def main() -> None:
-    from tests.host.inprocess import import_host
+    from hosting.inprocess import import_host
 
     import_host()
     for row in PROBES:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from tests.host.inprocess import import_host, import_pack
+from hosting.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
@@ -27,7 +27,7 @@ from comfyui_streamingt2v.nodes.host import encoders  # noqa: E402
 from comfyui_streamingt2v.nodes.host import identity as I  # noqa: E402, N812
 from comfyui_streamingt2v.nodes.host.windows import blending  # noqa: E402
 
-from tests.host import tiny_models as tiny  # noqa: E402
+from tiny_models import native as tiny  # noqa: E402
 
 
 @cache
@@ -177,7 +177,7 @@ def clip_vision(seed: int):
     from streaming_core.models.registry import shapes_of
     from streaming_core.models.streamingsvd.detect import detect_streamingsvd
     from streaming_core.models.streamingsvd.file import split_file
-    from tests.tiny import TINY, official_shapes, random_weights
+    from tiny_models.streamingsvd import TINY, official_shapes, random_weights
 
     tensors = random_weights(official_shapes(TINY), dtype=torch.float32)
     config = detect_streamingsvd(shapes_of(tensors))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.windows.handovers import RecordedHandovers, SeededHandovers
 from streaming_core.windows.plan import plan_windows
-from tests.host.inprocess import import_host, import_pack
 from tests.windows_oracle import ownership
 
 import_host()
@@ -25,7 +25,7 @@ from comfyui_streamingt2v.nodes.host.compat import supported  # noqa: E402
 from comfyui_streamingt2v.nodes.host.windows import blending  # noqa: E402
 from comfyui_streamingt2v.nodes.host.windows.conditions import with_window_conditions  # noqa: E402
 
-from tests.host import tiny_models as tiny  # noqa: E402
+from tiny_models import native as tiny  # noqa: E402
 
 FRAMES, WINDOW, OVERLAP = 11, 5, 2
 SAMPLERS = ("euler", "heun", "dpm_2", "dpmpp_2m", "dpmpp_2m_sde", "lcm", "uni_pc", "ddim")

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import dev
+from hosting.server import HostServer
 from tests.blueprints import BLUEPRINTS
-from tests.host.harness import HostServer
 
 
 @pytest.fixture(scope="module")

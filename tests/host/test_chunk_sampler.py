@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.loop.chunk import Chunk
 from streaming_core.loop.sampler import ChunkSampler, WrappedSampler
 from streaming_core.loop.script import Script, parse_cues
 from streaming_core.loop.state import Anchor, ChunkResult
-from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
@@ -24,8 +24,8 @@ from comfy_extras.nodes_model_advanced import RescaleCFG  # noqa: E402
 from comfyui_streamingt2v.nodes.host.native.sampler import AnyModelChunkSampler  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import handed_out, reroll, videos  # noqa: E402
 
-from tests.host import tiny_models as tiny  # noqa: E402
-from tests.host.tiny_vae import plain_vae  # noqa: E402
+from tiny_models import native as tiny  # noqa: E402
+from tiny_models.native_vae import plain_vae  # noqa: E402
 
 SIZES = {"num_frames": 20, "chunk_frames": 8, "overlap_frames": 3, "width": 16, "height": 16, "fit": "crop"}
 

@@ -11,9 +11,7 @@ import pytest
 import torch
 
 import dev
-from streaming_core.frames import VideoFrames
-from streaming_core.runs.folder import RunFolder
-from tests.host.crashes import (
+from benchmarks.crashes import (
     CHECKPOINT,
     CHUNK_FRAMES,
     OVERLAP_FRAMES,
@@ -25,7 +23,9 @@ from tests.host.crashes import (
     surroundings,
     video_prompt,
 )
-from tests.host.workflow import BYPASSED, load_workflow, set_inputs, to_prompt
+from hosting.workflow import BYPASSED, load_workflow, set_inputs, to_prompt
+from streaming_core.frames import VideoFrames
+from streaming_core.runs.folder import RunFolder
 
 if os.name == "nt":
     pytest.skip("kill -9 and file permissions of POSIX", allow_module_level=True)
@@ -113,7 +113,7 @@ def test_a_manifest_cut_in_half_is_refused_and_recovered(run):
 
 
 def test_another_model_between_two_runs_is_refused(server, run):
-    from tests.tiny import write_tiny_streamingsvd
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     run.make()
     before = stamps(run.folder)

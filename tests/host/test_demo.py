@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import VideoFrames
-from tests.demo import CHECKPOINT, INTERPOLATOR, MODELS, furnish
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
+from training.demo import CHECKPOINT, INTERPOLATOR, MODELS, furnish
 
 pytestmark = pytest.mark.slow
 FRAMES = 13
@@ -31,7 +31,7 @@ def test_the_files_are_small_enough_to_be_cloned():
 
 
 def test_the_demo_shows_what_it_says(tmp_path):
-    run = python("-m", "tests.demo", "--out", str(tmp_path), "--frames", str(FRAMES))
+    run = python("-m", "training.demo", "--out", str(tmp_path), "--frames", str(FRAMES))
     assert run.returncode == 0, run.stderr[-3000:] + run.stdout[-3000:]
     video = VideoFrames.open(tmp_path / "video.mp4")
     assert (len(video), video.width, video.height, video.fps) == (2 * FRAMES - 1, 96, 96, 12)
@@ -45,7 +45,7 @@ def test_the_demo_shows_what_it_says(tmp_path):
 
 
 def test_the_demo_says_where_its_models_are(tmp_path, monkeypatch, capsys):
-    from tests import demo
+    from training import demo
 
     monkeypatch.setattr(demo, "CHECKPOINT", tmp_path / "demo_streamingsvd.safetensors")
     assert demo.main(["--out", str(tmp_path / "out")]) == 2

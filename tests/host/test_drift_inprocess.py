@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.color.anchor import ColorAnchor
 from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
@@ -16,7 +17,6 @@ from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import start_video, state_after_first, video_chunks
-from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
@@ -25,8 +25,8 @@ from comfyui_streamingt2v.nodes.drift import ColorAnchorStream, PerturbTail  # n
 from comfyui_streamingt2v.nodes.extend import ExtendVideo  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 
-from tests.host import tiny_models as tiny  # noqa: E402
 from tests.host.test_native_inprocess import plain_vae, sampler_of  # noqa: E402
+from tiny_models import native as tiny  # noqa: E402
 
 HEIGHT, WIDTH, FRAMES, OVERLAP = 40, 64, 8, 3
 DRIFT = torch.tensor([0.6, 0.4, -0.3])

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, VideoFrames, write_video
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from tests.tiny import write_tiny_streamingsvd
-from tests.tiny_enhancer import write_tiny_enhancer
-from tests.tiny_modelscope import write_tiny_modelscope
+from tiny_models.enhancer import write_tiny_enhancer
+from tiny_models.modelscope import write_tiny_modelscope
+from tiny_models.streamingsvd import write_tiny_streamingsvd
 
 ENCODERS, ENHANCER, SVD = "tiny_encoders.ckpt", "tiny_enhancer.safetensors", "tiny_svd.safetensors"
 LOAD, ENHANCE, SAVE = "StreamingT2VLoadEnhancer", "StreamingT2VEnhanceVideo", "StreamingT2VSaveStream"
@@ -305,7 +305,7 @@ def test_the_template_for_any_model_runs_on_a_native_one(fresh_server, tmp_path)
     base = tmp_path / "base"
     (base / "custom_nodes").mkdir(parents=True)
     shutil.copy(Path(__file__).with_name("tiny_wan_pack.py"), base / "custom_nodes" / "tiny_wan_pack.py")
-    models = Path(__file__).with_name("tiny_models.py")
+    models = dev.ROOT / "tiny_models" / "native.py"
     server = fresh_server(base=base, env={"TINY_MODELS": str(models)})
     workflow = load_workflow(dev.ROOT / "workflows" / "randomized_blending_any_model.json")
     prompt = to_prompt(workflow, server.object_info())

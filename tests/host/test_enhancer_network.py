@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.models.i2vgenxl import network as core
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError, load_strict, shapes_of
 from streaming_core.schedules.ddim import enhancer_sigmas, kept_timesteps
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny_enhancer import TINY, tiny_weights
+from tiny_models.enhancer import TINY, tiny_weights
 
 import_host()
 import_pack()
@@ -26,7 +26,7 @@ from comfy.patcher_extension import WrappersMP  # noqa: E402
 from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl  # noqa: E402
 from comfyui_streamingt2v.nodes.host.enhance.load import load_enhancer  # noqa: E402
 
-from tests.host.tiny_models import sample  # noqa: E402
+from tiny_models.native import sample  # noqa: E402
 
 WIDTH, FRAMES, SIDE = TINY.cross_attention_dim, 5, 12
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.enhance.job import EnhanceJob, EnhanceRequest, plan_enhancement
 from streaming_core.enhance.settings import EnhanceSettings
 from streaming_core.enhance.size import Size, fit_size
@@ -19,8 +20,8 @@ from streaming_core.frames import FrameStream, TensorFrames
 from streaming_core.models.modelscope.detect import CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX
 from streaming_core.models.registry import take
 from streaming_core.windows.plan import plan_windows
-from tests import tiny_enhancer, tiny_modelscope
-from tests.host.inprocess import import_host, import_pack
+from tiny_models import enhancer as tiny_enhancer
+from tiny_models import modelscope as tiny_modelscope
 
 import_host()
 import_pack()
@@ -33,7 +34,7 @@ from comfyui_streamingt2v.nodes.host.enhance import enhancer as host  # noqa: E4
 from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl, stage  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file  # noqa: E402
 
-from tests.host.tiny_models import SVD  # noqa: E402
+from tiny_models.native import SVD  # noqa: E402
 
 WINDOW, OVERLAP, STEPS = 5, 2, 3
 SETTINGS = EnhanceSettings(steps=4, strength=0.8, window_frames=WINDOW, overlap_frames=OVERLAP, seed=7)

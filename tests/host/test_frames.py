@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import FrameMismatchError, FrameRangeError, SettingsError, VideoReadError
 from streaming_core.frames import AudioTrack, FrameStream, TensorFrames, VideoFrames, write_video
-from tests.host.inprocess import import_host, import_pack
 from tests.unit.frame_videos import LazyVideo, counted_video, numbers_in, write_at_times
 
 import_host()

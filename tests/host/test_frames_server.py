@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, switched_on, to_prompt
 from streaming_core.frames import AudioTrack, TensorFrames, VideoFrames, write_video
-from tests.host.workflow import load_workflow, set_inputs, switched_on, to_prompt
-from tests.tiny import write_tiny_streamingsvd
-from tests.tiny_ema_vfi import write_tiny_ema_vfi
-from tests.tiny_enhancer import write_tiny_enhancer
-from tests.tiny_modelscope import write_tiny_modelscope
 from tests.unit.frame_videos import smooth_video
+from tiny_models.ema_vfi import write_tiny_ema_vfi
+from tiny_models.enhancer import write_tiny_enhancer
+from tiny_models.modelscope import write_tiny_modelscope
+from tiny_models.streamingsvd import write_tiny_streamingsvd
 
 SOURCE, INTERPOLATE, SAVE = (
     "StreamingT2VStreamFromVideo",

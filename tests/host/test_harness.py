@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.host.harness import HostError, HostServer
+from hosting.report import HostError
+from hosting.server import HostServer
 
 
 def noise_image(width: int = 64, frames: int = 1) -> dict:

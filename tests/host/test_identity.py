@@ -14,8 +14,8 @@ import torch
 import dev
 from streaming_core.identity import differences, sentence, undescribed
 from tests.host import identity_variants as variants
-from tests.host import tiny_models as tiny
 from tests.host.identity_variants import ALL, I, Variant, model_of
+from tiny_models import native as tiny
 
 import comfy.patcher_extension  # noqa: E402, isort: skip - the host is there once the variants are imported
 
@@ -235,7 +235,7 @@ def streamingsvd_files(tmp_path_factory) -> list[str]:
     """The same weights as a float16 file, under another name in another folder, and converted to float32."""
     from safetensors.torch import load_file, save_file
 
-    from tests.tiny import write_tiny_streamingsvd
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     folder = tmp_path_factory.mktemp("files")
     first = write_tiny_streamingsvd(folder / "tiny.safetensors")
@@ -275,7 +275,7 @@ def test_cam_on_a_model_counts_by_weights_strength_and_control_frames(streamings
 def test_a_text_encoder_counts_with_weights_and_layer():
     import comfy.model_management as mm
 
-    from tests.host.tiny_clip import tiny_clip
+    from tiny_models.clip import tiny_clip
 
     clip = tiny_clip(l=16)
     clip.use_clip_schedule, clip.apply_hooks_to_conds = False, None

@@ -20,7 +20,7 @@ def run_python(code: str) -> str:
 def test_host_imports_on_the_cpu_with_folders_of_its_own():
     said = run_python(
         "import sys, tempfile\n"
-        "from tests.host.inprocess import import_host\n"
+        "from hosting.inprocess import import_host\n"
         "arguments = list(sys.argv)\n"
         "host = import_host()\n"
         "assert import_host() == host and sys.argv == arguments\n"
@@ -34,7 +34,7 @@ def test_host_imports_on_the_cpu_with_folders_of_its_own():
 
 def test_pack_shares_the_core_with_the_tests():
     run_python(
-        "from tests.host.inprocess import import_host, import_pack\n"
+        "from hosting.inprocess import import_host, import_pack\n"
         "import_host()\n"
         "pack = import_pack()\n"
         "assert import_pack() is pack\n"
@@ -49,7 +49,7 @@ def test_pack_shares_the_core_with_the_tests():
 def test_host_missing_is_said_plainly(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     said = run_python(
-        "from tests.host.inprocess import HostMissing, import_host\n"
+        "from hosting.inprocess import HostMissing, import_host\n"
         "try:\n    import_host()\nexcept HostMissing as error:\n    print(error)\n"
     )
     assert "dev.py setup" in said

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.models.ema_vfi.interpolator import EmaVfiInterpolator, EmaVfiSettings
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny_ema_vfi import random_network, write_tiny_ema_vfi
+from tiny_models.ema_vfi import random_network, write_tiny_ema_vfi
 
 import_host()
 import_pack()

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import VideoFrames
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from tests.tiny import write_tiny_streamingsvd
-from tests.tiny_ema_vfi import write_tiny_ema_vfi
+from tiny_models.ema_vfi import write_tiny_ema_vfi
+from tiny_models.streamingsvd import write_tiny_streamingsvd
 
 LOADER, INTERPOLATE, SAVE = "StreamingT2VLoadEmaVfi", "StreamingT2VInterpolateStream", "StreamingT2VSaveStream"
 CHECKPOINT = "tiny_interpolated.safetensors"

@@ -15,14 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import dev
+from benchmarks.metrics_videos import pan, stream
+from hosting.inprocess import import_host, import_pack
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.errors import CheckpointError, FrameError, SettingsError
 from streaming_core.frames import TensorFrames, VideoFrames, write_video
 from streaming_core.loop.layout import lay_out
 from streaming_core.metrics.flow import RAFT_FILE, empty_raft
 from streaming_core.metrics.measure import measure
-from tests.host.inprocess import import_host, import_pack
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from tests.unit.metrics_videos import pan, stream
 
 import_host()
 import_pack()
@@ -34,7 +34,7 @@ from comfyui_streamingt2v.nodes import metrics as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import metrics as host  # noqa: E402
 from comfyui_streamingt2v.nodes.host.video import streams  # noqa: E402
 
-from tests.host.tiny_clip import tiny_clip, tiny_clip_vision  # noqa: E402
+from tiny_models.clip import tiny_clip, tiny_clip_vision  # noqa: E402
 
 SAFE_FILE = "raft_large.safetensors"
 

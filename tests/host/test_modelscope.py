@@ -13,9 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import VideoFrames
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
-from tests.tiny_modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
+from tiny_models.modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
 
 CHECKPOINT, BASE, REFINER = "tiny_modelscope.ckpt", "tiny_modelscope_base.safetensors", "tiny_vid2vid.pth"
 LOADER, SAMPLER, CHUNKS = (
@@ -263,7 +263,7 @@ def refused(server, prompt, node_type, words):
 
 
 def svd_file(server, path):
-    from tests.tiny import write_tiny_streamingsvd
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     write_tiny_streamingsvd(path)
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsError
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.script import Cue, Script, parse_cues
 from streaming_core.loop.steps import start_video, video_chunks
 from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny_modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
+from tiny_models.modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
 
 SIDE = 32
 
@@ -454,7 +454,7 @@ def test_damaged_files_are_refused_in_a_sentence(host):
 
 @pytest.fixture(scope="module")
 def svd_file(host) -> str:
-    from tests.tiny import write_tiny_streamingsvd
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     path = model_path(host, "checkpoints", "svd_tiny.safetensors")
     write_tiny_streamingsvd(path)

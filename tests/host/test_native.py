@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, VideoFrames, write_video
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
 SAMPLER, VIDEO, SAVE = "StreamingT2VAnyModelChunkSampler", "StreamingT2VStreamSampler", "StreamingT2VSaveStream"
 SMALL = {"width": 64, "height": 48, "chunk_frames": 17, "overlap_frames": 9}
@@ -22,8 +22,8 @@ SMALL = {"width": 64, "height": 48, "chunk_frames": 17, "overlap_frames": 9}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """A server with a tiny Wan and a tiny StreamingSVD."""
-    from tests.host.harness import HostServer
-    from tests.tiny import write_tiny_streamingsvd
+    from hosting.server import HostServer
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     base = tmp_path_factory.mktemp("base")
     (base / "custom_nodes").mkdir()
@@ -34,7 +34,7 @@ def server(tmp_path_factory):
     frames = torch.rand(1, 60, 100, 3, generator=torch.Generator().manual_seed(1)).repeat(30, 1, 1, 1)
     frames = frames * torch.linspace(0.5, 1, 30).view(-1, 1, 1, 1)
     write_video(TensorFrames(frames, 24), base / "input" / "own.mp4")
-    models = Path(__file__).with_name("tiny_models.py")
+    models = dev.ROOT / "tiny_models" / "native.py"
     with HostServer(pack=dev.ROOT, base=base, env={"TINY_MODELS": str(models)}) as running:
         yield running
 

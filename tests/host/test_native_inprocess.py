@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first, video_chunks
-from tests.host.inprocess import import_host, import_pack
 
 import_host()
 import_pack()
@@ -25,8 +25,8 @@ from comfyui_streamingt2v.nodes.host.native.conditions import condition_kind  # 
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 from comfyui_streamingt2v.nodes.host.svd import build  # noqa: E402
 
-from tests.host import tiny_models as tiny  # noqa: E402
-from tests.host.tiny_vae import PlainVae, plain_vae, wan_vae  # noqa: E402
+from tiny_models import native as tiny  # noqa: E402
+from tiny_models.native_vae import PlainVae, plain_vae, wan_vae  # noqa: E402
 
 FAMILIES = (tiny.SVD, tiny.WAN, tiny.WAN_I2V, tiny.LTX, tiny.HUNYUAN, tiny.COSMOS)
 every_family = pytest.mark.parametrize("kind", FAMILIES, ids=lambda kind: kind.name)
@@ -44,7 +44,8 @@ def svd_vae():
     from streaming_core.models.registry import shapes_of
     from streaming_core.models.streamingsvd.detect import detect_streamingsvd
     from streaming_core.models.streamingsvd.file import split_file
-    from tests.tiny import TINY, official_shapes, random_weights
+    from streaming_core.models.streamingsvd.shapes import official_shapes
+    from tiny_models.streamingsvd import TINY, random_weights
 
     tensors = random_weights(official_shapes(TINY), dtype=torch.float32)
     config, weights = detect_streamingsvd(shapes_of(tensors)), split_file(tensors, "tiny")

@@ -35,7 +35,7 @@ def test_pack_imports_in_under_a_second(host_server):
     """Processor time in a process that holds what the host has imported by then: a busy machine changes nothing."""
     code = (
         "import asyncio, time\n"
-        "from tests.host.inprocess import import_host, import_pack\n"
+        "from hosting.inprocess import import_host, import_pack\n"
         "import_host()\n"
         "import comfy_api.latest, comfy.clip_vision, comfy.context_windows, comfy.samplers, comfy.sd\n"
         "import latent_preview, nodes\n"

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.sampler import StepMemory
 from streaming_core.runs.care import run_bytes
-from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
 
 GIB = 2**30

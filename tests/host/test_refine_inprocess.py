@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.enhance.job import RefineJob, plan_refinement
 from streaming_core.enhance.settings import RefineSettings
 from streaming_core.enhance.size import Size
@@ -16,8 +17,7 @@ from streaming_core.frames import TensorFrames
 from streaming_core.models.registry import WrongCheckpointError
 from streaming_core.schedules.vid2vid import refiner_sigmas, rescaled_guidance
 from tests.golden.solvers import dpmpp_2m_sde_step
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny_modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
+from tiny_models.modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
 
 WIDTH = 64
 

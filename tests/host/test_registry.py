@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import dev
-from tests.host.harness import HostServer
+from hosting.server import HostServer
 from tests.node_forms import PATH as FORMS
 
 WHAT_USERS_NEED = {"__init__.py", "LICENSE", "README.md", "pyproject.toml", "requirements.txt"}

@@ -10,12 +10,12 @@ from fractions import Fraction
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import RunDamagedError, RunMismatchError, SettingsError
 from streaming_core.loop.plan import Beginning, VideoPlan
 from streaming_core.loop.script import Cue, Script
 from streaming_core.runs.care import delete_older, set_aside_damaged, use_take
 from streaming_core.runs.folder import RunFolder
-from tests.host.inprocess import import_host, import_pack
 from tests.host.painted import PaintedChunks
 
 FRAMES, OVERLAP, HEIGHT, WIDTH = 6, 2, 16, 24

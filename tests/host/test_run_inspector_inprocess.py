@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.runs.folder import ChunkContent, RunFolder
-from tests.host.inprocess import import_host, import_pack
 
 SIZE = {"kind": "test", "height": 8, "width": 12, "fps": 4}
 

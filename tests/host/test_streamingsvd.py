@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import dev
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import VideoFrames
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
 CHECKPOINT = "tiny_streamingsvd.safetensors"
 SMALL = {"width": 128, "height": 64, "chunk_frames": 8, "overlap_frames": 3, "anchor_frame": 2}
@@ -21,7 +21,7 @@ SMALL = {"width": 128, "height": 64, "chunk_frames": 8, "overlap_frames": 3, "an
 
 def furnish(server):
     """A tiny checkpoint and start images."""
-    from tests.tiny import write_tiny_streamingsvd
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     write_tiny_streamingsvd(checkpoints(server) / CHECKPOINT)
     pixels = np.random.default_rng(0).integers(0, 255, (90, 160, 4), dtype=np.uint8)

@@ -8,14 +8,15 @@ from functools import partial
 import pytest
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import FrameMismatchError, SettingsError
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import split_file
+from streaming_core.models.streamingsvd.shapes import official_shapes
 from streaming_core.models.towers import ClipVisionConfig, VaeConfig
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny import TINY, official_shapes, random_weights
+from tiny_models.streamingsvd import TINY, random_weights
 
 HEIGHT, WIDTH, FRAMES, OVERLAP = 32, 64, 6, 2
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.frames import write_video
 from streaming_core.models.registry import shapes_of
@@ -18,26 +19,31 @@ from streaming_core.models.streamingsvd.config import Level, StreamingSVDConfig
 from streaming_core.models.streamingsvd.detect import detect_streamingsvd
 from streaming_core.models.towers import ClipVisionConfig, VaeConfig
 from tests import training_runs
-from tests.host.inprocess import import_host, import_pack
 from tests.training_runs import BREAK, STEPS, assert_same_run, go_on, same, train
 from training import __main__ as command
-from training.cam import CamTask, run_with_cam, with_drift
+from training import stages
+from training.configs import DEMO_SVD
+from training.control_frames import with_drift
 from training.diffusion import Encoder, draw_sigmas
-from training.export import export, joined
+from training.export import FILES, export
 from training.export import main as export_command
+from training.files import streamingsvd
 from training.footage import FolderSource, VideoSource, clip_of
-from training.layout import CPU, DEMO, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
+from training.layout import CPU, LATENT_SCALE, Base, run_unet, stage_weights, trained_base, vae_base
 from training.loop import Recipe, Run, read_log
 from training.pool import make_pool, read_pool, write_pool
-from training.unet import UnetTask
+from training.stages import STAGES
+from training.svd_cam import SvdCamTask, run_with_cam
+from training.svd_unet import SvdUnetTask
+from training.task import Clips
 from training.vae import VaeTask, crop_around_movement
-from training.videos import make_video
+from training.videos import VARIETIES, make_video
 
 pytestmark = pytest.mark.slow
 SIZE = 32
 LATENT = SIZE // 8
 MINIATURE = StreamingSVDConfig(
-    cam=replace(DEMO.cam, unet=replace(DEMO.cam.unet, levels=(Level(64, (1,), True), Level(64, (0,), False)))),
+    cam=replace(DEMO_SVD.cam, unet=replace(DEMO_SVD.cam.unet, levels=(Level(64, (1,), True), Level(64, (0,), False)))),
     image_encoder=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=False),
     first_stage=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=True),
     clip_vision=ClipVisionConfig(64, 2, 1, 128, 56, 224, 64),
@@ -57,11 +63,9 @@ def make_task(stage: str, folder: Path):
     if stage == "vae":
         return VaeTask(SIZE, batch=2, config=MINIATURE)
     if stage == "unet":
-        base = vae_base(folder)
-        return UnetTask(
-            base, SIZE, pool=read_pool(folder, SIZE, "narrow"), batch=1, frames=4, config=MINIATURE.cam.unet
-        )
-    return CamTask(trained_base(folder), OneVideo(), SIZE, batch=1, frames=4, overlap=2)
+        base, pool = vae_base(folder), read_pool(folder, SIZE, "narrow")
+        return SvdUnetTask(base, Clips(SIZE, pool=pool, batch=1, frames=4), MINIATURE.cam.unet)
+    return SvdCamTask(trained_base(folder), OneVideo(), SIZE, batch=1, frames=4, overlap=2)
 
 
 def encoder_of(folder: Path) -> Encoder:
@@ -156,7 +160,7 @@ def loaded(trained):
 
     path = Path(folder_paths.get_folder_paths("checkpoints")[0]) / "trained.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    export(trained["cam"].folder, path)
+    export(trained["cam"].folder, into=path.parent, name=path.name)
     return load_streamingsvd(path.name), path
 
 
@@ -208,7 +212,7 @@ def test_cam_sees_drifted_frames_and_is_to_make_undrifted_ones(trained):
 
 
 def test_the_export_has_the_official_layout(loaded):
-    from tests.tiny import official_shapes
+    from streaming_core.models.streamingsvd.shapes import official_shapes
 
     tensors = load_file(loaded[1])
     assert detect_streamingsvd(shapes_of(tensors)) == MINIATURE
@@ -320,12 +324,12 @@ def test_cam_for_a_file_and_clips_of_ones_own(loaded, tmp_path):
     [measured] = [entry["measured"] for entry in read_log(args.out / "cam.jsonl") if "measured" in entry]
     assert all(0 < value < 100 for value in measured.values())
     target = tmp_path / "own.safetensors"
-    export(args.out, target, loaded[1])
+    export(args.out, base=loaded[1], into=target.parent, name=target.name)
     own, base = load_file(target), load_file(loaded[1])
     assert own.keys() == base.keys()
     changed = {key for key in own if not torch.equal(own[key], base[key])}
     assert changed and all(key.startswith(("controlnet.", "model.diffusion_model.cross_attention_")) for key in changed)
-    assert joined(Base(base), load_file(args.out / "cam.safetensors")).keys() == own.keys()
+    assert streamingsvd(Base(base), load_file(args.out / "cam.safetensors")).keys() == own.keys()
 
 
 def test_a_time_limit_becomes_a_number_of_steps(trained, tmp_path, monkeypatch):
@@ -337,8 +341,8 @@ def test_a_time_limit_becomes_a_number_of_steps(trained, tmp_path, monkeypatch):
     run = Run(task, tmp_path, recipe)
     run.train(minutes=1e-6, stopped=lambda: run.progress.step == 14)
     assert run.progress.steps == 16
-    [told] = [entry for entry in read_log(tmp_path / "vae.jsonl") if "steps" in entry]
-    assert told["steps"] == 16 and told["seconds_per_step"] > 0
+    [fixed] = [entry for entry in read_log(tmp_path / "vae.jsonl") if "steps" in entry]
+    assert fixed["steps"] == 16 and fixed["seconds_per_step"] > 0
     again = Run(task, tmp_path, recipe)
     assert again.train(minutes=100).finished and again.progress.step == 16
 
@@ -362,7 +366,7 @@ def test_a_stage_says_which_one_comes_before(tmp_path):
     with pytest.raises(SettingsError, match="vae.safetensors is not there yet; run python -m training --stage vae"):
         make_task("unet", tmp_path)
     with pytest.raises(SettingsError, match="leave nothing new in clips of 4"):
-        CamTask(Base({}), frames=4, overlap=4)
+        SvdCamTask(Base({}), frames=4, overlap=4)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +374,9 @@ def test_a_stage_says_which_one_comes_before(tmp_path):
     [
         (["--minutes", "1", "--steps", "2"], "exclude each other"),
         (["--size", "100"], "multiple of 32"),
-        (["--clips", "."], "for --stage cam"),
+        (["--clips", "."], "--clips is for --stage cam, not for vae"),
+        (["--base", "."], "--base is for --stage pool, unet, cam, ms_unet, ms_cam, enhancer, not for vae"),
+        (["--start", "."], "--start is for --stage unet, cam, ms_unet, ms_cam, enhancer, not for vae"),
     ],
 )
 def test_wrong_arguments_are_refused(words, problem, capsys):
@@ -382,6 +388,17 @@ def test_wrong_arguments_are_refused(words, problem, capsys):
 def test_defaults_are_the_recipe():
     args = command.arguments(["--stage", "unet", "--out", "x"])
     assert (args.minutes, args.size, args.batch, args.frames, args.device) == (75, 96, 3, 8, "cpu")
+    assert command.arguments(["--stage", "cam", "--out", "x"]).overlap == 3
+    assert command.arguments(["--stage", "ms_cam", "--out", "x"]).overlap == 4
+    assert command.arguments(["--stage", "pool", "--out", "x"]).frames == 33
+
+
+def test_the_help_names_every_stage_and_what_it_makes(capsys):
+    with pytest.raises(SystemExit):
+        command.arguments(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"  {stage.name:<10}{stage.about}" in shown for stage in STAGES.values())
+    assert "{" + ",".join(STAGES) + "}" in shown and set(FILES) < set(STAGES) and stages.VARIETIES == VARIETIES
 
 
 def test_the_rate_warms_up_stays_and_falls():

@@ -9,18 +9,18 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import demo_enhancer as demo
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.models.i2vgenxl.detect import detect
 from streaming_core.models.registry import shapes_of
 from tests import training_runs
-from tests.host.inprocess import import_host, import_pack
 from tests.host.test_training_modelscope import RECIPE, SIZE, base_of, still_pool
 from tests.training_runs import assert_same_run, go_on, train
 from training import export
+from training.configs import DEMO_ENHANCER, DEMO_TEXT_TO_VIDEO
 from training.diffusion import Encoder
 from training.enhancer import (
     ALPHAS,
-    DEMO_ENHANCER,
     USUAL_TIMESTEP,
     Conditions,
     EnhancerTask,
@@ -35,7 +35,8 @@ from training.enhancer_wear import Wear, color_axes, draw_wear, worn_image, worn
 from training.footage import clip_of
 from training.layout import CPU, Base, write_weights
 from training.loop import Run
-from training.modelscope import BASE_UNET, new_base_unet, run_base
+from training.modelscope_unet import new_base_unet, run_base
+from training.task import Clips
 from training.vae import VaeTask
 from training.videos import make_video
 
@@ -45,11 +46,12 @@ FILE = "trained_enhancer.safetensors"
 
 
 def base_unet():
-    return new_base_unet(BASE_UNET, torch.Generator().manual_seed(0))
+    return new_base_unet(DEMO_TEXT_TO_VIDEO, torch.Generator().manual_seed(0))
 
 
 def make_task(folder: Path) -> EnhancerTask:
-    return EnhancerTask(base_of(folder), base_unet().state_dict(), SIZE, pool=still_pool(), batch=1, frames=4)
+    clips = Clips(SIZE, pool=still_pool(), batch=1, frames=4)
+    return EnhancerTask(base_of(folder), base_unet().state_dict(), clips)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,12 +101,12 @@ def test_every_weight_is_trained(trained):
 def test_it_begins_as_the_base_unet(trained):
     """v from the noise that a base UNet of first weights takes its whole input for."""
     task, unet = make_task(trained.folder), base_unet()
-    x, told = conditions(task)
+    x, given = conditions(task)
     timesteps = torch.tensor([USUAL_TIMESTEP])
-    noise = run_base(unet, unet.project_context(told.text), x, timesteps)
+    noise = run_base(unet, unet.project_context(given.text), x, timesteps)
     share = ALPHAS[USUAL_TIMESTEP]
     expected = (noise - (1 - share).sqrt() * noise) / share.sqrt()
-    torch.testing.assert_close(run(task.network, x, timesteps, told), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(run(task.network, x, timesteps, given), expected, atol=1e-3, rtol=1e-3)
 
 
 def test_levels_lie_on_passes_that_a_strength_begins():
@@ -165,11 +167,11 @@ def test_the_exported_file_computes_what_was_trained(trained, tmp_path, capsys):
     unet = load_enhancer(FILE).model.diffusion_model.float()
     unet.compute_dtype = torch.float32
     task = make_task(trained.folder)
-    x, told = conditions(task)
+    x, given = conditions(task)
     with Run(task, trained.folder, RECIPE).averaged():
-        expected = run(task.network, x, torch.tensor([700]), told)
-        mended = mend(task.network, x, told, strength=0.5, steps=4)
-    torch.testing.assert_close(run(unet, x, torch.tensor([700]), told), expected, atol=2e-2, rtol=2e-2)
+        expected = run(task.network, x, torch.tensor([700]), given)
+        mended = mend(task.network, x, given, strength=0.5, steps=4)
+    torch.testing.assert_close(run(unet, x, torch.tensor([700]), given), expected, atol=2e-2, rtol=2e-2)
     assert mended.shape == x.shape and mended.isfinite().all()
 
 

@@ -13,33 +13,35 @@ import torch
 from safetensors.torch import load_file
 
 import dev
+from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.models.modelscope.apm import join_context
 from streaming_core.models.modelscope.detect import detect_streamingmodelscope
+from streaming_core.models.modelscope.shapes import official_shapes
 from streaming_core.models.registry import shapes_of
 from tests import training_runs
-from tests.host.inprocess import import_host, import_pack
-from tests.tiny_modelscope import official_shapes
 from tests.training_runs import assert_same_run, go_on, train
 from training import __main__ as command_line
-from training import modelscope_cam as command
+from training.configs import DEMO_MODELSCOPE, DEMO_SVD, DEMO_TEXT_TO_VIDEO
+from training.control_frames import with_specks
+from training.export import FILES, export
+from training.export import main as export_command
 from training.footage import VideoPool
-from training.layout import CPU, DEMO, Base, autoencoder_tensors, random_clip_vision, write_weights
+from training.layout import CPU, Base, autoencoder_tensors, random_clip_vision, write_weights
 from training.loop import Recipe, Run
-from training.modelscope import (
-    BASE_UNET,
-    MODELSCOPE,
+from training.modelscope_cam import ModelscopeCamTask, run_with_cam_and_apm
+from training.modelscope_towers import Prompts
+from training.modelscope_unet import (
     SIGMAS,
     ModelscopeUnetTask,
-    Prompts,
+    draw_captioned,
     draw_timesteps,
-    draw_told,
     nearest_timesteps,
     new_base_unet,
     run_base,
 )
-from training.modelscope_cam import ModelscopeCamTask, export_modelscope, run_with_memories, with_specks
 from training.pool import write_pool
+from training.task import Clips
 from training.vae import VaeTask
 from training.videos import COLORS, HEADINGS, make_video
 
@@ -47,6 +49,7 @@ pytestmark = pytest.mark.slow
 SIZE = 64
 RECIPE = Recipe(learning_rate=5e-4, warmup_steps=3, average_decay=0.8, seed=5)
 STAGES = ("ms_unet", "ms_cam")
+FILE, BASE_FILE = FILES["ms_cam"]
 
 
 def still_pool() -> VideoPool:
@@ -57,14 +60,14 @@ def still_pool() -> VideoPool:
 
 def base_of(folder: Path) -> Base:
     vae = load_file(folder / "vae.safetensors")
-    return Base({**autoencoder_tensors(vae), **random_clip_vision(DEMO.clip_vision)})
+    return Base({**autoencoder_tensors(vae), **random_clip_vision(DEMO_SVD.clip_vision)})
 
 
 def make_task(stage: str, folder: Path):
-    options = {"size": SIZE, "pool": still_pool(), "batch": 1, "frames": 4}
+    clips = Clips(SIZE, pool=still_pool(), batch=1, frames=4)
     if stage == "ms_unet":
-        return ModelscopeUnetTask(base_of(folder), **options)
-    return ModelscopeCamTask(base_of(folder), load_file(folder / "ms_unet.safetensors"), overlap=2, **options)
+        return ModelscopeUnetTask(base_of(folder), clips)
+    return ModelscopeCamTask(base_of(folder), load_file(folder / "ms_unet.safetensors"), clips, overlap=2)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -104,7 +107,7 @@ def test_a_killed_run_goes_on_bit_for_bit(trained, stage):
 def test_a_stage_begins_with_what_another_run_or_a_whole_file_holds(trained, tmp_path):
     """As the command line hands it over."""
     folder, words = trained["ms_unet"].folder, ["--size", str(SIZE), "--frames", "4", "--overlap", "2"]
-    export_modelscope(folder, tmp_path)
+    export(folder, "ms_cam", into=tmp_path)
     write_pool(still_pool(), tmp_path, SIZE, "narrow")
     write_weights(tmp_path / "ms_unet.safetensors", load_file(folder / "ms_unet.safetensors"))
     write_weights(tmp_path / "base.safetensors", base_of(folder).tensors)
@@ -129,7 +132,7 @@ def test_specks_are_few_and_other_ones_in_each_frame():
     assert torch.equal(with_specks(frames, 0.0, torch.Generator().manual_seed(1)), frames)
 
 
-def test_only_the_memories_are_trained(trained):
+def test_only_cam_and_apm_are_trained(trained):
     task, stored = trained["ms_cam"].task, load_file(trained["ms_cam"].folder / "ms_unet.safetensors")
     own = task.unet.state_dict()
     assert all(torch.equal(own[key], stored[key]) for key in stored)
@@ -139,14 +142,14 @@ def test_only_the_memories_are_trained(trained):
 
 @torch.no_grad()
 def test_the_unet_begins_by_taking_all_for_noise():
-    unet = new_base_unet(BASE_UNET, torch.Generator().manual_seed(0))
+    unet = new_base_unet(DEMO_TEXT_TO_VIDEO, torch.Generator().manual_seed(0))
     x = torch.randn(1, 4, 4, 16, 16, generator=torch.Generator().manual_seed(1))
     noise = run_base(unet, unet.project_context(torch.zeros(1, 77, 64)), x, torch.tensor([900]))
     torch.testing.assert_close(noise, x / x.square().mean(dim=(3, 4), keepdim=True).sqrt(), atol=1e-3, rtol=1e-3)
 
 
 def test_prompts_of_different_words_are_different_vectors(trained):
-    prompts = Prompts(MODELSCOPE.text_encoder, CPU)
+    prompts = Prompts(DEMO_MODELSCOPE.text_encoder, CPU)
     words = [f"a {color} ball moving {heading}" for color in COLORS for heading in HEADINGS]
     vectors = torch.cat([prompts(text)[:, -1] for text in words])
     assert prompts("").abs().max() == 0
@@ -166,16 +169,16 @@ def test_the_image_tower_tells_colors_apart(trained):
     assert encoder.embed(torch.full((1, 3, SIZE, SIZE), 0.5)).abs().max() < 0.1
 
 
-def test_words_are_those_of_the_clip_or_of_the_anchor(trained):
+def test_captions_are_those_of_the_clip_or_of_the_anchor(trained):
     source = trained["ms_unet"].task.source
     for seed in range(4):
-        told, anchored = (
-            draw_told(source, torch.Generator().manual_seed(seed), 4, range(2, 6), anchor) for anchor in (None, 0)
+        drawn, anchored = (
+            draw_captioned(source, torch.Generator().manual_seed(seed), 4, range(2, 6), anchor) for anchor in (None, 0)
         )
         videos = [make_video(video, SIZE) for video in range(2)]
-        assert told.words in {video.words(start) for video in videos for start in range(2, 6)}
-        assert anchored.words in {video.words(0) for video in videos}
-        assert torch.equal(told.clip.latents, anchored.clip.latents) and told.clip.latents.dtype == torch.float32
+        assert drawn.caption in {video.caption(start) for video in videos for start in range(2, 6)}
+        assert anchored.caption in {video.caption(0) for video in videos}
+        assert torch.equal(drawn.clip.latents, anchored.clip.latents) and drawn.clip.latents.dtype == torch.float32
 
 
 def test_levels_are_the_hosts(loaded):
@@ -196,24 +199,24 @@ def loaded(trained):
     from comfyui_streamingt2v.nodes.host.modelscope import load as load_modelscope
 
     folders = [Path(folder_paths.get_folder_paths(name)[0]) for name in ("checkpoints", "diffusion_models")]
-    for path in export_modelscope(trained["ms_cam"].folder, folders[0]):
+    for path in export(trained["ms_cam"].folder, "ms_cam", into=folders[0]):
         assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
     folders[1].mkdir(parents=True, exist_ok=True)
-    shutil.copy(folders[0] / command.BASE_FILE, folders[1])
-    return load_modelscope.load_streamingmodelscope(command.FILE)
+    shutil.copy(folders[0] / BASE_FILE, folders[1])
+    return load_modelscope.load_streamingmodelscope(FILE)
 
 
 def test_the_export_has_the_official_layout(trained):
     """By the command itself, in a process of its own: there nobody has set up the host yet."""
     folder = trained["ms_cam"].folder
-    words = [sys.executable, "-m", "training.modelscope_cam", "--out", str(folder)]
+    words = [sys.executable, "-m", "training.export", "--stage", "ms_cam", "--out", str(folder)]
     run = subprocess.run(words, cwd=dev.ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0 and "MB" in run.stdout, run.stderr
-    shapes = shapes_of(load_file(folder / command.FILE))
-    assert detect_streamingmodelscope(shapes) == MODELSCOPE
+    shapes = shapes_of(load_file(folder / FILE))
+    assert detect_streamingmodelscope(shapes) == DEMO_MODELSCOPE
     unused = {"image_encoder.model.text_projection", "image_encoder.model.logit_scale"}
-    assert shapes == {key: shape for key, shape in official_shapes(MODELSCOPE).items() if key not in unused}
-    assert sum((folder / name).stat().st_size for name in (command.FILE, command.BASE_FILE)) < 34e6
+    assert shapes == {key: shape for key, shape in official_shapes(DEMO_MODELSCOPE).items() if key not in unused}
+    assert sum((folder / name).stat().st_size for name in (FILE, BASE_FILE)) < 34e6
 
 
 @torch.no_grad()
@@ -230,18 +233,18 @@ def test_the_loaded_networks_compute_what_was_trained(loaded, trained):
     run = Run(make_task("ms_cam", trained["ms_cam"].folder), trained["ms_cam"].folder, RECIPE)
     task = run.task
     x = torch.randn(1, frames, 4, SIZE // 8, SIZE // 8, generator=torch.Generator().manual_seed(3))
-    text = task.prompts(video.words(0))
+    text = task.prompts(video.caption(0))
     with run.averaged():
         tokens = task.network.projector(task.encoder.embed(anchor))
         gray = task.network.projector(task.gray)
         context = join_context(text, tokens)
-        expected = run_with_memories(
+        expected = run_with_cam_and_apm(
             task.unet, task.network.cam, context, text, control * 2 - 1, x, torch.tensor([700])
         )
     own = modelscope_apm.anchor_tokens(loaded.clip_vision, loaded.apm, anchor)
     torch.testing.assert_close(own.positive, tokens, atol=2e-3, rtol=2e-3)
     torch.testing.assert_close(own.negative, gray, atol=2e-3, rtol=2e-3)
-    encoded = modelscope.encode_prompts(loaded.clip, [video.words(0)])[video.words(0)]
+    encoded = modelscope.encode_prompts(loaded.clip, [video.caption(0)])[video.caption(0)]
     torch.testing.assert_close(encoded[0][0].float(), text, atol=5e-3, rtol=5e-3)
     guide = modelscope_cam.ModelscopeCamGuide(loaded.cam, encode_control_frames(loaded.cam, control.movedim(1, -1)))
     unet = loaded.model.model.diffusion_model
@@ -275,7 +278,7 @@ def test_text_becomes_a_video_of_several_chunks(loaded):
     prompts = modelscope.encode_prompts(loaded.clip, ["a red ball moving up left", ""])
     sampler = modelscope.ModelscopeChunkSampler(
         model=loaded.model, cam=loaded.cam, vae=loaded.vae, prompts=(prompts["a red ball moving up left"],),
-        negative=prompts[""], first_model=load_modelscope.load_modelscope_unet(command.BASE_FILE),
+        negative=prompts[""], first_model=load_modelscope.load_modelscope_unet(BASE_FILE),
         sampling=modelscope.official_sampling(2, 2.0), first_sampling=modelscope.first_clip_sampling(2, 2.0),
     )  # fmt: skip
     plan = VideoPlan(8, 4, 2, seed=1, height=SIZE, width=SIZE)
@@ -287,9 +290,9 @@ def test_text_becomes_a_video_of_several_chunks(loaded):
 
 def test_impossible_settings_are_refused(trained, tmp_path, capsys):
     with pytest.raises(SettingsError, match="leave nothing new in clips of 4"):
-        ModelscopeCamTask(Base({}), {}, frames=4, overlap=4)
+        ModelscopeCamTask(Base({}), {}, Clips(frames=4), overlap=4)
     other = replace(RECIPE, seed=6)
     with pytest.raises(SettingsError, match="use the same settings or another folder"):
         Run(make_task("ms_unet", trained["ms_unet"].folder), trained["ms_unet"].folder, other)
-    assert command.main(["--out", str(tmp_path)]) == 1
+    assert export_command(["--out", str(tmp_path), "--stage", "ms_cam"]) == 1
     assert "ms_unet.safetensors is not there yet" in capsys.readouterr().err

@@ -9,10 +9,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hosting.server import HostServer
+from hosting.workflow import set_inputs
 from streaming_core.frames import VideoFrames
 from tests.host import test_frames_server, test_modelscope, test_streamingsvd
-from tests.host.harness import HostServer
-from tests.host.workflow import set_inputs
 
 pytestmark = pytest.mark.slow
 

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import dev
+from hosting.workflow import load_workflow
 from tests.blueprints import BLUEPRINTS, FOLDER, WAY_IN, WAY_OUT, complete, main, text
-from tests.host.workflow import load_workflow
 from tests.node_forms import PATH as FORMS
 
 forms = json.loads(FORMS.read_text("utf-8"))

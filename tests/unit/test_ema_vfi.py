@@ -14,7 +14,7 @@ from streaming_core.models.ema_vfi.interpolator import PAIR_KEY, EmaVfiInterpola
 from streaming_core.models.ema_vfi.network import EmaVfi
 from streaming_core.models.ema_vfi.windows import window_layout
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError, shapes_of
-from tests.tiny_ema_vfi import official_tensors_of, random_network
+from tiny_models.ema_vfi import official_tensors_of, random_network
 
 CONFIG = standard_config(4, (1, 2, 1, 2, 4))
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.cut_videos import CutVideo, generated_videos, joined, scene
 from streaming_core.metrics import cuts as cuts_module
 from streaming_core.metrics.cuts import (
     AdaptiveCuts,
@@ -17,7 +18,6 @@ from streaming_core.metrics.cuts import (
     hsv8,
     score_size,
 )
-from tests.unit.cut_videos import CutVideo, generated_videos, joined, scene
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from benchmarks.metrics_videos import texture, view
 from streaming_core.errors import CheckpointError
 from streaming_core.metrics.classical_flow import box, lucas_kanade, window_sum
 from streaming_core.metrics.flow import (
@@ -23,7 +24,6 @@ from streaming_core.metrics.flow import (
     small_size,
 )
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
-from tests.unit.metrics_videos import texture, view
 
 HEIGHT, WIDTH = 128, 192
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.metrics_videos import pan, stream, texture
 from streaming_core.errors import FrameError
 from streaming_core.metrics.flow import raft_estimator
 from streaming_core.metrics.mawe import (
@@ -21,7 +22,6 @@ from streaming_core.metrics.mawe import (
 )
 from streaming_core.metrics.measure import measure_mawe
 from streaming_core.metrics.splat import forward_splat
-from tests.unit.metrics_videos import pan, stream, texture
 
 
 def splat_one_by_one(frame: torch.Tensor, flow: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.cut_videos import grain
+from benchmarks.metrics_videos import pan, stream, texture
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import Cancelled, FrameError, SettingsError
 from streaming_core.frames import FrameStream, VideoFrames, write_video
@@ -19,8 +21,6 @@ from streaming_core.metrics.flow import raft_estimator
 from streaming_core.metrics.measure import measure, slice_frames
 from streaming_core.metrics.seams import against_neighbors
 from streaming_core.metrics.stagnation import measure_stagnation, still_pairs, with_refreshes
-from tests.unit.cut_videos import grain
-from tests.unit.metrics_videos import pan, stream, texture
 
 LAYOUT = lay_out(61, (25, 18))
 

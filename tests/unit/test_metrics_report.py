@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageColor
 
 import dev
+from benchmarks.metrics_videos import pan, stream
 from streaming_core.errors import CheckpointError
 from streaming_core.frames import write_video
 from streaming_core.loop.layout import lay_out
@@ -26,7 +27,6 @@ from streaming_core.metrics.clip_scores import ClipTools
 from streaming_core.metrics.flow import RAFT_FILE, raft_estimator
 from streaming_core.metrics.measure import Measures, measure
 from streaming_core.metrics.report import as_csv, as_json, as_text, chunk_rows, curves, headlines, summary
-from tests.unit.metrics_videos import pan, stream
 
 LAYOUT = lay_out(61, (25, 18))
 

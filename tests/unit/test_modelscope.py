@@ -15,6 +15,7 @@ from streaming_core.models.modelscope import detect, vid2vid, weights
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
 from streaming_core.models.modelscope.cam import ModelscopeCam
 from streaming_core.models.modelscope.config import MixerConfig, ModelscopeCamConfig, UNet3DConfig
+from streaming_core.models.modelscope.shapes import official_shapes
 from streaming_core.models.modelscope.unet import (
     Merge,
     MissingLibraryError,
@@ -31,12 +32,11 @@ from streaming_core.models.registry import (
     take,
 )
 from streaming_core.schedules.modelscope import ddim_eta_step, modelscope_sigmas, published_alphas_cumprod
-from tests.tiny_modelscope import (
+from tiny_models.modelscope import (
     BASE,
     TINY,
     UNET,
     base_weights,
-    official_shapes,
     tiny_weights,
     vid2vid_key,
     vid2vid_names,

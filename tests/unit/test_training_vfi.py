@@ -15,10 +15,11 @@ from streaming_core.models.ema_vfi.warp import warp
 from tests import training_runs
 from tests.training_runs import assert_same_run, go_on, train
 from training import __main__ as command
-from training.export import ALONE
+from training.configs import DEMO_VFI
+from training.export import FILES
 from training.export import main as export
 from training.loop import Recipe, Run, read_log
-from training.vfi import DEMO_VFI, Triplet, VfiTask, image_loss, is_steady, new_network, pyramid
+from training.vfi import Triplet, VfiTask, image_loss, is_steady, new_network, pyramid
 from training.videos import HELD_OUT, VARIETIES, make_video
 
 SIZE = 32
@@ -180,7 +181,7 @@ def test_the_command_makes_the_recipe(tmp_path):
 
 def test_the_shipped_weights_beat_blending_on_videos_that_were_not_trained_on():
     """Through the pack's builder, at the time between two frames; error where something moves, walls included."""
-    tensors = load_file(dev.ROOT / "demo_models" / "models" / "frame_interpolation" / ALONE["vfi"])
+    tensors = load_file(dev.ROOT / "demo_models" / "models" / "frame_interpolation" / FILES["vfi"][0])
     model = build(tensors, EmaVfiSettings(any_time=True), dtype=torch.float32)
     made = blended = 0.0
     for number in range(12):

@@ -28,7 +28,7 @@ from training.videos import (
     Sprite,
     Video,
     Wave,
-    heading_words,
+    heading_name,
     make_video,
     outline,
     pattern,
@@ -102,7 +102,7 @@ def test_the_front_half_is_white_and_the_rear_half_of_the_named_color(seed, fram
     hue, saturation, _ = colorsys.rgb_to_hsv(*rear.tolist())
     off = abs(hue - COLORS[ball.color]) % 1
     assert min(off, 1 - off) < 0.02 and saturation > 0.95
-    assert video.words(frame) == f"a {ball.color} ball moving {heading_words(heading)}"
+    assert video.caption(frame) == f"a {ball.color} ball moving {heading_name(heading)}"
 
 
 @settings(max_examples=20)
@@ -133,7 +133,7 @@ def test_a_bounce_reflects():
     path = Bounce((9.0, 5.0), (2.0, 0.0), low=1.0, high=10.0)
     pose = path.pose(torch.tensor([0.0, 1.0, 5.0, 9.0], dtype=torch.float64))
     assert pose.x.tolist() == [9, 9, 1, 9]
-    assert [heading_words(h) for h in pose.heading.tolist()] == ["right", "left", "right", "right"]
+    assert [heading_name(h) for h in pose.heading.tolist()] == ["right", "left", "right", "right"]
 
 
 def still(shape: str, rgb, x: float, y: float) -> Sprite:
@@ -178,9 +178,9 @@ def test_wide_videos_have_all_there_is():
     assert {type(sprite.path) for sprite in sprites} == {Bounce, Orbit}
     assert {len(video.sprites) for video in videos} == {1, 2}
     assert {video.background.pan == (0, 0) for video in videos} == {True, False}
-    assert {heading_words(video.heading(0)) for video in videos} == set(HEADINGS)
+    assert {heading_name(video.heading(0)) for video in videos} == set(HEADINGS)
     assert all(1 <= video.motion_bucket_id <= 255 for video in videos)
-    assert " and a " in next(video for video in videos if len(video.sprites) == 2).words(3)
+    assert " and a " in next(video for video in videos if len(video.sprites) == 2).caption(3)
 
 
 def test_wrong_words_are_refused():

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.loop.chunk import Chunk
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.sampler import WrappedSampler
@@ -43,7 +44,6 @@ from streaming_core.models.streamingsvd.blocks import MultiHeadAttention
 from streaming_core.models.streamingsvd.conditioning import clip_pixels
 from streaming_core.schedules.modelscope import modelscope_sigmas
 
-from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, replay

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from hosting.inprocess import import_host, import_pack
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first
@@ -35,7 +36,6 @@ from streaming_core.schedules.svd import (
     v_prediction_scalings,
 )
 
-from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
 from ..replay import Comparison, companion, replay

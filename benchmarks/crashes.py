@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 import dev
+from hosting.report import RunReport
+from hosting.server import HostServer
 from streaming_core.runs.folder import RunFolder
-from tests.host.harness import HostServer, RunReport
 
 NUM_CHUNKS, CHUNK_FRAMES, OVERLAP_FRAMES = 12, 6, 2
 NUM_FRAMES = CHUNK_FRAMES + (NUM_CHUNKS - 1) * (CHUNK_FRAMES - OVERLAP_FRAMES)
@@ -31,7 +32,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 def prepare(base: Path) -> None:
     """A start image and a tiny checkpoint in the folders of a host."""
-    from tests.tiny import write_tiny_streamingsvd
+    from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     for folder in ("models/checkpoints", "input"):
         (base / folder).mkdir(parents=True, exist_ok=True)

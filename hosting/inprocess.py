@@ -1,4 +1,4 @@
-"""The host's code and the pack inside this process: for tests of sampling, patches and memory rules, and for goldens.
+"""The host's code and the pack inside this process: for training, benchmarks and tests of what the host computes.
 
 `import_host()` once, then `import comfy...` as a pack would. `import_pack()` loads the pack the way the host does, as
 a package with a name of its own, so that its relative imports work and its `nodes` folder never meets the host's

@@ -1,6 +1,6 @@
 """Native video models of the host, small and with random weights, for tests that sample for real.
 
-Import the host first (`tests.host.inprocess.import_host`).
+Import the host first (`hosting.inprocess.import_host`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """VAEs for the tiny models: Wan's own class with few channels, and one of plain arithmetic in place of huge ones.
 
-Import the host first (`tests.host.inprocess.import_host`).
+Import the host first (`hosting.inprocess.import_host`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import comfy.sd
 import torch
 from torch import Tensor
 
-from tests.host import tiny_models
+from tiny_models import native
 
 
 def wan_vae(dim: int = 8, seed: int = 3):
@@ -29,7 +29,7 @@ def wan_vae(dim: int = 8, seed: int = 3):
         temperal_downsample=[False, True, True],
         dropout=0.0,
     )
-    tiny_models.randomize(network, seed)
+    native.randomize(network, seed)
     return comfy.sd.VAE(sd=network.state_dict(), dtype=torch.float32)
 
 
@@ -52,7 +52,7 @@ class PlainVae:
         self.upscale_ratio = (lambda a: max(0, a * c - (c - 1)), side, side)
         self.downscale_ratio = (lambda a: max(0, math.floor((a + c - 1) / c)), side, side)
         module = torch.nn.Linear(1, 1)
-        tiny_models.randomize(module, self.latent_channels)
+        native.randomize(module, self.latent_channels)
         self.patcher = comfy.model_patcher.ModelPatcher(module, mm.get_torch_device(), torch.device("cpu"))
 
     def spacial_compression_encode(self) -> int:
@@ -82,7 +82,7 @@ class PlainVae:
         return frames.movedim(1, -1)
 
 
-def plain_vae(kind: tiny_models.Tiny) -> PlainVae:
+def plain_vae(kind: native.Tiny) -> PlainVae:
     """For a tiny model of the host whose frames are not the batch."""
     frames, side = {"wan": (4, 8), "wan_i2v": (4, 8), "ltx": (8, 32), "hunyuan": (4, 8), "cosmos": (8, 8)}[kind.name]
     return PlainVae(kind.channels, frames, side)

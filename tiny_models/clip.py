@@ -1,6 +1,6 @@
 """The host's CLIP and CLIP_VISION, small and with random weights.
 
-Import the host first (`tests.host.inprocess.import_host`).
+Import the host first (`hosting.inprocess.import_host`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from comfy.sdxl_clip import SDXLTokenizer
 
-from tests.host.tiny_models import randomize
+from tiny_models.native import randomize
 
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 

@@ -25,9 +25,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 import dev
+from hosting.server import HostServer
+from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import FrameStream, VideoFrames, write_video
-from tests.host.harness import HostServer
-from tests.host.workflow import load_workflow, set_inputs, to_prompt
 
 TEMPLATE = dev.ROOT / "workflows" / "demo_image_to_video.json"
 MODELS = dev.ROOT / "demo_models"

@@ -1,4 +1,4 @@
-"""Lets a ComfyUI host run on a test machine whose torchvision or torchaudio cannot be used. For tests only.
+"""Lets a ComfyUI host run on a test machine whose torchvision or torchaudio cannot be used. Developers only.
 
 The registry's torchvision is linked against the CUDA build of torch. Next to a CPU torch its compiled part does not
 load, and `import torchvision` then stops because the operators `nms` and `qnms` were never declared. The host needs

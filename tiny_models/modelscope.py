@@ -15,93 +15,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from streaming_core.models.modelscope.apm import ImageProjector
-from streaming_core.models.modelscope.cam import ModelscopeCam
-from streaming_core.models.modelscope.config import (
-    ImageProjectorConfig,
-    MixerConfig,
-    ModelscopeCamConfig,
-    StreamingModelscopeConfig,
-    TextEncoderConfig,
-    UNet3DConfig,
-)
-from streaming_core.models.modelscope.detect import APM_PREFIX, CLIP_VISION_PREFIX, TEXT_PREFIX, UNET_PREFIX, VAE_PREFIX
+from streaming_core.models.modelscope.config import StreamingModelscopeConfig, UNet3DConfig
+from streaming_core.models.modelscope.shapes import official_shapes
 from streaming_core.models.modelscope.unet import VideoUNet
 from streaming_core.models.registry import shapes_of
-from streaming_core.models.towers import ClipVisionConfig, VaeConfig
+from training.configs import DEMO_MODELSCOPE, DEMO_TEXT_TO_VIDEO
 
-from .tiny import openclip_shapes, random_weights
+from .streamingsvd import random_weights
 
-WIDTH = 64
-UNET = UNet3DConfig(
-    in_channels=4,
-    out_channels=4,
-    channels=(64, 64),
-    attention=(True, False),
-    layers_per_block=1,
-    context_width=WIDTH,
-    input_attention_width=64,
-    mixers=MixerConfig(text_tokens=77, context_tokens=93, kernel=3),
-)
-BASE = replace(UNET, mixers=None)
-TINY = StreamingModelscopeConfig(
+BASE = replace(DEMO_TEXT_TO_VIDEO, attention=(True, False))
+UNET = replace(BASE, mixers=DEMO_MODELSCOPE.unet.mixers)
+TINY = replace(
+    DEMO_MODELSCOPE,
     unet=UNET,
-    cam=ModelscopeCamConfig(BASE, (8, 12, 16, 24)),
-    image_projector=ImageProjectorConfig(WIDTH, 80, 16),
-    vae=VaeConfig(32, (1, 1, 1, 1), 1, 4, temporal=False),
-    text_encoder=TextEncoderConfig(49408, WIDTH, 1, 1, 128, 77),
-    clip_vision=ClipVisionConfig(WIDTH, 2, 1, 128, 56, 224, WIDTH),
+    cam=replace(DEMO_MODELSCOPE.cam, unet=BASE, pixel_channels=(8, 12, 16, 24)),
+    image_projector=replace(DEMO_MODELSCOPE.image_projector, inner_width=80),
+    vae=replace(DEMO_MODELSCOPE.vae, base_channels=32),
+    clip_vision=replace(DEMO_MODELSCOPE.clip_vision, patch_px=56),
 )
-Shapes = dict[str, tuple[int, ...]]
-
-
-def _text_shapes(config: TextEncoderConfig) -> Shapes:
-    """Keys of a CLIP text tower in the transformers layout."""
-    width, stem = config.width, "text_model."
-    shapes: Shapes = {
-        stem + "embeddings.token_embedding.weight": (config.vocabulary, width),
-        stem + "embeddings.position_embedding.weight": (config.max_tokens, width),
-    }
-    layers = {f"self_attn.{name}_proj": (width, width) for name in ("k", "v", "q", "out")}
-    layers |= {"mlp.fc1": (config.mlp_width, width), "mlp.fc2": (width, config.mlp_width)}
-    norms = ["final_layer_norm"]
-    for index in range(config.layers):
-        for name, shape in layers.items():
-            shapes[f"{stem}encoder.layers.{index}.{name}.weight"] = shape
-            shapes[f"{stem}encoder.layers.{index}.{name}.bias"] = shape[:1]
-        norms += [f"encoder.layers.{index}.layer_norm{number}" for number in (1, 2)]
-    return shapes | {f"{stem}{norm}.{part}": (width,) for norm in norms for part in ("weight", "bias")}
-
-
-def _vae_shapes(config: VaeConfig) -> Shapes:
-    """Keys of a KL autoencoder in the diffusers layout."""
-    from diffusers import AutoencoderKL
-
-    levels = len(config.channel_multipliers)
-    with torch.device("meta"):
-        vae = AutoencoderKL(
-            block_out_channels=tuple(config.base_channels * factor for factor in config.channel_multipliers),
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            layers_per_block=config.num_res_blocks,
-            latent_channels=config.latent_channels,
-        )
-    return shapes_of(vae.state_dict())
-
-
-def official_shapes(config: StreamingModelscopeConfig) -> Shapes:
-    """Every key and shape of a `streaming_t2v` file of this configuration, those that nothing reads included."""
-    unet = shapes_of(VideoUNet(config.unet, device="meta").state_dict())
-    cam = shapes_of(ModelscopeCam(config.cam, device="meta").state_dict())
-    shapes = {UNET_PREFIX + key: shape for key, shape in unet.items()}
-    shapes |= {key if key.startswith("unet.") else UNET_PREFIX + key: shape for key, shape in cam.items()}
-    projector = shapes_of(ImageProjector(config.image_projector, device="meta").state_dict())
-    shapes |= {APM_PREFIX + key: shape for key, shape in projector.items()}
-    shapes |= {TEXT_PREFIX + key: shape for key, shape in _text_shapes(config.text_encoder).items()}
-    shapes |= {VAE_PREFIX + key: shape for key, shape in _vae_shapes(config.vae).items()}
-    shapes |= {CLIP_VISION_PREFIX + key: shape for key, shape in openclip_shapes(config.clip_vision).items()}
-    left_over, width = CLIP_VISION_PREFIX.removesuffix("visual."), config.clip_vision.projection_width
-    return shapes | {left_over + "text_projection": (width, width), left_over + "logit_scale": ()}
+"""The demo's networks with less inside, and with attention at the full resolution."""
 
 
 def tiny_weights(seed: int = 0, config: StreamingModelscopeConfig = TINY, dtype=torch.float16) -> dict[str, Tensor]:

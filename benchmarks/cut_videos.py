@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tests.unit.metrics_videos import texture, view
+from benchmarks.metrics_videos import texture, view
 
 SIZE = (90, 160)
 

@@ -6,6 +6,7 @@ Text and image embeddings are as wide as those of the tiny StreamingModelscope f
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,17 +16,11 @@ from torch import Tensor
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.i2vgenxl.network import build
 from streaming_core.models.registry import shapes_of
+from training.configs import DEMO_ENHANCER
 
-from .tiny import random_weights
-from .tiny_modelscope import WIDTH
+from .streamingsvd import random_weights
 
-TINY = I2VGenXLConfig(
-    block_out_channels=(32, 64),
-    attention_levels=(True, False),
-    layers_per_block=1,
-    cross_attention_dim=WIDTH,
-    head_width=16,
-)
+TINY = replace(DEMO_ENHANCER, block_out_channels=(32, 64), attention_levels=(True, False), head_width=16)
 
 
 def tiny_weights(seed: int = 0, config: I2VGenXLConfig = TINY, dtype=torch.float16) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Stage 3: CAM, which lets a trained video UNet go on from finished frames. The UNet itself stays as it is.
+"""Stage cam: StreamingSVD's CAM, which lets a trained video UNet continue finished frames. The UNet stays as it is.
 
 A clip of T frames begins with K that exist; CAM sees their pixels and the UNet's own noisy latents of them. The anchor
 is frame K-1 of the video's first clip, in every round, as in inference (reference: streamingsvd, section 9).
@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from streaming_core.errors import SettingsError
 from streaming_core.models.attention import Compute
 from streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.network import CamNetwork
 
-from .diffusion import Batch, Encoder, drop_conditions, moving_errors, randn, v_loss
-from .footage import ClipSource, VideoSource, clip_of
-from .layout import CPU, DEMO, LATENT_SCALE, Base, Weights, fold_concat, initialize, run_unet, silence
-from .videos import HELD_OUT, make_video
+from .configs import DEMO_SVD
+from .control_frames import with_drift, with_pixel_noise
+from .diffusion import Batch, Encoder, drop_conditions, moving_errors, v_loss
+from .footage import Clip, ClipSource, VideoSource, clip_of
+from .layout import CPU, LATENT_SCALE, Base, Weights, fold_concat, initialize, run_unet, silence
+from .task import check_overlap
+from .videos import held_out_videos
 
 MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (3.0, 50.0)
@@ -32,15 +35,11 @@ DECODED_SHARE = 0.06
 """Of clips whose control frames have been through the VAE; all would be like inference, and cost half of the time."""
 DRIFTED_SHARE = 0.5
 """Of clips whose control frames have the colors that a long video may have come to; what is to be made has not."""
-DRIFT_MIX, DRIFT_OFFSET = 0.08, 0.04
-"""Standard deviations of what is mixed into each color channel of frames in 0..1: of each channel, and of white."""
-WORST_PIXEL_NOISE = 0.06
-"""Control frames get noise of up to this standard deviation on the scale of [-1, 1]: what earlier rounds got wrong."""
 
 
 def pixel_channels(unet: VideoUNetConfig) -> tuple[int, ...]:
     """Widths of the pixel encoder: the official ones for the official UNet, less for a narrow one."""
-    return (32, 96, 256, 512) if unet.model_channels >= 320 else DEMO.cam.pixel_channels
+    return (32, 96, 256, 512) if unet.model_channels >= 320 else DEMO_SVD.cam.pixel_channels
 
 
 def new_cam(config: CamConfig, unet: nn.Module, generator: torch.Generator) -> CamNetwork:
@@ -84,14 +83,7 @@ def run_with_cam(
         return run_unet(unet, x, timesteps, context, vector, frames, output_block_patch=[merge])
 
 
-def with_drift(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Frames `[F, 3, H, W]` in 0..1 with all colors changed alike: gain, hue and brightness, by one draw."""
-    mix = torch.eye(3).to(frames) + DRIFT_MIX * randn((3, 3), generator, frames)
-    offset = DRIFT_OFFSET * randn((3, 1, 1), generator, frames)
-    return (torch.einsum("oi,fihw->fohw", mix, frames) + offset).clamp(0, 1)
-
-
-class CamTask:
+class SvdCamTask:
     """`base` holds VAE, image tower and UNet. `rounds`: over how many continuations of a video the clips are spread.
 
     `start`: what another run of this stage wrote, to begin with. The motion bucket tells nothing here: how fast things
@@ -113,8 +105,7 @@ class CamTask:
         device: torch.device = CPU,
         seed: int = 0,
     ):
-        if not 0 < overlap < frames:
-            raise SettingsError(f"{overlap} control frames leave nothing new in clips of {frames}; use fewer")
+        check_overlap(overlap, frames)
         self.source, self.size, self.batch = source or VideoSource(size), size, batch
         self.frames, self.overlap, self.device = frames, overlap, device
         self.starts = tuple(round_ * (frames - overlap) for round_ in range(1, rounds + 1))
@@ -131,7 +122,7 @@ class CamTask:
     def anchor_frame(self) -> int:
         return self.overlap - 1
 
-    def settings(self) -> dict:
+    def settings(self) -> dict[str, Any]:
         return {
             "size": self.size, "source": type(self.source).__name__, "videos": getattr(self.source, "variety", ""),
             "pool": self.source.pool.num_videos if getattr(self.source, "pool", None) else 0,
@@ -145,7 +136,7 @@ class CamTask:
         control = torch.cat([self._worn(clip, batch.latents[i], generator) for i, clip in enumerate(clips)])
         return v_loss(partial(run_with_cam, self.unet, self.network, control), batch, generator, NOISE)
 
-    def _worn(self, clip, latents: Tensor, generator: torch.Generator) -> Tensor:
+    def _worn(self, clip: Clip, latents: Tensor, generator: torch.Generator) -> Tensor:
         """Control frames as a later round finds them: sometimes decoded ones, often noisy or with other colors.
 
         In [-1, 1]. Where colors have drifted only the anchor tells the right ones, so CAM learns to ask it.
@@ -157,8 +148,7 @@ class CamTask:
             frames = clip.footage.frames[: self.overlap].to(self.device)
         if drifted < DRIFTED_SHARE:
             frames = with_drift(frames, generator)
-        level = WORST_PIXEL_NOISE * max(0.0, 2 * noisy - 1)
-        return frames * 2 - 1 + level * randn(frames.shape, generator, frames)
+        return with_pixel_noise(frames, noisy, generator)
 
     def measure(self) -> dict[str, float]:
         """`moving_errors` by noise level: of the control frames, of the new ones, of these without CAM and where the
@@ -181,12 +171,12 @@ class CamTask:
     def _held_out(self) -> tuple[Batch, Tensor]:
         generator = torch.Generator().manual_seed(0)
         clips = []
-        for i in range(MEASURED_VIDEOS):
-            if isinstance(self.source, VideoSource):
-                video = make_video(HELD_OUT + i, self.size, self.source.variety)
+        if isinstance(self.source, VideoSource):
+            for i, video in enumerate(held_out_videos(MEASURED_VIDEOS, self.size, self.source.variety)):
                 clip = clip_of(video, self.frames, self.starts[i % len(self.starts)], self.anchor_frame)
                 clips.append(replace(clip, motion_bucket_id=MOTION_BUCKET))
-            else:  # a folder's files are all trained on; these draws of them stay the same
+        else:  # a folder's files are all trained on; these draws of them stay the same
+            for _ in range(MEASURED_VIDEOS):
                 clips.append(self.source.draw(generator, self.frames, self.starts, self.anchor_frame))
         control = torch.cat([clip.footage.frames[: self.overlap] for clip in clips]).to(self.device) * 2 - 1
         return self.encoder.batch(clips, generator), control

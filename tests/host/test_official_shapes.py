@@ -1,0 +1,47 @@
+"""The official layout that `streaming_core` writes down is the one that the host's own networks have."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hosting.inprocess import import_host, import_pack
+from streaming_core.models.registry import shapes_of
+from streaming_core.models.shapes import autoencoder_shapes
+from streaming_core.models.streamingsvd.config import Level, VideoUNetConfig
+from streaming_core.models.streamingsvd.detect import UNET_PREFIX
+from streaming_core.models.streamingsvd.file import unet_weights
+from streaming_core.models.streamingsvd.shapes import official_shapes
+from streaming_core.models.towers import VaeConfig
+from tiny_models.streamingsvd import TINY
+
+FULL = tuple(Level(320 * m, (depth, depth), downsample=depth > 0) for m, depth in ((1, 1), (2, 1), (4, 1), (4, 0)))
+UNETS = {"tiny": TINY.cam.unet, "full size": VideoUNetConfig(8, 4, 320, FULL, 1, 1024, 768)}
+
+
+@pytest.mark.parametrize("size", UNETS)
+def test_the_video_unet_is_the_hosts(size):
+    import_host()
+    import_pack()
+    from comfyui_streamingt2v.nodes.host.svd import build
+
+    unet = build.empty_video_unet(UNETS[size], torch.float32, 1, device="meta").diffusion_model
+    shapes = official_shapes(replace(TINY, cam=replace(TINY.cam, unet=UNETS[size])))
+    assert unet_weights({key: shape for key, shape in shapes.items() if key.startswith(UNET_PREFIX)}) == shapes_of(
+        unet.state_dict()
+    )
+
+
+@pytest.mark.parametrize("temporal", (False, True))
+def test_the_autoencoder_is_the_hosts(temporal):
+    import_host()
+    import_pack()
+    from comfyui_streamingt2v.nodes.host.svd import build
+
+    config = VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal)
+    with torch.device("meta"):
+        host = shapes_of(build.SplitAutoencoder(config, config).state_dict())
+    shapes = autoencoder_shapes(config)
+    assert {key: shape for key, shape in shapes.items() if not key.startswith("post_quant_conv.")} == host

@@ -1,0 +1,137 @@
+"""Every stage that `python -m training` knows: what it makes, from what, and its defaults.
+
+Tasks import torch and the host, so each is imported by the function that makes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .layout import Weights
+    from .task import Clips, Task
+
+VARIETIES = ("narrow", "paced", "slow", "wide")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table. `make` is None for the stage that trains nothing; `batch` too.
+
+    `takes`: the options --base, --start and --clips that are for it. `overlap`: how many frames of a clip are control
+    frames.
+    """
+
+    name: str
+    about: str
+    make: Callable[[argparse.Namespace], Task] | None
+    minutes: float | None = None
+    batch: int | None = None
+    frames: int = 8
+    overlap: int | None = None
+    takes: tuple[str, ...] = ("base", "start")
+
+
+def _everywhere(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    return {"device": torch.device(args.device), "seed": args.seed}
+
+
+def _start(args: argparse.Namespace) -> Weights | None:
+    from .layout import stage_weights
+
+    return stage_weights(args.start, args.stage) if args.start else None
+
+
+def _clips(args: argparse.Namespace) -> Clips:
+    from .pool import read_pool
+    from .task import Clips
+
+    pool = read_pool(args.out, args.size, args.videos)
+    return Clips(args.size, args.videos, pool, args.batch, args.frames)
+
+
+def _vae(args: argparse.Namespace) -> Task:
+    from .vae import VaeTask
+
+    return VaeTask(args.size, args.videos, args.batch, **_everywhere(args))
+
+
+def _vfi(args: argparse.Namespace) -> Task:
+    from .vfi import VfiTask
+
+    return VfiTask(args.size, args.videos, args.batch, **_everywhere(args))
+
+
+def _unet(args: argparse.Namespace) -> Task:
+    from .layout import read_base
+    from .svd_unet import SvdUnetTask
+
+    clips, base = _clips(args), read_base(args.out, args.base)
+    return SvdUnetTask(base, clips, start=_start(args), **_everywhere(args))
+
+
+def _cam(args: argparse.Namespace) -> Task:
+    from .footage import FolderSource
+    from .layout import read_base
+    from .svd_cam import SvdCamTask
+
+    base = read_base(args.out, args.base, with_unet=True)
+    if args.clips:
+        source = FolderSource.open(args.clips, args.size, 2 * args.frames - args.overlap)
+    else:
+        source = _clips(args).source
+    lengths = {"batch": args.batch, "frames": args.frames, "overlap": args.overlap, "rounds": args.rounds}
+    return SvdCamTask(base, source, args.size, start=_start(args), **lengths, **_everywhere(args))
+
+
+def _ms_unet(args: argparse.Namespace) -> Task:
+    from .layout import read_base
+    from .modelscope_unet import ModelscopeUnetTask
+
+    base = read_base(args.out, args.base)
+    return ModelscopeUnetTask(base, _clips(args), start=_start(args), **_everywhere(args))
+
+
+def _ms_cam(args: argparse.Namespace) -> Task:
+    from .layout import read_base, read_stage
+    from .modelscope_cam import ModelscopeCamTask
+
+    base, clips, unet = read_base(args.out, args.base), _clips(args), read_stage(args.out, "ms_unet")
+    return ModelscopeCamTask(base, unet, clips, args.overlap, start=_start(args), **_everywhere(args))
+
+
+def _enhancer(args: argparse.Namespace) -> Task:
+    from .enhancer import EnhancerTask
+    from .layout import read_base, read_stage
+
+    clips, unet = _clips(args), _start(args) if args.start else read_stage(args.out, "ms_unet")
+    return EnhancerTask(read_base(args.out, args.base), unet, clips, **_everywhere(args))
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("vae", "the VAE of all families", _vae, minutes=20, batch=6, frames=1, takes=()),
+        Stage("pool", "no training: videos encoded by the VAE, for later stages", None, frames=33, takes=("base",)),
+        Stage("unet", "SVD's video UNet, after pool", _unet, minutes=75, batch=3),
+        Stage(
+            "cam", "StreamingSVD's CAM, after unet, or for a video model of your own", _cam,
+            minutes=30, batch=3, overlap=3, takes=("base", "start", "clips"),
+        ),
+        Stage("ms_unet", "StreamingModelscope's base text-to-video UNet, after pool", _ms_unet, minutes=35, batch=3),
+        Stage("ms_cam", "StreamingModelscope's CAM and APM, after ms_unet", _ms_cam, minutes=18, batch=3, overlap=4),
+        Stage("enhancer", "a small I2VGen-XL, after ms_unet", _enhancer, minutes=25, batch=3),
+        Stage("vfi", "EMA-VFI frame interpolation, on its own", _vfi, minutes=15, batch=4, frames=3, takes=()),
+    )
+}  # fmt: skip
+
+
+def defaults(field: str) -> str:
+    """One default of every stage that has it, for the help."""
+    found = {stage.name: getattr(stage, field) for stage in STAGES.values()}
+    return ", ".join(f"{value:g} ({name})" for name, value in found.items() if value is not None)
