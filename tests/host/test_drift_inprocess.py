@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from streaming_core.color.drift import lab_to_srgb
-from streaming_core.color.lab import srgb_to_lab
+from streaming_core.color.lab import lab_to_srgb, srgb_to_lab
 from streaming_core.errors import FrameRangeError
 from streaming_core.frames import TensorFrames
 from streaming_core.loop.chunk import ChunkPlan
