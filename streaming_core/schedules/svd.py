@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -55,8 +54,3 @@ def v_prediction_scalings(sigma: Tensor) -> Scalings:
     """v-prediction with EDM noise input (reference: streamingsvd, section 8)."""
     variance = sigma**2 + 1
     return Scalings(1 / variance, -sigma / variance.sqrt(), 1 / variance.sqrt(), 0.25 * sigma.log())
-
-
-def initial_noise_scale(sigma_max: float) -> float:
-    """Factor that brings unit noise to the start of sampling at `sigma_max`."""
-    return math.sqrt(1 + sigma_max**2)

@@ -11,7 +11,8 @@ import torch
 from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.models.registry import WrongCheckpointError
-from streaming_core.schedules.vid2vid import dpmpp_2m_sde_step, refiner_sigmas, rescaled_guidance
+from streaming_core.schedules.vid2vid import refiner_sigmas, rescaled_guidance
+from tests.golden.oracles import dpmpp_2m_sde_step
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import write_tiny_base, write_tiny_modelscope, write_tiny_vid2vid
 

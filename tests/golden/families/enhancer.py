@@ -23,14 +23,7 @@ from streaming_core.schedules.ddim import (
     leading_timesteps,
     zero_terminal_snr,
 )
-from streaming_core.schedules.vid2vid import (
-    dpmpp_2m_sde_step,
-    level_of,
-    refiner_noise,
-    refiner_sigmas,
-    rescaled_guidance,
-    signal_of,
-)
+from streaming_core.schedules.vid2vid import refiner_noise, refiner_sigmas, rescaled_guidance, signal_of
 from streaming_core.windows.blending import RecordedCuts, blend, official_cuts, plan_official_windows
 from streaming_core.windows.enhancement import (
     EnhanceSettings,
@@ -47,6 +40,7 @@ from streaming_core.windows.enhancement import (
 from ...host.enhancer_replay import closed_form, enhance_on_host, host_model
 from ..cases import Case
 from ..manifests import KeyList, manifest
+from ..oracles import dpmpp_2m_sde_step, level_of
 from ..replay import Comparison, replay
 
 FAMILY = "enhancer"

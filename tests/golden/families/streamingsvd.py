@@ -22,16 +22,14 @@ from streaming_core.models.streamingsvd.detect import (
     IMAGE_ENCODER_PREFIX,
     UNET_PREFIX,
     detect_cam,
-    detect_pixel_channels,
     detect_streamingsvd,
     detect_video_unet,
 )
 from streaming_core.models.streamingsvd.file import cam_weights, split_file, split_vae_weights, unet_weights
 from streaming_core.models.streamingsvd.network import CamEncoder, CamNetwork
-from streaming_core.models.towers import detect_vae
+from streaming_core.models.towers import detect_pixel_channels, detect_vae
 from streaming_core.schedules.svd import (
     align_your_steps_sigmas,
-    initial_noise_scale,
     karras_sigmas,
     v_prediction_scalings,
 )
@@ -39,6 +37,7 @@ from streaming_core.schedules.svd import (
 from ...host.inprocess import import_host, import_pack
 from ..cases import Case
 from ..manifests import KeyList, manifest
+from ..oracles import initial_noise_scale
 from ..replay import Comparison, companion, replay
 
 FAMILY = "streamingsvd"
