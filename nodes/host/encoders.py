@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.clip_vision
+import comfy.conds
 import comfy.model_management as mm
 import torch
 from comfy.clip_vision import ClipVisionModel
@@ -21,6 +22,13 @@ from .progress import check_cancel
 
 Conditioning = list[list[Any]]
 """The host's CONDITIONING: pairs of text tokens `[1, n, width]` and a dict of options."""
+
+
+class PerVideo(comfy.conds.CONDRegular):
+    """A condition with one row per guidance branch: joined over conditions, never repeated over frames."""
+
+    def process_cond(self, batch_size: int, **_options: Any) -> PerVideo:
+        return self._copy_with(self.cond)
 
 
 def encode_prompt(clip: CLIP, text: str) -> Conditioning:

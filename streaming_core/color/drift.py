@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..frames.scene_cuts import is_cut
-from .lab import RGB_TO_XYZ, XYZ_TO_OPPONENT, srgb_to_lab
+from .lab import lab_to_srgb, srgb_to_lab
 
 GRID = 12
 SMALL_PX = 96
@@ -39,17 +39,6 @@ MOST_CONTRAST = 0.7
 """Most change of contrast, as a logarithm: doubled or halved."""
 CERTAIN = 2.0
 """A change counts from this many times its uncertainty on."""
-
-
-def lab_to_srgb(lab: Tensor) -> Tensor:
-    """sRGB in 0..1, clamped to the gamut, of CIE 1976 L*a*b* `[..., 3]` (D65); the inverse of `srgb_to_lab`."""
-    to_lab = XYZ_TO_OPPONENT.to(lab)
-    cubes = (lab + lab.new_tensor([16.0, 0.0, 0.0])) @ torch.linalg.inv(to_lab.double()).T.to(lab)
-    xyz = torch.where(cubes > 6 / 29, cubes**3, (cubes - 4 / 29) * 3 * (6 / 29) ** 2)
-    matrix = RGB_TO_XYZ.double()
-    linear = xyz @ torch.linalg.inv(matrix / matrix.sum(1, keepdim=True)).T.to(lab)
-    curved = 1.055 * linear.clamp(min=0.0031308) ** (1 / 2.4) - 0.055
-    return torch.where(linear <= 0.0031308, linear * 12.92, curved).clamp(0, 1)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,16 +51,30 @@ class Compute:
 
 
 class MultiHeadAttention(nn.Module):
-    """Attention of `x` `[b, n, c]` to itself or to `context` `[b, m, context_width]`; no bias but on the output."""
+    """Attention of `x` `[b, n, width]` to itself or to `context` `[b, m, context_width]`; only the output has a bias.
 
-    def __init__(self, width, head_width, context_width=None, operations=nn, dtype=None, device=None):
+    `inner_width`: of queries, keys and values where it is not that of `x`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        head_width: int,
+        context_width: int | None = None,
+        operations: Any = nn,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        inner_width: int | None = None,
+    ):
         super().__init__()
         options = {"dtype": dtype, "device": device}
-        self.heads = width // head_width
-        self.to_q = operations.Linear(width, width, bias=False, **options)
-        self.to_k = operations.Linear(context_width or width, width, bias=False, **options)
-        self.to_v = operations.Linear(context_width or width, width, bias=False, **options)
-        self.to_out = nn.Sequential(operations.Linear(width, width, **options), nn.Identity())
+        inner = inner_width or width
+        self.heads = inner // head_width
+        self.inner_width = inner
+        self.to_q = operations.Linear(width, inner, bias=False, **options)
+        self.to_k = operations.Linear(context_width or width, inner, bias=False, **options)
+        self.to_v = operations.Linear(context_width or width, inner, bias=False, **options)
+        self.to_out = nn.Sequential(operations.Linear(inner, width, **options), nn.Identity())
 
     def forward(self, x: Tensor, context: Tensor | None = None, attention: Attention = attend) -> Tensor:
         """`context` may have batch 1 when it has a single token; the result then broadcasts over `x`."""

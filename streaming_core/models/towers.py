@@ -1,4 +1,4 @@
-"""Configurations of the towers that several families carry: KL autoencoders and OpenCLIP image towers."""
+"""What several families carry: KL autoencoders, OpenCLIP image towers, encoders of control frames."""
 
 from __future__ import annotations
 
@@ -65,3 +65,11 @@ def detect_clip_vision(shapes: Shapes, prefix: str) -> ClipVisionConfig:
         image_px=patch * round((tokens - 1) ** 0.5),
         projection_width=dimension(shapes, f"{prefix}proj", 1),
     )
+
+
+def detect_pixel_channels(shapes: Shapes, prefix: str) -> tuple[int, ...]:
+    """Channels of a `PixelEncoder` between its strides; the official encoders have 32, 96, 256, 512."""
+    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
+    strided = range(1, count_indices(keys, r"blocks\.(\d+)\."), 2)
+    first = dimension(shapes, f"{prefix}conv_in.weight", 0)
+    return (first, *(dimension(shapes, f"{prefix}blocks.{index}.weight", 0) for index in strided))

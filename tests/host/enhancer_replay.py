@@ -24,10 +24,9 @@ def closed_form(x: Tensor, timestep: Tensor, text: Tensor, image_latents: Tensor
 class ClosedForm(nn.Module):
     """`closed_form` with the calling convention of the host's I2VGen-XL network."""
 
-    weight_dtype = compute_dtype = torch.float32
-
     def __init__(self, config=None, dtype=None, device=None, operations=None):
         super().__init__()
+        self.dtype = dtype
         self.unused = nn.Linear(1, 1, dtype=dtype, device=device)
 
     def forward(self, x, timesteps, context, control, transformer_options, image_latents, image_embeddings, fps):

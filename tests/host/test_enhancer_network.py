@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +12,7 @@ from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.models.i2vgenxl import network as core
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError, load_strict, shapes_of
+from streaming_core.models.unet3d_layers import Skips
 from streaming_core.schedules.ddim import enhancer_sigmas, kept_timesteps
 from tiny_models.enhancer import TINY, tiny_weights
 
@@ -96,32 +95,6 @@ def test_the_host_s_layers_change_nothing(weights, operations):
     assert torch.equal(plain.denoise(**clip_inputs()), adopted.denoise(**clip_inputs()))
 
 
-def test_same_numbers_as_the_library_s_own_network(weights):
-    from diffusers import I2VGenXLUNet
-
-    library = I2VGenXLUNet(
-        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
-        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
-        block_out_channels=TINY.block_out_channels,
-        layers_per_block=TINY.layers_per_block,
-        cross_attention_dim=WIDTH,
-        attention_head_dim=TINY.head_width,
-    ).eval()
-    library.load_state_dict(weights)
-    ours = core.build(TINY)
-    load_strict(ours, weights, "tiny")
-    inputs = clip_inputs()
-    want = library(
-        inputs["sample"],
-        inputs["timestep"],
-        inputs["fps"],
-        inputs["image_latents"],
-        inputs["image_embeddings"],
-        encoder_hidden_states=inputs["context"],
-    ).sample
-    assert (ours.denoise(**inputs) - want).abs().max() <= 1e-5 * want.abs().max()
-
-
 def one_call(model) -> Tensor:
     """v-prediction of one clip by the MODEL's network, called as the host calls it."""
     inputs = clip_inputs()
@@ -154,7 +127,7 @@ def test_fp8_storage_rounds_weights_and_nothing_else(model, weights, dtype, reco
     network = stored.model.diffusion_model
     assert {p.dtype for p in network.parameters()} == {dtype}
     assert stored.model_dtype() == dtype
-    assert network.dtype == network.compute_dtype and network.compute_dtype not in mm.FLOAT8_TYPES
+    assert network.dtype == dtype and stored.model.manual_cast_dtype not in mm.FLOAT8_TYPES
     assert stored.model_size() < model.model_size() / 3.5
     rounded = i2vgenxl.build_i2vgenxl({key: value.to(dtype).float() for key, value in weights.items()}, "tiny")
     exact, coarse, expected = (one_call(each) for each in (model, stored, rounded))
@@ -180,17 +153,14 @@ def test_low_memory_is_the_same_and_keeps_skips_away(model, weights):
         stored.append(skip.shape)
         return skip.double()
 
-    def back(skip: Tensor, like: Tensor) -> Tensor:
-        fetched.append(skip.dtype)
-        return skip.to(like)
+    def back(index: int, skip: Tensor) -> Tensor:
+        fetched.append((index, skip.dtype))
+        return skip.float()
 
     plain = network.denoise(**inputs)
-    with core.skips_kept_elsewhere(network, away, back):
-        assert torch.equal(network.denoise(**inputs), plain)
-    # All skips but the first, which the network takes before any block, come back from where they were put.
-    assert len(stored) == 3 and fetched.count(torch.float64) == 3 and fetched.count(torch.float32) == 1
-    assert torch.equal(network.denoise(**inputs), plain)
-    assert len(stored) == 3, "hooks are gone afterwards"
+    assert torch.equal(network.denoise(**inputs, skips_of=lambda _: Skips(away, back)), plain)
+    assert len(stored) == len(network.config.sizes.channels) * 2
+    assert fetched == [(index, torch.float64) for index in reversed(range(len(stored)))]
 
 
 def test_guidance_rows_together_or_apart_are_the_same(model, monkeypatch):
@@ -289,15 +259,3 @@ def test_incomplete_and_altered_files_are_refused(weights):
     gone = "context_embedding.0.weight"
     with pytest.raises(CheckpointError, match=f"lacks '{gone}'"):
         i2vgenxl.build_i2vgenxl({k: v for k, v in weights.items() if k != gone}, "tiny")
-
-
-def test_without_diffusers_the_message_says_what_to_install(monkeypatch, weights):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    core.network_class.cache_clear()
-    i2vgenxl.host_network_class.cache_clear()
-    try:
-        with pytest.raises(core.MissingLibraryError, match="pip install diffusers"):
-            i2vgenxl.build_i2vgenxl(weights, "tiny")
-    finally:
-        core.network_class.cache_clear()
-        i2vgenxl.host_network_class.cache_clear()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,13 +15,7 @@ from streaming_core.models.modelscope.apm import ImageProjector, join_context
 from streaming_core.models.modelscope.cam import ModelscopeCam
 from streaming_core.models.modelscope.config import MixerConfig, ModelscopeCamConfig, UNet3DConfig
 from streaming_core.models.modelscope.shapes import official_shapes
-from streaming_core.models.modelscope.unet import (
-    Merge,
-    MissingLibraryError,
-    VideoUNet,
-    context_attentions,
-    mix_context,
-)
+from streaming_core.models.modelscope.unet import Merge, VideoUNet, mix_context
 from streaming_core.models.modelscope.vae_names import stable_diffusion_name
 from streaming_core.models.registry import (
     IncompleteCheckpointError,
@@ -31,6 +24,7 @@ from streaming_core.models.registry import (
     shapes_of,
     take,
 )
+from streaming_core.models.unet3d import context_attentions
 from streaming_core.schedules.modelscope import ddim_eta_step, modelscope_sigmas, published_alphas_cumprod
 from tiny_models.modelscope import (
     BASE,
@@ -316,12 +310,6 @@ def test_ddim_keeps_the_noise_level(sigma, ratio, eta):
     torch.testing.assert_close(kept**2 + fresh**2, after.expand(1) ** 2, atol=1e-9, rtol=1e-9)
     if eta == 0:
         assert fresh == 0
-
-
-def test_missing_diffusers_is_said_in_a_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(MissingLibraryError, match="pip install diffusers"):
-        VideoUNet(BASE, device="meta")
 
 
 def test_cam_config_is_read_from_its_branch():

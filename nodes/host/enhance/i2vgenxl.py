@@ -2,13 +2,13 @@
 
 Latents are `[frames, 4, h, w]`, so the host's VAE nodes and samplers fit, and any window handler cuts them on the
 batch. One row of conditions per guidance branch holds for all frames; the position ramp behind the encoded image is
-made for the frames at hand, so a window is conditioned like a video of its own (reference: enhancer, sections 2 and 9).
+made for the frames at hand, so a window is conditioned like a clip of its own (reference: enhancer, sections 2 and 9).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import cache, partial
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import comfy.conds
@@ -28,9 +28,10 @@ from torch import Tensor, nn
 from ....streaming_core.enhance.settings import EnhanceSettings
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
-from ....streaming_core.models.i2vgenxl.network import build, network_class, position_ramp
+from ....streaming_core.models.i2vgenxl.network import I2VGenXL, position_ramp
 from ....streaming_core.models.registry import compare_keys, shapes_of
 from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, noise_per_signal
+from ..encoders import PerVideo
 from ..patchers import assign_option, managed, stored_dtype
 
 IMAGE_EMBEDDING = "streamingt2v_image_embedding"
@@ -40,82 +41,68 @@ FRUGAL = "streamingt2v_frugal"
 """Entry of `transformer_options`: guidance rows one after the other, skips in system memory."""
 
 
-class PerRow(comfy.conds.CONDRegular):
-    """A condition with one row per guidance branch, never repeated over frames."""
-
-    def process_cond(self, batch_size: int, **kwargs: Any) -> PerRow:
-        return self._copy_with(self.cond)
-
-
 class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """The host's sampling object on the enhancer's 1000 levels."""
 
-    def __init__(self, model_config: comfy.supported_models_base.BASE | None = None) -> None:
+    def __init__(self, model_config: Any = None) -> None:
         super().__init__(model_config)
         self.set_sigmas(noise_per_signal(enhancer_alphas_cumprod()))
 
 
-@cache
-def host_network_class() -> type[nn.Module]:
+class HostI2VGenXL(I2VGenXL):
     """The network with the signature and the wrappers that the host expects of a diffusion model."""
 
-    class HostI2VGenXL(network_class()):
-        def forward(
-            self,
-            x: Tensor,
-            timesteps: Tensor,
-            context: Tensor | None = None,
-            control: dict | None = None,
-            transformer_options: dict | None = None,
-            **conds: Tensor,
-        ) -> Tensor:
-            transformer_options = transformer_options or {}
-            wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
-            executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
-            return executor.execute(x, timesteps, context, control, transformer_options, **conds)
+    def __init__(self, config: I2VGenXLConfig, dtype=None, device=None, operations=nn):
+        super().__init__(config, operations, dtype, device)
+        # The host asks for the type in which weights are stored.
+        self.dtype = dtype
+        self.requires_grad_(False).eval()
 
-        def _run(
-            self,
-            x: Tensor,
-            timesteps: Tensor,
-            context: Tensor,
-            control: dict | None,
-            transformer_options: dict,
-            image_latents: Tensor,
-            image_embeddings: Tensor,
-            fps: Tensor,
-            **_unused: Tensor,
-        ) -> Tensor:
-            if control is not None:
-                raise SettingsError("I2VGen-XL cannot take a ControlNet; remove it from the conditioning")
-            rows = context.shape[0]
-            frames = x.shape[0] // rows
-            velocity = self.denoise(
-                rearrange(x, "(rows frames) c h w -> rows c frames h w", rows=rows),
-                timesteps[::frames],
-                context,
-                position_ramp(image_latents, frames),
-                image_embeddings,
-                fps,
-                attention=partial(optimized_attention, transformer_options=transformer_options),
-                frugal=bool(transformer_options.get(FRUGAL)),
-            )
-            return rearrange(velocity, "rows c frames h w -> (rows frames) c h w")
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        control: dict | None = None,
+        transformer_options: dict | None = None,
+        **conds: Tensor,
+    ) -> Tensor:
+        transformer_options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
+        return executor.execute(x, timesteps, context, control, transformer_options, **conds)
 
-    return HostI2VGenXL
-
-
-def _build(
-    config: I2VGenXLConfig,
-    dtype: torch.dtype | None = None,
-    device: torch.device | None = None,
-    operations: Any = None,
-) -> nn.Module:
-    return build(config, operations=operations, dtype=dtype, device=device, kind=host_network_class())
+    def _run(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        control: dict | None,
+        transformer_options: dict,
+        image_latents: Tensor,
+        image_embeddings: Tensor,
+        fps: Tensor,
+        **_unused: Any,
+    ) -> Tensor:
+        if control is not None:
+            raise SettingsError("I2VGen-XL cannot take a ControlNet; remove it from the conditioning")
+        rows = context.shape[0]
+        frames = x.shape[0] // rows
+        velocity = self.denoise(
+            rearrange(x, "(rows frames) c h w -> rows c frames h w", rows=rows),
+            timesteps[::frames],
+            context,
+            position_ramp(image_latents, frames),
+            image_embeddings,
+            fps,
+            attention=partial(optimized_attention, transformer_options=transformer_options),
+            frugal=bool(transformer_options.get(FRUGAL)),
+        )
+        return rearrange(velocity, "rows c frames h w -> (rows frames) c h w")
 
 
 class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
-    """What the host needs to know about the family."""
+    """What the host wants to know of the family."""
 
     unet_extra_config = {}
     latent_format = comfy.latent_formats.SD15
@@ -123,21 +110,16 @@ class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
 
 
 class I2VGenXLModel(comfy.model_base.BaseModel):
-    """The host's model object. `network` makes the diffusion model from `unet_config`."""
+    """The host's model object. `network` is the class of the diffusion model, made from `unet_config`."""
 
     def __init__(
         self,
         model_config: I2VGenXLHostConfig,
         device: torch.device | None = None,
-        network: Callable[..., nn.Module] = _build,
+        network: type[nn.Module] = HostI2VGenXL,
     ) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=network)
         self.model_sampling = I2VGenXLSampling(model_config)
-        self.diffusion_model.compute_dtype = self.manual_cast_dtype or self.get_dtype()
-
-    def get_dtype(self) -> torch.dtype:
-        # The network's own answer is the type it computes in.
-        return self.diffusion_model.weight_dtype
 
     @property
     def condition_width(self) -> int:
@@ -179,10 +161,10 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
         fps = torch.tensor([kwargs.get(FPS_CONDITION, EnhanceSettings.fps_condition)], dtype=torch.long)
         device = kwargs["device"]
         return {
-            "c_crossattn": PerRow(text.to(device)),
-            "image_latents": PerRow(self.process_latent_in(image[:1]).to(device)),
-            "image_embeddings": PerRow(embedding.to(device)),
-            "fps": PerRow(fps.to(device)),
+            "c_crossattn": PerVideo(text.to(device)),
+            "image_latents": PerVideo(self.process_latent_in(image[:1]).to(device)),
+            "image_embeddings": PerVideo(embedding.to(device)),
+            "fps": PerVideo(fps.to(device)),
         }
 
 
@@ -192,7 +174,7 @@ def empty_i2vgenxl(
     parameters: int,
     keep_in: torch.dtype | None = None,
     device: torch.device | None = None,
-    network: Callable[..., nn.Module] = _build,
+    network: type[nn.Module] = HostI2VGenXL,
 ) -> I2VGenXLModel:
     """The host's model object without weights, on the host's choice of types and devices for a file of this type.
 
@@ -211,11 +193,7 @@ def build_i2vgenxl(
     """MODEL from I2VGen-XL's UNet weights in the diffusers layout, loaded strictly.
 
     `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
-
-    Raises:
-        WrongCheckpointError: another network, which the sentence names.
-        IncompleteCheckpointError: weights are missing.
-        MissingLibraryError: diffusers is not installed.
+    Raises `WrongCheckpointError`, which says what the file is instead, and `IncompleteCheckpointError`.
     """
     config = detect(shapes_of(tensors), source, norm_groups)
     parameters = sum(tensor.numel() for tensor in tensors.values())

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Mapping
 from functools import partial
 
-import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
@@ -28,6 +27,7 @@ from ....streaming_core.models.modelscope.apm import join_context
 from ....streaming_core.models.modelscope.config import UNet3DConfig
 from ....streaming_core.models.modelscope.unet import VideoUNet
 from ....streaming_core.models.registry import compare_keys, shapes_of
+from ..encoders import PerVideo
 from ..patchers import assign_option, managed, stored_dtype
 
 log = logging.getLogger(__name__)
@@ -43,13 +43,6 @@ APM_TOKENS, APM_WEIGHT = "streamingt2v_apm_tokens", "streamingt2v_apm_weight"
 def compute(transformer_options: dict) -> Compute:
     """The network's kernels on this host, with the user's attention overrides."""
     return Compute(attention=partial(optimized_attention, transformer_options=transformer_options))
-
-
-class PerVideo(comfy.conds.CONDRegular):
-    """A condition with one row per video: concatenated over conditions, never repeated over frames."""
-
-    def process_cond(self, batch_size, **kwargs):
-        return self._copy_with(self.cond)
 
 
 class HostVideoUNet(VideoUNet):

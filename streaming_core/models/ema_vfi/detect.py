@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from ..registry import Architecture, IncompleteCheckpointError, Shapes, WrongCheckpointError, shapes_of
+from ..registry import Architecture, IncompleteCheckpointError, Shapes, WrongCheckpointError, count_indices, shapes_of
 from .config import HEAD_WIDTH, WINDOW, EmaVfiConfig
 
 ARCHITECTURE = Architecture(
@@ -37,11 +36,6 @@ def official_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in named.items() if not any(word in key for word in RUN_TIME_BUFFERS)}
 
 
-def _count(shapes: Shapes, pattern: str) -> int:
-    """How many different numbers stand at the group of `pattern` among the keys."""
-    return len({found[1] for key in shapes if (found := re.match(pattern, key))})
-
-
 def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int = WINDOW) -> EmaVfiConfig:
     """Read the configuration off `shapes` (official names, see `official_tensors`).
 
@@ -58,8 +52,8 @@ def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int
             shapes[f"{bone}patch_embed4.proj.weight"][0],
             shapes[f"{bone}patch_embed5.proj.weight"][0],
         )
-        conv_depths = [_count(shapes, rf"feature_bone\.block{stage}\.conv\.(\d+)\.") // 2 for stage in (1, 2, 3)]
-        block_depths = [_count(shapes, rf"feature_bone\.block{stage}\.(\d+)\.") for stage in (4, 5)]
+        conv_depths = [count_indices(shapes, rf"feature_bone\.block{stage}\.conv\.(\d+)\.") // 2 for stage in (1, 2, 3)]
+        block_depths = [count_indices(shapes, rf"feature_bone\.block{stage}\.(\d+)\.") for stage in (4, 5)]
         if num_heads is None:
             if any(width % HEAD_WIDTH for width in channels[3:]):
                 raise WrongCheckpointError(

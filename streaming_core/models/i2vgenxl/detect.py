@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...errors import CheckpointError
 from ..registry import Architecture, Shapes, count_indices
+from ..unet3d import UNet3DSizes
 
 TRANSFORMER_IN_HEADS = 8
 """Heads of the first temporal transformer, at every size; the width of a head follows from its weights."""
@@ -46,6 +47,21 @@ class I2VGenXLConfig:
     head_width: int = 64
     norm_groups: int = 32
     latent_channels: int = 4
+
+    @property
+    def sizes(self) -> UNet3DSizes:
+        """What the network shared with other families wants to know; latents of the image join the noisy ones."""
+        return UNet3DSizes(
+            in_channels=2 * self.latent_channels,
+            out_channels=self.latent_channels,
+            channels=self.block_out_channels,
+            attention=self.attention_levels,
+            layers_per_block=self.layers_per_block,
+            context_width=self.cross_attention_dim,
+            input_attention_width=TRANSFORMER_IN_HEADS * self.head_width,
+            head_width=self.head_width,
+            norm_groups=self.norm_groups,
+        )
 
 
 def detect(shapes: Shapes, source: str = "the file", norm_groups: int = 32) -> I2VGenXLConfig:

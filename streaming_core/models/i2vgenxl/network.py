@@ -1,89 +1,31 @@
-"""diffusers' public `I2VGenXLUNet`, adopted onto the caller's layers and attention, with two memory savers.
+"""I2VGen-XL's network: the shared 3-D UNet, told about an image and a frame rate (reference: enhancer, section 9).
 
-diffusers is imported when a network is built, never before: the pack works without it, only this network does not.
+Sub-modules have the names of the published keys. Widths below that are not in the configuration are the same at every
+size of the network.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import cache, partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
-from ...errors import StreamingError
-from ..adopt import adopt
-from ..attention import MAX_ATTENTION_BATCH, Attention, attend
+from ..attention import Attention, Compute, attend
+from ..layers import Device, Operations, sinusoid
+from ..unet3d import UNet3D, context_attentions
+from ..unet3d_layers import Call, SelfAttention, Skips
 from .detect import I2VGenXLConfig
 
-Move = Callable[[Tensor], Tensor]
+SkipsOf = Callable[[Tensor], Skips]
+"""Makes the store of one pass; it is given the pass's input."""
 
-MAX_VALUES = 2**27
-"""Intermediate values that one layer makes at a time. Whole feed-forward layers would set the peak of all memory."""
-
-
-class MissingLibraryError(StreamingError):
-    """A library that this one network needs is not installed."""
-
-
-def _in_parts(compute: Callable[..., Tensor], parts: int, *inputs: Tensor) -> Tensor:
-    """`compute` on `parts` parts of the first axis of `inputs`, joined; it keeps the shape of its first input."""
-    parts = min(parts, len(inputs[0]))
-    if parts < 2:
-        return compute(*inputs)
-    out, done = torch.empty_like(inputs[0]), 0
-    for part in zip(*(tensor.tensor_split(parts) for tensor in inputs), strict=True):
-        out[done : done + len(part[0])] = compute(*part)
-        done += len(part[0])
-    return out
-
-
-class AttentionThrough:
-    """Attention processor that computes queries, keys and values itself and leaves the rest to `attention`.
-
-    The callable travels with each call (`cross_attention_kwargs`), so one network serves callers with different
-    kernels at the same time. Large batches go in parts: kernels have a limit, and memory too.
-    """
-
-    def __call__(
-        self,
-        layer: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        attention: Attention = attend,
-    ) -> Tensor:
-        project, dropout = layer.to_out
-
-        def attend_part(states: Tensor, context: Tensor | None = None) -> Tensor:
-            context = states if context is None else context
-            q, k, v = layer.to_q(states), layer.to_k(context), layer.to_v(context)
-            return dropout(project(attention(q, k, v, layer.heads)))
-
-        batch, inputs = len(hidden_states), [hidden_states]
-        values = 4 * hidden_states.numel()
-        if encoder_hidden_states is not None:
-            inputs.append(encoder_hidden_states)
-        parts = max(-(-values // MAX_VALUES), -(-batch * layer.heads // MAX_ATTENTION_BATCH))
-        return _in_parts(attend_part, parts, *inputs)
-
-
-@cache
-def _split_feed_forward(kind: type[nn.Module]) -> type[nn.Module]:
-    """`kind`, a feed-forward layer, that works on parts of its first axis when the whole is too wide; same result."""
-
-    class SplitFeedForward(kind):
-        def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            # Eight times the width: both halves of the gated projection are four times as wide as the input.
-            parts = -(-8 * hidden_states.numel() // MAX_VALUES)
-            whole = super().forward
-            return _in_parts(lambda part: whole(part, *args, **kwargs), parts, hidden_states)
-
-    return SplitFeedForward
+IMAGE_GRID = 32
+"""Side of the grid that the image's latents are averaged to before they become tokens, a sixteenth as many."""
+IMAGE_ENCODER_HEADS = 2
 
 
 def position_ramp(first: Tensor, num_frames: int) -> Tensor:
@@ -97,161 +39,183 @@ def position_ramp(first: Tensor, num_frames: int) -> Tensor:
     return frames
 
 
-def _library_unet() -> type[nn.Module]:
-    try:
-        from diffusers import I2VGenXLUNet
-    except ImportError as error:
-        raise MissingLibraryError(
-            "the I2VGen-XL enhancer needs the diffusers library, which is not installed or does not load "
-            f"({error}): install it into ComfyUI's Python with `python -m pip install diffusers`"
-        ) from error
-    return I2VGenXLUNet
+def skips_in_system_memory(sample: Tensor) -> Skips:
+    """Skips that wait in system memory until the decoder takes them, one at a time."""
+    return Skips(put=lambda skip: skip.to("cpu"), take=lambda _, stored: stored.to(sample.device))
 
 
-@cache
-def network_class() -> type[nn.Module]:
-    """The network's class. Raises `MissingLibraryError` without diffusers."""
+class LinearGelu(nn.Module):
+    """A projection and its activation under one name."""
 
-    class I2VGenXL(_library_unet()):
-        """`I2VGenXLUNet` that knows its storage and compute types apart and can keep its skips elsewhere."""
+    def __init__(
+        self,
+        width: int,
+        inner_width: int,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
+        super().__init__()
+        self.proj = operations.Linear(width, inner_width, dtype=dtype, device=device)
 
-        weight_dtype: torch.dtype = torch.float32
-        compute_dtype: torch.dtype = torch.float32
-
-        @property
-        def dtype(self) -> torch.dtype:
-            """What it computes in. The library asks the weights, which may be stored in a type nothing computes in."""
-            return self.compute_dtype
-
-        def denoise(
-            self,
-            sample: Tensor,
-            timestep: Tensor,
-            context: Tensor,
-            image_latents: Tensor,
-            image_embeddings: Tensor,
-            fps: Tensor,
-            attention: Attention = attend,
-            frugal: bool = False,
-        ) -> Tensor:
-            """v-prediction of a clip, `[rows, C, F, h, w]` like `sample`; one row per guidance branch.
-
-            `timestep` and `fps` `[rows]`; `context` `[rows, tokens, width]`; `image_latents` of all frames (see
-            `position_ramp`); `image_embeddings` `[rows, 1, width]`. `frugal` runs row after row and keeps skips in
-            system memory; the result is the same.
-            """
-            inputs = (sample, timestep, fps, image_latents, image_embeddings, context)
-            if not frugal:
-                return self._row(*inputs, attention)
-            with skips_kept_elsewhere(self):
-                rows = [self._row(*(part[row : row + 1] for part in inputs), attention) for row in range(len(sample))]
-            return torch.cat(rows)
-
-        def _row(self, sample, timestep, fps, image_latents, image_embeddings, context, attention) -> Tensor:
-            return self.forward_clip(
-                sample,
-                timestep,
-                fps,
-                image_latents,
-                image_embeddings=image_embeddings,
-                encoder_hidden_states=context,
-                cross_attention_kwargs={"attention": attention},
-                return_dict=False,
-            )[0]
-
-        def forward_clip(self, *args: Any, **kwargs: Any) -> Any:
-            """The library's forward, under a name that survives a subclass with a forward of its own."""
-            return super().forward(*args, **kwargs)
-
-    return I2VGenXL
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x))
 
 
-class Fetched:
-    """Stored skips of one up block, which takes them from the end: each is fetched when it is taken."""
+class PlainFeedForward(nn.Module):
+    """Two linear layers with a GELU between; `[..., width]` to the same."""
 
-    def __init__(self, stored: Sequence[Tensor], fetch: Move):
-        self.stored, self.fetch = stored, fetch
+    def __init__(
+        self,
+        width: int,
+        inner_width: int,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
+        super().__init__()
+        self.net = nn.Sequential(
+            LinearGelu(width, inner_width, operations, dtype, device),
+            nn.Identity(),  # the official dropout; keeps the projection at index 2
+            operations.Linear(inner_width, width, dtype=dtype, device=device),
+        )
 
-    def __len__(self) -> int:
-        return len(self.stored)
-
-    def __getitem__(self, index: int | slice) -> Tensor | Fetched:
-        if isinstance(index, slice):
-            return Fetched(self.stored[index], self.fetch)
-        return self.fetch(self.stored[index])
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
 
 
-@contextmanager
-def skips_kept_elsewhere(
-    network: nn.Module, away: Move = lambda skip: skip.to("cpu"), back: Callable[[Tensor, Tensor], Tensor] | None = None
-) -> Iterator[None]:
-    """Inside, what `network`'s down blocks hand across to its up blocks is stored by `away` and fetched by `back`.
+class ImageEncoder(nn.Module):
+    """Attention of every pixel of the image's latents over the frames, and a feed-forward without a norm before it."""
 
-    `back(stored, like)` returns the stored tensor on the device of `like`. One skip is fetched at a time.
-    """
-    back = back or (lambda stored, like: stored.to(like.device))
+    def __init__(
+        self,
+        channels: int,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
+        super().__init__()
+        self.norm1 = operations.LayerNorm(channels, dtype=dtype, device=device)
+        self.attn1 = SelfAttention(
+            channels, channels, None, operations, dtype, device, inner_width=IMAGE_ENCODER_HEADS * channels
+        )
+        self.ff = PlainFeedForward(channels, 4 * channels, operations, dtype, device)
 
-    def put_away(_block: nn.Module, _args: Any, _kwargs: Any, output: tuple) -> tuple:
-        sample, skips = output
-        return sample, tuple(away(skip) for skip in skips)
+    def forward(self, x: Tensor) -> Tensor:
+        """`[pixels, frames, channels]` to the same."""
+        # Heads are as narrow as the latents have channels, which fused kernels of hosts need not take.
+        x = x + self.attn1.attend(self.norm1(x), attend)
+        return x + self.ff(x)
 
-    def fetch(_block: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        fetched = partial(back, like=kwargs["hidden_states"].new_empty(0))
-        return args, {**kwargs, "res_hidden_states_tuple": Fetched(kwargs["res_hidden_states_tuple"], fetched)}
 
-    with ExitStack() as hooks:
-        for block in network.down_blocks:
-            hooks.callback(block.register_forward_hook(put_away, with_kwargs=True).remove)
-        for block in network.up_blocks:
-            hooks.callback(block.register_forward_pre_hook(fetch, with_kwargs=True).remove)
-        yield
+class I2VGenXL(UNet3D):
+    """Noisy latents, an image and a frame rate to v."""
+
+    def __init__(
+        self,
+        config: I2VGenXLConfig,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
+        super().__init__(config.sizes, operations, dtype, device)
+        self.config = config
+        options: dict[str, Any] = {"dtype": dtype, "device": device}
+        channels, width, embedding = config.latent_channels, config.cross_attention_dim, self.sizes.embedding_width
+
+        def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+            return operations.Conv2d(inputs, outputs, 3, stride=stride, padding=1, **options)
+
+        def linear(inputs: int, outputs: int) -> nn.Module:
+            return operations.Linear(inputs, outputs, **options)
+
+        wide = 4 * channels
+        self.image_latents_proj_in = nn.Sequential(
+            conv(channels, wide), nn.SiLU(), conv(wide, wide), nn.SiLU(), conv(wide, channels)
+        )
+        self.image_latents_temporal_encoder = ImageEncoder(channels, operations, dtype, device)
+        self.image_latents_context_embedding = nn.Sequential(
+            conv(channels, 8 * channels),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d(IMAGE_GRID),
+            conv(8 * channels, 16 * channels, stride=2),
+            nn.SiLU(),
+            conv(16 * channels, width, stride=2),
+        )
+        self.context_embedding = nn.Sequential(linear(width, embedding), nn.SiLU(), linear(embedding, channels * width))
+        self.fps_embedding = nn.Sequential(
+            linear(self.sizes.channels[0], embedding), nn.SiLU(), linear(embedding, embedding)
+        )
+
+    def denoise(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        image_latents: Tensor,
+        image_embeddings: Tensor,
+        fps: Tensor,
+        attention: Attention = attend,
+        frugal: bool = False,
+        skips_of: SkipsOf | None = None,
+    ) -> Tensor:
+        """v-prediction of a clip, `[rows, C, F, h, w]` like `sample`; one row per guidance branch.
+
+        `timestep` and `fps` `[rows]`; `context` `[rows, tokens, width]`; `image_latents` of all frames (see
+        `position_ramp`); `image_embeddings` `[rows, 1, width]`. `frugal` runs row after row and keeps skips in
+        system memory, or where `skips_of` keeps them; the result is the same.
+        """
+        inputs = (sample, timestep, context, image_latents, image_embeddings, fps)
+        if not frugal:
+            return self._rows(*inputs, attention, skips_of or (lambda _: Skips()))
+        store = skips_of or skips_in_system_memory
+        rows = [self._rows(*(part[row : row + 1] for part in inputs), attention, store) for row in range(len(sample))]
+        return torch.cat(rows)
+
+    def _rows(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        image_latents: Tensor,
+        image_embeddings: Tensor,
+        fps: Tensor,
+        attention: Attention,
+        skips_of: SkipsOf,
+    ) -> Tensor:
+        frames = sample.shape[2]
+        embedding = self.embed_timesteps(timestep, sample.dtype)
+        embedding = embedding + self.fps_embedding(sinusoid(fps, self.sizes.channels[0]).to(sample.dtype))
+        tokens = self._tokens(context, image_latents[:, :, 0], image_embeddings)
+        memory = (attn.project(tokens) for _, attn in context_attentions(self))
+        call = Call(frames, embedding.repeat_interleave(frames, dim=0), memory, Compute(attention))
+        x = torch.cat([sample, self._image_features(image_latents)], dim=1)
+        h, skips = self.enter(rearrange(x, "b c f h w -> (b f) c h w"), call), skips_of(sample)
+        del x
+        h = self.mid_block(self.down(h, call, skips), call)
+        return rearrange(self.up(h, call, skips), "(b f) c h w -> b c f h w", f=frames)
+
+    def _tokens(self, text: Tensor, image_latent: Tensor, image_embeddings: Tensor) -> Tensor:
+        """Context `[rows, tokens, width]`: text, then the image's latents `[rows, C, h, w]`, then its embedding."""
+        from_latents = rearrange(self.image_latents_context_embedding(image_latent), "b c h w -> b (h w) c")
+        from_clip = self.context_embedding(image_embeddings)
+        from_clip = rearrange(from_clip, "b 1 (t c) -> b t c", c=text.shape[-1])
+        return torch.cat([text, from_latents, from_clip], dim=1)
+
+    def _image_features(self, image_latents: Tensor) -> Tensor:
+        """What joins the noisy latents: `image_latents` `[rows, C, F, h, w]` encoded, the same shape."""
+        rows, _, _, height, width = image_latents.shape
+        planes = self.image_latents_proj_in(rearrange(image_latents, "b c f h w -> (b f) c h w"))
+        pixels = self.image_latents_temporal_encoder(rearrange(planes, "(b f) c h w -> (b h w) f c", b=rows))
+        return rearrange(pixels, "(b h w) f c -> b c f h w", h=height, w=width)
 
 
 def build(
     config: I2VGenXLConfig,
     *,
-    operations: Any = nn,
+    operations: Operations = nn,
     dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    kind: type[nn.Module] | None = None,
-) -> nn.Module:
-    """The network with uninitialized weights, in evaluation mode; `kind` is a subclass of `network_class()`.
-
-    The library prints a note for each unusual size; those are silenced while it is built.
-    """
-    kind = kind or network_class()
-    levels = config.attention_levels
-    with torch.device("meta"), _quiet("diffusers"):
-        network = kind(
-            in_channels=config.latent_channels,
-            out_channels=config.latent_channels,
-            down_block_types=tuple("CrossAttnDownBlock3D" if there else "DownBlock3D" for there in levels),
-            up_block_types=tuple("CrossAttnUpBlock3D" if there else "UpBlock3D" for there in reversed(levels)),
-            block_out_channels=config.block_out_channels,
-            layers_per_block=config.layers_per_block,
-            norm_num_groups=config.norm_groups,
-            cross_attention_dim=config.cross_attention_dim,
-            attention_head_dim=config.head_width,
-        )
-    adopt(network, operations)
-    network.set_attn_processor(AttentionThrough())
-    for name, module in network.named_modules():
-        if name.endswith(".ff"):
-            module.__class__ = _split_feed_forward(type(module))
-    dtype = dtype or torch.get_default_dtype()
-    # torch's own .to: the library's wraps it with checks for quantized models that say nothing here.
-    nn.Module.to(network, dtype=dtype)
-    network.to_empty(device=device or "cpu")
-    network.weight_dtype = network.compute_dtype = dtype
-    return network.requires_grad_(False).eval()
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    device: Device = None,
+) -> I2VGenXL:
+    """The network with weights yet to be loaded, in evaluation mode, without gradients."""
+    return I2VGenXL(config, operations, dtype, device).requires_grad_(False).eval()

@@ -2,6 +2,5 @@
 
 Origin: Henschel et al., "StreamingT2V: Consistent, Dynamic, and Extendable Long Video Generation from Text"
 (arXiv:2403.14773), the ModelScope text-to-video model it is built on (arXiv:2308.06571) and MS-Vid2Vid, its refiner.
-Written from reference: streamingmodelscope; no code was copied. The layers of the UNet are those of diffusers' public
-`UNet3DConditionModel`; what runs them is ours.
+Written from reference: streamingmodelscope; no code was copied.
 """

@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import torch.nn.functional as F
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
 from ...errors import SettingsError
 from ..attention import Compute
 from ..cam import CamFeatures, CamMerger
+from ..layers import Device, Operations, PixelEncoder
+from ..unet3d import DownPath
+from ..unet3d_layers import Call, Skips
 from .config import ModelscopeCamConfig
-from .unet import DownPath, Merge
-
-
-class PixelEncoder(nn.Module):
-    """Control frames `[n, 3, H, W]` in [-1, 1] to `[n, out_channels, H/8, W/8]`; SiLU behind all but the last."""
-
-    def __init__(self, channels: tuple[int, ...], out_channels: int, operations=nn, dtype=None, device=None):
-        super().__init__()
-        options = {"padding": 1, "dtype": dtype, "device": device}
-        self.conv_in = operations.Conv2d(3, channels[0], 3, **options)
-        blocks = []
-        for narrow, wide in pairwise(channels):
-            blocks.append(operations.Conv2d(narrow, narrow, 3, **options))
-            blocks.append(operations.Conv2d(narrow, wide, 3, stride=2, **options))
-        self.blocks = nn.ModuleList(blocks)
-        self.conv_out = operations.Conv2d(channels[-1], out_channels, 3, **options)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        x = F.silu(self.conv_in(frames))
-        for conv in self.blocks:
-            x = F.silu(conv(x))
-        return self.conv_out(x)
+from .unet import Merge, frames_of
 
 
 class CamEncoder(DownPath):
@@ -42,10 +22,16 @@ class CamEncoder(DownPath):
     Raw features leave the module: there are no zero convolutions. It has no mixers and sees the text alone.
     """
 
-    def __init__(self, config: ModelscopeCamConfig, operations=nn, dtype=None, device=None):
-        super().__init__(config.unet, (), operations, dtype, device)
+    def __init__(
+        self,
+        config: ModelscopeCamConfig,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
+        super().__init__(config.unet.sizes, operations, dtype, device)
         self.controlnet_cond_embedding = PixelEncoder(
-            config.pixel_channels, config.unet.channels[0], operations, dtype, device
+            config.pixel_channels, config.unet.channels[0], False, operations, dtype, device
         )
 
     def forward(
@@ -57,34 +43,40 @@ class CamEncoder(DownPath):
         keys and values of the text from `project_context`, one row per video; `control_embedding` from the pixel
         encoder, `[k or b * k, channels, h, w]`.
         """
-        batch = memory.shape[0]
-        frames = x.shape[0] // batch
-        arguments = self._arguments(memory, compute or Compute())
-        embedding = self._embed_timesteps(timesteps, frames, x.dtype)
+        batch, frames = memory.shape[0], frames_of(x, memory)
+        embedding = self.embed_timesteps(timesteps, x.dtype).repeat_interleave(frames, dim=0)
+        call = Call(frames, embedding, self.keys_and_values(memory), compute or Compute())
         if control_embedding.shape[-2:] != x.shape[-2:] or control_embedding.shape[0] not in (frames, batch * frames):
             raise SettingsError(
                 f"control frames give features {list(control_embedding.shape)}, the latent needs {frames} frames of "
                 f"{x.shape[-1]} x {x.shape[-2]}; control frames must have 8 times the latent's width and height"
             )
-        clips = rearrange(self._enter(x, frames, arguments), "(b k) c h w -> b k c h w", b=batch)
+        clips = rearrange(self.enter(x, call), "(b k) c h w -> b k c h w", b=batch)
         control = rearrange(control_embedding, "(b k) c h w -> b k c h w", k=frames)
         h = rearrange(clips + control, "b k c h w -> (b k) c h w")
-        skips = self._down(h, embedding, frames, arguments)
-        return CamFeatures(list(skips), self._middle(skips[-1], embedding, frames, arguments))
+        skips = Skips()
+        h = self.down(h, call, skips)
+        return CamFeatures([*skips.all()], self.mid_block(h, call))
 
 
 class ModelscopeCam(nn.Module):
     """Everything CAM adds to the UNet, under its official names (`unet.` and, without `base_model.`, the mergers)."""
 
-    def __init__(self, config: ModelscopeCamConfig, operations=nn, dtype=None, device=None):
+    def __init__(
+        self,
+        config: ModelscopeCamConfig,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
         super().__init__()
         self.config = config
-        ours = {"operations": operations, "dtype": dtype, "device": device}
-        self.unet = CamEncoder(config, **ours)
+        width = config.merger_head_width
+        self.unet = CamEncoder(config, operations, dtype, device)
         self.cross_attention_merger_down_blocks = nn.ModuleList(
-            CamMerger(channels, config.merger_head_width, **ours) for channels in config.unet.skip_channels
+            CamMerger(channels, width, operations, dtype, device) for channels in config.unet.skip_channels
         )
-        self.cross_attention_merger_mid_block = CamMerger(config.unet.channels[-1], config.merger_head_width, **ours)
+        self.cross_attention_merger_mid_block = CamMerger(config.unet.channels[-1], width, operations, dtype, device)
 
     def encode_pixels(self, control_frames: Tensor) -> Tensor:
         """Control frames `[k, 3, H, W]` in [-1, 1] to their embedding `[k, channels, H/8, W/8]`."""

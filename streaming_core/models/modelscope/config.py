@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..towers import ClipVisionConfig, VaeConfig
+from ..unet3d import UNet3DSizes, skip_channels
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,24 @@ class UNet3DConfig:
         return 8 * self.factor
 
     @property
+    def sizes(self) -> UNet3DSizes:
+        """What the network shared with other families wants to know."""
+        return UNet3DSizes(
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            channels=self.channels,
+            attention=self.attention,
+            layers_per_block=self.layers_per_block,
+            context_width=self.context_width,
+            input_attention_width=self.input_attention_width,
+            head_width=self.head_width,
+            padded_rows=self.vid2vid,
+        )
+
+    @property
     def skip_channels(self) -> tuple[int, ...]:
         """Channels of the skips, in the order in which the down path makes them."""
-        skips = [self.channels[0]]
-        for level, channels in enumerate(self.channels):
-            downsampler = level < len(self.channels) - 1
-            skips += [channels] * (self.layers_per_block + downsampler)
-        return tuple(skips)
+        return tuple(skip_channels(self.sizes))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 
 from ...errors import CheckpointError
 from ..registry import Architecture, KnownUnused, Shapes, count_indices, dimension
-from ..towers import ClipVisionConfig, VaeConfig, detect_clip_vision
+from ..towers import ClipVisionConfig, VaeConfig, detect_clip_vision, detect_pixel_channels
 from .config import (
     ImageProjectorConfig,
     MixerConfig,
@@ -115,12 +115,9 @@ def detect_cam(
     shapes: Shapes, prefix: str = CAM_PREFIX, head_width: int = 64, merger_head_width: int = 64
 ) -> ModelscopeCamConfig:
     """Configuration of the CAM branch; the mergers follow its channels."""
-    stem = prefix + "controlnet_cond_embedding."
-    strided = range(1, count_indices(shapes, re.escape(stem) + r"blocks\.(\d+)\."), 2)
-    first = dimension(shapes, stem + "conv_in.weight", 0)
     return ModelscopeCamConfig(
         unet=detect_unet(shapes, prefix, head_width),
-        pixel_channels=(first, *(dimension(shapes, f"{stem}blocks.{index}.weight", 0) for index in strided)),
+        pixel_channels=detect_pixel_channels(shapes, prefix + "controlnet_cond_embedding."),
         merger_head_width=merger_head_width,
     )
 

@@ -6,22 +6,12 @@ fastest; `frames` is the number of frames of one clip.
 
 from __future__ import annotations
 
-import math
-
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..attention import Compute, MultiHeadAttention
-
-
-def sinusoid(positions: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
-    """`[n]` positions or timesteps to `[n, width]` float32, cosine half first."""
-    half = width // 2
-    steps = torch.arange(half, dtype=torch.float32, device=positions.device)
-    angles = positions[:, None].float() * torch.exp(-math.log(max_period) * steps / half)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+from ..layers import FeedForward, sinusoid
 
 
 class Mix(nn.Module):
@@ -81,36 +71,6 @@ class VideoResBlock(ResBlock):
         shift = rearrange(self.time_stack.emb_layers(embedding), "(b t) c -> b c t 1 1", t=frames)
         temporal = self.time_stack.residual(clip, shift)
         return self.time_mixer(spatial, rearrange(temporal, "b c t h w -> (b t) c h w"))
-
-
-class GatedLinear(nn.Module):
-    """GEGLU: one projection to value and gate."""
-
-    def __init__(self, width, inner_width, operations=nn, dtype=None, device=None):
-        super().__init__()
-        self.proj = operations.Linear(width, 2 * inner_width, dtype=dtype, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
-
-class FeedForward(nn.Module):
-    """GEGLU feed-forward, four times as wide inside."""
-
-    def __init__(self, width, operations=nn, dtype=None, device=None):
-        super().__init__()
-        options = {"dtype": dtype, "device": device}
-        self.net = nn.Sequential(
-            GatedLinear(width, 4 * width, operations, **options),
-            nn.Identity(),  # the official dropout; keeps the projection at index 2
-            operations.Linear(4 * width, width, **options),
-        )
-
-    def forward(self, x: Tensor, slices: int = 1) -> Tensor:
-        if slices == 1 or x.shape[0] == 1:
-            return self.net(x)
-        return torch.cat([self.net(part) for part in x.chunk(slices)])
 
 
 class TransformerBlock(nn.Module):

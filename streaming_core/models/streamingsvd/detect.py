@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import CheckpointError
 from ..registry import Architecture, KnownUnused, Shapes, count_indices, dimension
-from ..towers import detect_clip_vision, detect_vae
+from ..towers import detect_clip_vision, detect_pixel_channels, detect_vae
 from .config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 
 UNET_PREFIX = "model.diffusion_model."
@@ -57,7 +57,8 @@ def detect_video_unet(shapes: Shapes, prefix: str = UNET_PREFIX, head_width: int
     keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
     model_channels = dimension(shapes, f"{prefix}input_blocks.0.0.weight", 0)
     levels: list[Level] = []
-    channels, depths = model_channels, []
+    channels = model_channels
+    depths: list[int] = []
     for index in range(1, count_indices(keys, r"input_blocks\.(\d+)\.")):
         stem = f"input_blocks.{index}"
         if f"{prefix}{stem}.0.op.weight" in shapes:
@@ -81,14 +82,6 @@ def detect_video_unet(shapes: Shapes, prefix: str = UNET_PREFIX, head_width: int
         vector_width=dimension(shapes, f"{prefix}label_emb.0.0.weight", 1),
         head_width=head_width,
     )
-
-
-def detect_pixel_channels(shapes: Shapes, prefix: str = CAM_PREFIX + "controlnet_cond_embedding.") -> tuple[int, ...]:
-    """Channels of the pixel encoder between its strides; the official encoder has 32, 96, 256, 512."""
-    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
-    strided = range(1, count_indices(keys, r"blocks\.(\d+)\."), 2)
-    first = dimension(shapes, f"{prefix}conv_in.weight", 0)
-    return (first, *(dimension(shapes, f"{prefix}blocks.{index}.weight", 0) for index in strided))
 
 
 def detect_cam(

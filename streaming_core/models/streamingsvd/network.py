@@ -7,42 +7,14 @@ attends to its features over time.
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..attention import Compute
 from ..cam import CamFeatures, CamMerger
-from .blocks import Downsample, SpatioTemporalTransformer, VideoResBlock, sinusoid
+from ..layers import PixelEncoder, sinusoid
+from .blocks import Downsample, SpatioTemporalTransformer, VideoResBlock
 from .config import CamConfig, VideoUNetConfig
-
-
-class PixelEncoder(nn.Module):
-    """Control frames `[n, 3, H, W]` in [-1, 1] to `[n, out_channels, H/8, W/8]`."""
-
-    def __init__(self, channels: tuple[int, ...], out_channels: int, operations=nn, dtype=None, device=None):
-        super().__init__()
-        options = {"padding": 1, "dtype": dtype, "device": device}
-        self.conv_in = operations.Conv2d(3, channels[0], 3, **options)
-        blocks, norms = [], []
-        for narrow, wide in pairwise(channels):
-            blocks += [
-                operations.Conv2d(narrow, narrow, 3, **options),
-                operations.Conv2d(narrow, wide, 3, stride=2, **options),
-            ]
-            norms += [operations.LayerNorm(c, eps=1e-5, dtype=dtype, device=device) for c in (narrow, wide)]
-        self.blocks = nn.ModuleList(blocks)
-        self.norms = nn.ModuleList(norms)
-        self.conv_out = operations.Conv2d(channels[-1], out_channels, 3, **options)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        x = F.silu(self.conv_in(frames))
-        for conv, norm in zip(self.blocks, self.norms, strict=True):
-            per_pixel = norm(rearrange(conv(x), "n c h w -> n h w c"))
-            x = F.silu(rearrange(per_pixel, "n h w c -> n c h w"))
-        return self.conv_out(x)
 
 
 class Block(nn.Sequential):
@@ -101,7 +73,7 @@ class CamEncoder(nn.Module):
         if unet.middle_depth:
             middle.append(transformer(channels, unet.middle_depth))
         self.middle_block = Block(*middle, VideoResBlock(channels, embedding_width, channels, **ours))
-        self.controlnet_cond_embedding = PixelEncoder(config.pixel_channels, unet.model_channels, **ours)
+        self.controlnet_cond_embedding = PixelEncoder(config.pixel_channels, unet.model_channels, True, **ours)
 
     def forward(
         self,

@@ -16,7 +16,7 @@ from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.sampler import WrappedSampler
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import pick_anchor, state_after_first, video_chunks
-from streaming_core.models.attention import Compute
+from streaming_core.models.attention import attend
 from streaming_core.models.cam import CamFeatures, CamMerger
 from streaming_core.models.modelscope.apm import ImageProjector, join_context
 from streaming_core.models.modelscope.cam import CamEncoder, ModelscopeCam
@@ -35,13 +35,13 @@ from streaming_core.models.modelscope.detect import (
     detect_text_encoder,
     detect_unet,
 )
-from streaming_core.models.modelscope.unet import ContextAttention, VideoUNet, add_mixer, mix_context
+from streaming_core.models.modelscope.unet import VideoUNet, add_mixer, mix_context
 from streaming_core.models.modelscope.vae_names import rename_vae
 from streaming_core.models.modelscope.vid2vid import rename
 from streaming_core.models.modelscope.weights import READ_PREFIXES, cam_part, unet_part
 from streaming_core.models.registry import load_strict, shapes_of, take
-from streaming_core.models.streamingsvd.blocks import MultiHeadAttention
 from streaming_core.models.streamingsvd.conditioning import clip_pixels
+from streaming_core.models.unet3d_layers import ContextAttention
 from streaming_core.schedules.modelscope import modelscope_sigmas
 
 from ..cases import Case
@@ -73,13 +73,12 @@ def apm_mixing(case: Case) -> Iterator[Comparison]:
 
     attention = take(weights, "attn2.")
     width, context_width = attention["to_k.weight"].shape
-    layer = MultiHeadAttention(width, case.config["hd"], context_width)
+    layer = ContextAttention(width, case.config["hd"], context_width)
     add_mixer(layer, MixerConfig(*attention["conv.weight"].shape), context_width, nn)
     load_strict(layer, attention, "the mixed cross-attention")
     mixed = mix_context(layer, context)
     yield Comparison("mixed_context_77", mixed, case.output("mixed_context_77"))
-    memory = [(layer.to_k(mixed), layer.to_v(mixed))]
-    attended = ContextAttention(0)(layer, case.input("hidden"), memory=memory, compute=Compute())
+    attended = layer.attend(case.input("hidden"), layer.project(mixed), attend)
     yield Comparison("attn", attended, case.output("attn"))
 
 

@@ -13,6 +13,7 @@ from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first
 from streaming_core.models.attention import Compute
 from streaming_core.models.cam import CamFeatures, CamMerger
+from streaming_core.models.layers import PixelEncoder
 from streaming_core.models.registry import load_strict, shapes_of, take
 from streaming_core.models.streamingsvd.conditioning import clip_pixels, guide, linear_guidance
 from streaming_core.models.streamingsvd.config import CamConfig
@@ -23,13 +24,12 @@ from streaming_core.models.streamingsvd.detect import (
     IMAGE_ENCODER_PREFIX,
     UNET_PREFIX,
     detect_cam,
-    detect_pixel_channels,
     detect_streamingsvd,
     detect_video_unet,
 )
 from streaming_core.models.streamingsvd.file import cam_weights, split_file, split_vae_weights, unet_weights
-from streaming_core.models.streamingsvd.network import CamEncoder, CamNetwork, PixelEncoder
-from streaming_core.models.towers import detect_vae
+from streaming_core.models.streamingsvd.network import CamEncoder, CamNetwork
+from streaming_core.models.towers import detect_pixel_channels, detect_vae
 from streaming_core.schedules.svd import (
     align_your_steps_sigmas,
     karras_sigmas,
@@ -56,7 +56,7 @@ def cam_merger(case: Case) -> Iterator[Comparison]:
 @replay(FAMILY, "cam_cond_embedding", atol=1e-5)
 def cam_cond_embedding(case: Case) -> Iterator[Comparison]:
     weights = case.weights()
-    encoder = PixelEncoder(detect_pixel_channels(shapes_of(weights), ""), weights["conv_out.weight"].shape[0])
+    encoder = PixelEncoder(detect_pixel_channels(shapes_of(weights), ""), len(weights["conv_out.weight"]), normed=True)
     load_strict(encoder, weights, "the pixel encoder")
     yield Comparison("embedding", encoder(case.input("frames")), case.output("embedding"))
 
