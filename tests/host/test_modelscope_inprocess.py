@@ -14,8 +14,8 @@ from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsE
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.script import Cue, Script, parse_cues
 from streaming_core.loop.steps import start_video, video_chunks
-from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
+from streaming_core.models.unet3d import DownPath
 from tiny_models.modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
 
 SIDE = 32
