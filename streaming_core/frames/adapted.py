@@ -11,7 +11,7 @@ import torch
 from .fitting import Fit, fit
 from .stream import FrameStream, as_rate, size_text
 
-FIT_WORDS = {"crop": "the rest is cropped", "pad": "borders are repeated", "stretch": "the shape is changed"}
+FIT_WORDS = {"crop": "the rest is cropped", "pad": "borders are repeated", "stretch": "the aspect ratio is changed"}
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class AdaptedFrames(FrameStream):
     def words(self) -> str:
         """What was adapted, in a sentence."""
         source = self.source
-        size = "the size stays" if _same_size(self, source) else self._size_words()
+        size = "the size is unchanged" if _same_size(self, source) else self._size_words()
         ratio = float(source.fps / self.fps)
         if self.fps == source.fps:
             rate = "every frame is used"
         elif ratio > 1:
-            rate = f"of {ratio:.3g} frames one is used, for {float(self.fps):.5g} frames per second"
+            rate = f"one of every {ratio:.3g} frames is used, for {float(self.fps):.5g} frames per second"
         else:
             rate = f"frames are repeated {1 / ratio:.3g} times, for {float(self.fps):.5g} frames per second"
         return f"{describe(source)}; {size}; {rate}: {len(self)} frames."

@@ -173,7 +173,7 @@ def set_step_between_sigmas():
     return step_after(torch.full((1,), 1.5))
 
 
-@probe("frames in `num_video_frames` of a window of four, `dim=0`")
+@probe("`num_video_frames` for a window of four frames, `dim=0`")
 def frames_of_a_window():
     conds = [{"model_conds": {"num_video_frames": find("comfy.conds:CONDConstant")(8)}}]
     used = handler(context_length=4, context_overlap=0, dim=0, causal_window_fix=False)
@@ -230,7 +230,7 @@ def own_video():
     try:
         kind()
     except TypeError:
-        return "cannot be made"
+        return "cannot be instantiated"
     return "works"
 
 
@@ -288,7 +288,7 @@ def none_skip():
     return tiny_unet_says({"output_block_patch": [lambda h, skip, options: (torch.cat([h, skip], 1), None)]})
 
 
-@probe('output-block patch is told its position in `transformer_options["block"]`')
+@probe('output-block patch finds its position in `transformer_options["block"]`')
 def block_position():
     seen = []
 

@@ -325,7 +325,7 @@ def test_a_plan_and_a_preflight_in_front_of_a_video(server, run):
     log = len(server.log())
     server.run(planned_prompt(run.name, cam_strength="1, 2: 0.5", prompts="0: a dog")).check()
     assert "2 of 3 chunks are reused" in server.log()[log:]
-    assert "streamingsvd does not follow the plan's prompt" in server.log()[log:]
+    assert "streamingsvd does not support the plan's prompt" in server.log()[log:]
 
 
 def test_a_video_that_cannot_fit_is_refused_before_anything_runs(server, run):

@@ -195,7 +195,7 @@ def test_extend_video_hands_over_what_the_video_needs():
     assert torch.allclose(start_frames[-1], torch.full((), 0.59), atol=1e-6)
     assert torch.allclose(anchor, torch.full((), 0.59), atol=1e-6)
     assert (len(video), num_frames, tail_frames, width, height, fps) == (30, 59, 9, 64, 40, 12.0)
-    assert "of 2 frames one is used" in text and "80 frames" in text and "frame 59" in text
+    assert "one of every 2 frames is used" in text and "80 frames" in text and "frame 59" in text
     short = ExtendVideo.execute(TensorFrames(frames[:4], 24), 50, 9, 0, 0.0, 64, 40, "crop").args
     assert short[4] == 4 and short[7] == 24.0
     with pytest.raises(FrameRangeError, match="choose 0 to 59"):

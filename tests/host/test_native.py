@@ -151,4 +151,4 @@ def test_a_video_of_ones_own_is_extended_without_a_gap_or_repeat(server):
     light = frames.read(0, 15).mean((1, 2, 3))
     assert (light.diff() > 0).all(), "the own video gets lighter with every frame: none is there twice"
     words = server.log()
-    assert "of 2 frames one is used" in words and "it will have 26 frames" in words
+    assert "one of every 2 frames is used" in words and "it will have 26 frames" in words

@@ -43,11 +43,11 @@ def test_slices_are_parts_of_the_whole(count, data):
 def test_words_say_what_happened():
     words = AdaptedFrames(numbered(300, 30, 18, 32), 16, 16, 12).words()
     assert words == (
-        "32x18 at 30 frames per second, 300 frames, 10.0 s; resized to 16x16, what stands out is cut; "
-        "of 2.5 frames one is used, for 12 frames per second: 120 frames."
+        "32x18 at 30 frames per second, 300 frames, 10.0 s; resized to 16x16, the rest is cropped; "
+        "one of every 2.5 frames is used, for 12 frames per second: 120 frames."
     )
     same = AdaptedFrames(numbered(10, 12), 16, 32, 12)
-    assert "the size stays; every frame is used: 10 frames" in same.words()
+    assert "the size is unchanged; every frame is used: 10 frames" in same.words()
     assert torch.equal(same.read(2, 7), same.source.read(2, 7))
     assert "repeated 2 times" in AdaptedFrames(numbered(10, 12), 16, 32, 24).words()
     assert "resized to 64x32;" in AdaptedFrames(numbered(10, 12), 32, 64, 12).words()
