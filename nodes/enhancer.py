@@ -9,7 +9,7 @@ import torch
 from ..streaming_core.enhance.images import to_image
 from ..streaming_core.enhance.job import FITS, EnhanceJob, EnhancePrompts, EnhanceRequest, plan_enhancement
 from ..streaming_core.enhance.settings import NEGATIVE_PROMPT, PROMPT, EnhanceSettings
-from ..streaming_core.enhance.size import Size
+from ..streaming_core.enhance.size import Size, check_size
 from ..streaming_core.frames import to_rgb
 from ..streaming_core.schedules.ddim import enhancer_sigmas
 from ..streaming_core.windows.plan import keyframes, plan_windows
@@ -323,12 +323,24 @@ class EnhancerConditioning(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, clip_vision, vae, image, width, height, prompt, negative_prompt, model_fps
+        cls,
+        model: io.Model.Type,
+        clip: io.Clip.Type,
+        clip_vision: io.ClipVision.Type,
+        vae: io.Vae.Type,
+        image: io.Image.Type,
+        width: int,
+        height: int,
+        prompt: str,
+        negative_prompt: str,
+        model_fps: int,
     ) -> io.NodeOutput:
+        size = Size(height, width)
+        check_size(size)
         enhancer = Enhancer(model, clip, clip_vision, vae)
         shown = to_image(to_rgb(image[:1])[0].movedim(-1, 0))
         prompts = EnhancePrompts(prompt, negative_prompt, model_fps)
-        return io.NodeOutput(*conditioning_pair(enhancer, [shown], prompts, Size(height, width)))
+        return io.NodeOutput(*conditioning_pair(enhancer, [shown], prompts, size))
 
 
 class EnhancerSigmas(io.ComfyNode):

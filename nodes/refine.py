@@ -91,7 +91,18 @@ class RefineVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, vae, positive, negative, frames, width, height, window, overlap, fps, **settings: Any
+        cls,
+        model: io.Model.Type,
+        vae: io.Vae.Type,
+        positive: io.Conditioning.Type,
+        negative: io.Conditioning.Type,
+        frames: Any,
+        width: int,
+        height: int,
+        window: int,
+        overlap: int,
+        fps: float,
+        **settings: Any,
     ) -> io.NodeOutput:
         refiner, stream = Refiner(model, vae, positive, negative), as_stream(frames, fps)
         size = refiner.size(Size(stream.height, stream.width), Size(height, width))

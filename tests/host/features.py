@@ -69,6 +69,7 @@ takes("input argument `extra_dict` on widgets", INPUTS + "Int.Input", "extra_dic
 takes("input argument `raw_link`", INPUTS + "Int.Input", "raw_link")
 takes("input argument `advanced`", INPUTS + "Int.Input", "advanced")
 takes("`Combo.Input(control_after_generate=)`", INPUTS + "Combo.Input", "control_after_generate")
+has("`io.ControlAfterGenerate`", INPUTS + "ControlAfterGenerate")
 takes("`NodeOutput(ui=, expand=, block_execution=)`", INPUTS + "NodeOutput", "ui", "expand", "block_execution")
 takes("`Output(is_output_list=)`", INPUTS + "Image.Output", "is_output_list")
 for kind in ("MatchType", "MultiType", "DynamicCombo", "Autogrow", "NodeReplace"):

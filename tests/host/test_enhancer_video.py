@@ -33,6 +33,7 @@ from comfyui_streamingt2v.nodes.host import encoders  # noqa: E402
 from comfyui_streamingt2v.nodes.host.enhance import enhancer as host  # noqa: E402
 from comfyui_streamingt2v.nodes.host.enhance import i2vgenxl, stage  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file  # noqa: E402
+from comfyui_streamingt2v.streaming_core.enhance import job as enhance_job  # noqa: E402
 
 from tiny_models.native import SVD  # noqa: E402
 
@@ -350,13 +351,23 @@ def test_models_that_do_not_fit_together_are_refused_before_the_video_is_read(en
         replace(enhancer, vae=SimpleNamespace(latent_channels=16))
 
 
+def test_embeddings_do_not_depend_on_the_images_next_to_them(enhancer):
+    size = enhancer.clip_vision.image_size
+    pixels = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(4))
+    together = encoders.embed_pixels(enhancer.clip_vision, pixels)
+    assert together.shape == (3, enhancer.model.model.condition_width) and together.dtype == torch.float32
+    assert torch.equal(
+        together, torch.cat([encoders.embed_pixels(enhancer.clip_vision, each) for each in pixels.split(1)])
+    )
+
+
 def test_another_model_is_refused_by_name(enhancer):
     with pytest.raises(SettingsError, match="Load Enhancer, got SVD_img2vid"):
         replace(enhancer, model=SVD.make())
 
 
-def test_nodes_hand_over_what_they_are_given(enhancer):
-    values = {
+def node_values(enhancer) -> dict:
+    return {
         "model": enhancer.model,
         "clip": enhancer.clip,
         "clip_vision": enhancer.clip_vision,
@@ -376,6 +387,19 @@ def test_nodes_hand_over_what_they_are_given(enhancer):
         "memory": "normal",
         "official": False,
     }
+
+
+def test_one_run_of_the_node_plans_once(enhancer, monkeypatch):
+    counted = []
+    for name in ("_target", "enhancer_sigmas"):
+        original = getattr(enhance_job, name)
+        monkeypatch.setattr(enhance_job, name, lambda *a, f=original, n=name: counted.append(n) or f(*a))
+    nodes.EnhanceVideo.execute(video(8), fps=8.0, **node_values(enhancer))
+    assert sorted(counted) == ["_target", "enhancer_sigmas"]
+
+
+def test_nodes_hand_over_what_they_are_given(enhancer):
+    values = node_values(enhancer)
     expected = host.enhance(enhancer, job(video(8))).images()
     stream, images = nodes.EnhanceVideo.execute(video(8), fps=8.0, **values).result
     assert torch.equal(images, expected) and torch.equal(stream.read(0, 8), expected) and stream.fps == 8

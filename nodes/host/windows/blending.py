@@ -1,6 +1,6 @@
 """Randomized blending as a context handler of the host: any native video model, any sampler.
 
-The host asks the handler at every model call. The handler shows the model one window at a time and builds the video's
+The host calls the handler at every model call. The handler shows the model one window at a time and builds the video's
 prediction from the windows, each frame from the window that owns it at this step. All windows see the same latent, and
 samplers keep one history and one noise for the whole video.
 """
@@ -8,11 +8,14 @@ samplers keep one history and one noise for the whole video.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import comfy.context_windows as host_windows
 import torch
+from comfy.latent_formats import LatentFormat
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
@@ -26,12 +29,16 @@ from .conditions import WindowCutter, conditions_for_window
 
 KEY = "streamingt2v_blending"
 
+Entries = list[dict] | None
+"""The host's conditioning while it samples: one dict per entry, or None for a branch that is not run."""
+Conds = list[Entries]
+
 # Frames per latent frame, for hosts whose latent formats do not say it (docs/hosts.md).
 TEMPORAL_COMPRESSION = {"Mochi": 6, "LTXV": 8, "HunyuanVideo": 4, "HunyuanVideo15": 4, "Cosmos1CV8x8x8": 8, "Wan21": 4}
 
 
-def frames_per_latent(latent_format) -> int:
-    """How many frames of the video one latent frame of this model stands for (the first stands for one alone)."""
+def frames_per_latent(latent_format: LatentFormat) -> int:
+    """Frames of the video that one latent frame of this model holds; the first latent frame holds a single one."""
     said = getattr(latent_format, "temporal_downscale_ratio", None)
     if said is not None:
         return said
@@ -42,7 +49,10 @@ def frames_per_latent(latent_format) -> int:
 def latent_lengths(window: int, overlap: int, compression: int) -> tuple[int, int]:
     """Window and overlap in latent frames, rounded up; an overlap below the window stays below it.
 
-    The first latent frame of a clip stands for one frame, every other for `compression`.
+    The first latent frame of a video holds one frame, every other `compression` frames.
+
+    Raises:
+        SettingsError: lengths that `check_window` refuses.
     """
     check_window(window, overlap)
     return math.ceil((window - 1) / compression) + 1, math.ceil(overlap / compression)
@@ -67,20 +77,24 @@ class RandomizedBlending(host_windows.ContextHandlerABC):
     overlap_frames: int
     handovers: Handovers
 
-    # Names by which the host's own wrappers ask any handler.
+    # Names that the host's own wrappers read from any handler.
     freenoise = False
 
     @property
     def context_length(self) -> int:
         return self.window_frames
 
-    def _run(self, conds, x: Tensor) -> _Run:
+    def _run(self, conds: Conds, x: Tensor) -> _Run:
         return _Run(self, frame_axis(_video_shape(conds, x)))
 
-    def should_use_context(self, model, conds, x_in: Tensor, timestep: Tensor, model_options: dict) -> bool:
+    def should_use_context(
+        self, model: BaseModel, conds: Conds, x_in: Tensor, timestep: Tensor, model_options: dict
+    ) -> bool:
         return self._run(conds, x_in).should_use_context(model, conds, x_in, timestep, model_options)
 
-    def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None) -> list:
+    def get_resized_cond(
+        self, cond_in: Entries, x_in: Tensor, window: _Window, device: torch.device | None = None
+    ) -> Entries:
         run = _Run(self, window.dim)
         run.windows = self.windows(x_in.size(window.dim))
         return run.get_resized_cond(cond_in, x_in, window, device)
@@ -88,11 +102,19 @@ class RandomizedBlending(host_windows.ContextHandlerABC):
     def windows(self, num_frames: int) -> Windows:
         return plan_windows(num_frames, self.window_frames, self.overlap_frames)
 
-    def execute(self, calc_cond_batch, model, conds, x_in: Tensor, timestep: Tensor, model_options: dict):
+    def execute(
+        self,
+        calc_cond_batch: Callable,
+        model: BaseModel,
+        conds: Conds,
+        x_in: Tensor,
+        timestep: Tensor,
+        model_options: dict,
+    ) -> list[Tensor]:
         return self._run(conds, x_in).execute(calc_cond_batch, model, conds, x_in, timestep, model_options)
 
 
-def _video_shape(conds, x: Tensor) -> torch.Size:
+def _video_shape(conds: Conds, x: Tensor) -> torch.Size:
     """Shape of the video latent: `x`, or the first of several latents that the host packed into it."""
     get_shapes = getattr(host_windows.IndexListContextHandler, "_get_latent_shapes", lambda _conds: None)
     packed = get_shapes(conds)
@@ -102,7 +124,7 @@ def _video_shape(conds, x: Tensor) -> torch.Size:
 class _Window(host_windows.IndexListContextWindow):
     """A window of neighboring frames that knows its place in the video on every host."""
 
-    def __init__(self, window: Window, dim: int, total_frames: int, overlap: int):
+    def __init__(self, window: Window, dim: int, total_frames: int, overlap: int) -> None:
         options = supported(
             host_windows.IndexListContextWindow.__init__, total_frames=total_frames, context_overlap=overlap
         )
@@ -110,7 +132,9 @@ class _Window(host_windows.IndexListContextWindow):
         self.total_frames = total_frames
         self.center_ratio = (window.start + window.stop - 1) / (2 * total_frames)
 
-    def get_tensor(self, full: Tensor, device=None, dim=None, **others) -> Tensor:
+    def get_tensor(
+        self, full: Tensor, device: torch.device | None = None, dim: int | None = None, **others: Any
+    ) -> Tensor:
         dim = self.dim if dim is None else dim
         if any(others.values()):
             return super().get_tensor(full, device, dim=dim, **others)
@@ -123,7 +147,7 @@ class _Window(host_windows.IndexListContextWindow):
 class _Run(host_windows.IndexListContextHandler):
     """One model call: the host's own loop over windows, with our windows, our conditions and our way to join."""
 
-    def __init__(self, settings: RandomizedBlending, dim: int):
+    def __init__(self, settings: RandomizedBlending, dim: int) -> None:
         never = host_windows.ContextFuseMethod("randomized", None)
         schedule = host_windows.get_matching_context_schedule(host_windows.ContextSchedules.STATIC_STANDARD)
         # The fix puts one more frame in front of each window, which models with frames in the batch cannot take.
@@ -139,21 +163,23 @@ class _Run(host_windows.IndexListContextHandler):
         self.settings = settings
         self.windows: Windows = ()
         self.offsets: Offsets = ()
-        self.model = None
+        self.model: BaseModel | None = None
 
     def set_step(self, timestep: Tensor, model_options: dict) -> None:
         # The nearest, not an equal one: several samplers also evaluate between the scheduled levels.
         sigmas = model_options["transformer_options"]["sample_sigmas"]
         self._step = int((sigmas - timestep.flatten()[0].to(sigmas)).abs().argmin())
 
-    def get_context_windows(self, model, x_in: Tensor, model_options: dict) -> list[_Window]:
+    def get_context_windows(self, model: BaseModel, x_in: Tensor, model_options: dict) -> list[_Window]:
         self.model = model
         num_frames = x_in.size(self.dim)
         self.windows = self.settings.windows(num_frames)
         self.offsets = first_owned(self.settings.handovers, self.windows, self._step)
         return [_Window(window, self.dim, num_frames, self.context_overlap) for window in self.windows]
 
-    def get_resized_cond(self, cond_in, x_in: Tensor, window, device=None):
+    def get_resized_cond(
+        self, cond_in: Entries, x_in: Tensor, window: _Window, device: torch.device | None = None
+    ) -> Entries:
         cutter = WindowCutter(window, x_in.size(self.dim), self.dim, x_in.ndim)
         number = keyframes(self.windows).index(window.index_list[0])
         return conditions_for_window(cond_in, cutter, number, len(self.windows), self.model, x_in)
@@ -163,7 +189,7 @@ class _Run(host_windows.IndexListContextHandler):
         x_in: Tensor,
         sub_conds_out: list[Tensor],
         sub_conds: Any,
-        window,
+        window: _Window,
         window_idx: int,
         total_windows: int,
         timestep: Tensor,
@@ -181,7 +207,7 @@ class _Run(host_windows.IndexListContextHandler):
             write_window(video, part, window.index_list, offset, self.dim)
             counts.index_fill_(self.dim, written, 1)
 
-    def _offset(self, window, number: int, counts: Tensor) -> int:
+    def _offset(self, window: _Window, number: int, counts: Tensor) -> int:
         offset, length = self.offsets[number], len(window.index_list)
         if length == self.settings.window_frames:
             return offset
@@ -190,8 +216,10 @@ class _Run(host_windows.IndexListContextHandler):
         return min(round(offset * length / self.settings.window_frames), there)
 
 
-def _plan_memory_for_one_window(executor, model, noise_shape, *args, **kwargs):
-    """The host reserves memory by the latent it is told of: a window's, not the video's."""
+def _plan_memory_for_one_window(
+    executor: Callable, model: ModelPatcher, noise_shape: Sequence[int], *args: Any, **kwargs: Any
+) -> Any:
+    """The host reserves memory for a latent of `noise_shape`: that of one window, not of the whole video."""
     handler = kwargs.get("model_options", {}).get("context_handler")
     if isinstance(handler, RandomizedBlending) and len(noise_shape) in (4, 5):
         noise_shape = list(noise_shape)
@@ -201,9 +229,10 @@ def _plan_memory_for_one_window(executor, model, noise_shape, *args, **kwargs):
 
 
 def with_blending(model: ModelPatcher, window_frames: int, overlap_frames: int, handovers: Handovers) -> ModelPatcher:
-    """A clone of MODEL `model` that works in windows; lengths in latent frames.
+    """A clone of MODEL `model` that samples in windows; lengths in latent frames.
 
-    Raises `SettingsError` when the overlap does not fit the window.
+    Raises:
+        SettingsError: lengths that `check_window` refuses.
     """
     check_window(window_frames, overlap_frames)
     model = model.clone()

@@ -1,4 +1,4 @@
-"""What one window of a video is told: conditions cut to its frames, or its own in place of the video's.
+"""What the model is conditioned on in one window of a video: conditions cut to its frames, or its own ones.
 
 One function for every host, because they differ: the oldest leaves frame-wise conditions whole, newer ones let the
 model have a say (docs/hosts.md).
@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from comfy.context_windows import ContextWindowABC
+from comfy.model_base import BaseModel
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
+from ..encoders import Conditioning
 
 WINDOW_CONDITIONS = "streamingt2v_window_conditions"
 """Key of a conditioning's options: a tuple of dicts, one per window, laid over the options of the whole video."""
@@ -23,7 +26,7 @@ FRAME_AXES = {"vace_context": 3, "audio_embed": 1}
 class WindowCutter:
     """Cuts conditions of a video of `num_frames` latent frames, along `dim`, to those of `window`."""
 
-    def __init__(self, window, num_frames: int, dim: int, rank: int):
+    def __init__(self, window: ContextWindowABC, num_frames: int, dim: int, rank: int) -> None:
         self.window, self.num_frames, self.dim, self.rank = window, num_frames, dim, rank
         self.start, self.length = window.index_list[0], len(window.index_list)
 
@@ -50,7 +53,7 @@ class WindowCutter:
         axis = self.axis_of(tensor, name)
         return tensor if axis is None else tensor.narrow(axis, self.start, self.length)
 
-    def cut_condition(self, name: str, value: Any, model, x: Tensor) -> Any:
+    def cut_condition(self, name: str, value: Any, model: BaseModel, x: Tensor) -> Any:
         """One entry of `model_conds`: the model's own rule where the host knows one, else frame by frame."""
         if name == "num_video_frames":
             return value._copy_with(self.length)
@@ -67,19 +70,26 @@ class WindowCutter:
 
 
 def conditions_for_window(
-    entries: Sequence[Mapping[str, Any]] | None, cutter: WindowCutter, number: int, count: int, model, x: Tensor
+    entries: Sequence[Mapping[str, Any]] | None,
+    cutter: WindowCutter,
+    number: int,
+    count: int,
+    model: BaseModel,
+    x: Tensor,
 ) -> list[dict] | None:
     """Conditioning entries of the host for window `number` of `count`. `x` is the video's latent, never written to.
 
-    Entries that carry `WINDOW_CONDITIONS` are encoded anew for this window alone, as if it were a clip of its own: an
-    image condition stands at the window's first frame. Tensors stay where they are until the model is called.
+    Entries that carry `WINDOW_CONDITIONS` are encoded again for this window alone, as if it were a video of its own: an
+    image condition applies to the window's first frame. Tensors stay where they are until the model is called.
     """
     if entries is None:
         return None
     return [_entry_for_window(entry, cutter, number, count, model, x) for entry in entries]
 
 
-def _entry_for_window(entry: Mapping[str, Any], cutter: WindowCutter, number: int, count: int, model, x: Tensor):
+def _entry_for_window(
+    entry: Mapping[str, Any], cutter: WindowCutter, number: int, count: int, model: BaseModel, x: Tensor
+) -> dict[str, Any]:
     cut: dict[str, Any] = {}
     for key, value in entry.items():
         if key == WINDOW_CONDITIONS:
@@ -110,16 +120,16 @@ def window_share(number: int, count: int, given: int) -> int:
     return number * given // count
 
 
-def _encode(model, entry: Mapping[str, Any], cutter: WindowCutter, x: Tensor) -> dict[str, Any]:
-    """What the model makes of `entry` for a clip as long as the window."""
-    clip = x.narrow(cutter.dim, cutter.start, cutter.length)
+def _encode(model: BaseModel, entry: Mapping[str, Any], cutter: WindowCutter, x: Tensor) -> dict[str, Any]:
+    """What the model makes of `entry` for a video as long as the window."""
+    part = x.narrow(cutter.dim, cutter.start, cutter.length)
     options = {key: value for key, value in entry.items() if key not in ("model_conds", WINDOW_CONDITIONS)}
     size = {"height": 8 * x.shape[-2], "width": 8 * x.shape[-1]}
-    return model.extra_conds(**{**size, **options, "noise": clip, "device": x.device})
+    return model.extra_conds(**{**size, **options, "noise": part, "device": x.device})
 
 
-def with_window_conditions(conditioning: list, windows: Sequence[list]) -> list:
-    """`conditioning` that says something else in each window: `windows` holds one CONDITIONING per window, in order.
+def with_window_conditions(conditioning: Conditioning, windows: Sequence[Conditioning]) -> Conditioning:
+    """`conditioning` that differs from window to window: `windows` holds one CONDITIONING per window, in order.
 
     Prompts and images come from the windows; areas, masks, time ranges and controls stay those of `conditioning`.
     """
