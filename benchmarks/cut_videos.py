@@ -22,7 +22,7 @@ class CutVideo:
 
 
 def scene(num_frames: int, seed: int, speed: float = 1.0, light: float = 0.0) -> Tensor:
-    """A pan over a image of its own color; `[F, H, W, 3]`."""
+    """A pan over an image of its own color; `[F, H, W, 3]`."""
     generator = torch.Generator().manual_seed(seed)
     tint = torch.rand(3, 1, 1, generator=generator) * 0.9 - 0.45
     room = int(abs(speed) * num_frames) + 8

@@ -23,7 +23,7 @@ def texture(height: int, width: int, seed: int, finest: float = 0.1) -> Tensor:
 
 
 def view(image: Tensor, x: float, y: float, height: int, width: int) -> Tensor:
-    """The `height` x `width` part of a image `[3, H, W]` whose corner is at (x, y), which need not be whole."""
+    """The `height` x `width` part of an image `[3, H, W]` whose corner is at (x, y), which need not be whole."""
     rows, columns = torch.arange(height) + y + 0.5, torch.arange(width) + x + 0.5
     place = torch.stack(torch.meshgrid(rows / image.shape[1], columns / image.shape[2], indexing="ij")[::-1], -1)
     part = F.grid_sample(image[None], place[None] * 2 - 1, mode="bicubic", padding_mode="border", align_corners=False)

@@ -24,7 +24,7 @@ ROWS = 2
 
 
 class PerStepAttention:
-    """Attention processor that mixes and projects the context of every frame anew, as the official one does."""
+    """Attention processor that mixes and projects the context of every frame again, as the official one does."""
 
     def __init__(self):
         self.context: Tensor | None = None
@@ -37,16 +37,17 @@ class PerStepAttention:
         return attn.to_out[0](compute.attention(q, k, v, attn.heads))
 
 
-def networks(channels: tuple[int, ...]):
+def networks(channels: tuple[int, ...]) -> tuple[torch.nn.Module, torch.nn.Module]:
     """UNet and CAM of the official shape at other widths, with random weights."""
     from benchmarks.cam_overhead import fill
     from streaming_core.models.modelscope.cam import ModelscopeCam
     from streaming_core.models.modelscope.config import MixerConfig, ModelscopeCamConfig, UNet3DConfig
     from streaming_core.models.modelscope.unet import VideoUNet
+    from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
     base = UNet3DConfig(4, 4, channels, (True, True, True, False), 2, 1024, 512)
     unet = VideoUNet(UNet3DConfig(**{**vars(base), "mixers": MixerConfig(77, 93, 3)}))
-    cam = ModelscopeCam(ModelscopeCamConfig(base, (32, 96, 256, 512)))
+    cam = ModelscopeCam(ModelscopeCamConfig(base, OFFICIAL.cam.pixel_channels))
     for seed, network in enumerate((unet, cam)):
         fill(network, seed)
     return unet, cam
