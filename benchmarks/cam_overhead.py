@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     from benchmarks.record import record, table
     from hosting.inprocess import import_host, import_pack
-    from streaming_core.models.streamingsvd.config import CamConfig, Level, VideoUNetConfig
+    from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
     import_host()
     import_pack()
@@ -50,11 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     from comfyui_streamingt2v.nodes.host.svd import build, cam
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
-    levels = tuple(Level(320 * m, (d, d), downsample=d > 0) for m, d in ((1, 1), (2, 1), (4, 1), (4, 0)))
-    unet = VideoUNetConfig(8, 4, 320, levels, 1, 1024, 768)
-    config = CamConfig(unet, (32, 96, 256, 512))
-    network = build.empty_cam(config, torch.float32, 1, device="cpu")
-    model = build.empty_video_unet(unet, torch.float32, 1, device="cpu")
+    network = build.empty_cam(OFFICIAL.cam, torch.float32, 1, device="cpu")
+    model = build.empty_video_unet(OFFICIAL.cam.unet, torch.float32, 1, device="cpu")
     fill(network, 0)
     fill(model.diffusion_model, 1)
     model = patchers.managed(model, torch.device("cpu"), torch.device("cpu"))

@@ -187,7 +187,7 @@ class Moment:
 
 
 def random_moment(dice: random.Random, known: int, video_seconds: float) -> Moment:
-    """Anywhere in what is left of a video: one time in eight while it loads, else in or behind any of its steps."""
+    """Anywhere in what is left of a video: one time in eight while it loads, else in or after any of its steps."""
     if dice.random() < 1 / 8:
         return Moment(0, dice.uniform(0, video_seconds / 4))
     steps = dice.randint(STEPS * known + 1, STEPS * NUM_CHUNKS)

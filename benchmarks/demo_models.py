@@ -39,7 +39,7 @@ MODEL = dev.ROOT / "demo_models" / "models" / "checkpoints" / "demo_streamingsvd
 SIZE = 96
 VIDEOS = "slow"
 MEAN_BUCKET = round(127 * mean(PACES[VIDEOS]))
-"""The best that image-to-video can be told where the speed of a video is not known."""
+"""The best value for image-to-video where the speed of a video is not known."""
 FIRST_SEED = HELD_OUT + 1000
 """Training measures itself on the first few held-out videos; these are others."""
 NEW_FRAMES = CHUNK_FRAMES - OVERLAP_FRAMES

@@ -43,7 +43,7 @@ NEAR_DEGREES = 30.0
 
 @dataclass(frozen=True)
 class Words:
-    """What a video shall show; `number` seeds it."""
+    """What a video is to show; `number` seeds it."""
 
     color: str
     heading: str

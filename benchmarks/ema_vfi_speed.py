@@ -6,7 +6,7 @@ Random weights of the published size. All ways run in turn on every pair, so tha
 to the other; what is printed is the median per pair.
 
 ways:
-    naive         features of both frames for every pair, masks and grids made anew at every use, plain memory layout
+    naive         features of both frames for every pair, masks and grids made again at every use, plain memory layout
     shared        what Interpolate Stream does
     naive tta     as naive, both views in one batch of two, as the published code does
     shared tta    as shared, with fast test-time augmentation

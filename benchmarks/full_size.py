@@ -38,8 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from benchmarks.cam_overhead import fill
     from hosting.inprocess import import_host, import_pack
-    from streaming_core.models.streamingsvd.config import CamConfig, Level, VideoUNetConfig
-    from streaming_core.models.towers import VaeConfig
+    from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
     import_host(cpu=False)
     import_pack()
@@ -52,10 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
     device, cpu = mm.get_torch_device(), torch.device("cpu")
-    levels = tuple(Level(320 * m, (d, d), downsample=d > 0) for m, d in ((1, 1), (2, 1), (4, 1), (4, 0)))
-    unet = VideoUNetConfig(8, 4, 320, levels, 1, 1024, 768)
-    model = build.empty_video_unet(unet, torch.float16, 1_600_000_000, device=device)
-    network = build.empty_cam(CamConfig(unet, (32, 96, 256, 512)), torch.float16, 700_000_000, device=device)
+    model = build.empty_video_unet(OFFICIAL.cam.unet, torch.float16, 1_600_000_000, device=device)
+    network = build.empty_cam(OFFICIAL.cam, torch.float16, 700_000_000, device=device)
     for seed, module in enumerate((model.diffusion_model, network)):
         for parameter in module.parameters():
             generator = torch.Generator(device).manual_seed(seed)
@@ -63,10 +60,9 @@ def main(argv: list[str] | None = None) -> int:
             parameter.data.normal_(0, scale, generator=generator)
     model = patchers.managed(model, device, cpu)
     streaming_cam = shared_cam.StreamingCam(patchers.managed(network, device, cpu))
-    vae_config = VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal=True)
-    vae_network = build.SplitAutoencoder(vae_config, vae_config)
+    vae_network = build.SplitAutoencoder(OFFICIAL.image_encoder, OFFICIAL.first_stage)
     fill(vae_network, 2)
-    vae = build.build_vae(vae_network.state_dict(), vae_config, vae_config)
+    vae = build.build_vae(vae_network.state_dict(), OFFICIAL.image_encoder, OFFICIAL.first_stage)
 
     latent = (args.frames, 4, args.height // 8, args.width // 8)
     extra = {"fps": 7, "motion_bucket_id": 127, "augmentation_level": 0.02}

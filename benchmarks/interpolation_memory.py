@@ -2,7 +2,7 @@
 
     python -m benchmarks.interpolation_memory [--frames 100 3000] [--size 1280x720] [--record]
 
-Reference: the short video. The network is a cheap stand-in that mixes two frames, behind the same contract as the real
+Reference: the short video. The network is a cheap stand-in that mixes two frames, with the same interface as the real
 ones; frames come from a stream that draws them when read. Each length runs in a process of its own; peak resident
 memory is the kernel's own mark (VmHWM).
 """

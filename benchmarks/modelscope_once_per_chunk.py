@@ -27,7 +27,7 @@ ROWS = 2
 
 
 def attend_per_step(attn: nn.Module, context: Tensor) -> Callable[..., Tensor]:
-    """What the official attention does: it mixes and projects the `context` of every frame anew.
+    """What the official attention does: it mixes and projects the `context` of every frame again.
 
     Takes the place of `attn.attend`.
     """
@@ -40,16 +40,17 @@ def attend_per_step(attn: nn.Module, context: Tensor) -> Callable[..., Tensor]:
     return attend
 
 
-def networks(channels: tuple[int, ...]):
+def networks(channels: tuple[int, ...]) -> tuple[torch.nn.Module, torch.nn.Module]:
     """UNet and CAM of the official shape at other widths, with random weights."""
     from benchmarks.cam_overhead import fill
     from streaming_core.models.modelscope.cam import ModelscopeCam
     from streaming_core.models.modelscope.config import MixerConfig, ModelscopeCamConfig, UNet3DConfig
     from streaming_core.models.modelscope.unet import VideoUNet
+    from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
     base = UNet3DConfig(4, 4, channels, (True, True, True, False), 2, 1024, 512)
     unet = VideoUNet(UNet3DConfig(**{**vars(base), "mixers": MixerConfig(77, 93, 3)}))
-    cam = ModelscopeCam(ModelscopeCamConfig(base, (32, 96, 256, 512)))
+    cam = ModelscopeCam(ModelscopeCamConfig(base, OFFICIAL.cam.pixel_channels))
     for seed, network in enumerate((unet, cam)):
         fill(network, seed)
     return unet, cam

@@ -9,7 +9,7 @@ from typing import Any
 
 PACK = "StreamingT2V"
 DYNAMIC = "COMFY_DYNAMICCOMBO_V3"
-"""Of newer hosts: a choice that brings widgets of its own, which stand behind it and bear its name before theirs."""
+"""Of newer hosts: a choice that brings widgets of its own, which come after it and have its name before theirs."""
 NOTES = {"Note", "MarkdownNote"}
 MUTED, BYPASSED = 2, 4
 
@@ -30,7 +30,7 @@ def _sections(declared: Mapping[str, Any]) -> dict[str, list]:
 
 
 def _widget_values(node: Mapping[str, Any], description: Mapping[str, Any]) -> dict[str, Any]:
-    """Saved values by widget name. Values are stored by position; a seed stores its control choice behind its own."""
+    """Saved values by widget name. Values are stored by position; a seed stores its control choice after its own."""
     waiting = [(name, declared) for name, declared in _sections(description["input"]).items() if _is_widget(declared)]
     values, saved = {}, iter(node.get("widgets_values", []))
     while waiting:

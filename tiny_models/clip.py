@@ -21,7 +21,7 @@ from tiny_models.native import randomize
 SHAPE = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
 
 
-def tiny_clip_vision(folder: Path, projection: int = 24):
+def tiny_clip_vision(folder: Path, projection: int = 24) -> comfy.clip_vision.ClipVisionModel:
     """CLIP_VISION with embeddings of width `projection`."""
     config = {
         **SHAPE,
@@ -57,7 +57,7 @@ class TextParts(torch.nn.Module):
             setattr(self, f"clip_{name}", SDClipModel(dtype=torch.float32, textmodel_json_config=config))
 
 
-def tiny_clip(**widths: int):
+def tiny_clip(**widths: int) -> comfy.sd.CLIP:
     """CLIP with parts of the given widths: `tiny_clip(l=16, g=24)`."""
     clip = comfy.sd.CLIP(no_init=True)
     clip.cond_stage_model = TextParts(widths)

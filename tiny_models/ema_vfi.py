@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from streaming_core.models.ema_vfi.config import EmaVfiConfig, standard_config
 from streaming_core.models.ema_vfi.network import EmaVfi
+
+from .streamingsvd import write
 
 TINY = standard_config(4, (2, 2, 2, 2, 2))
 
@@ -36,10 +37,4 @@ def official_tensors_of(network: EmaVfi) -> dict[str, Tensor]:
 
 def write_tiny_ema_vfi(path: Path, seed: int = 0, config: EmaVfiConfig = TINY) -> Path:
     """A file as published, .pkl or .safetensors by its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = official_tensors_of(random_network(seed, config))
-    if path.suffix == ".safetensors":
-        save_file(tensors, path)
-    else:
-        torch.save(tensors, path)
-    return path
+    return write(path, official_tensors_of(random_network(seed, config)))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
@@ -18,19 +17,17 @@ from streaming_core.models.i2vgenxl.network import build
 from streaming_core.models.registry import shapes_of
 from training.configs import DEMO_ENHANCER
 
-from .streamingsvd import random_weights
+from .streamingsvd import random_weights, write
 
 TINY = replace(DEMO_ENHANCER, block_out_channels=(32, 64), attention_levels=(True, False), head_width=16)
 
 
-def tiny_weights(seed: int = 0, config: I2VGenXLConfig = TINY, dtype=torch.float16) -> dict[str, Tensor]:
+def tiny_weights(seed: int = 0, config: I2VGenXLConfig = TINY, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     return random_weights(shapes_of(build(config, device="meta").state_dict()), seed, dtype)
 
 
 def write_tiny_enhancer(path: Path, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tiny_weights(seed), path)
-    return path
+    return write(path, tiny_weights(seed))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Tiny files of the StreamingModelscope family: official key layouts, random weights.
 
 `write_tiny_modelscope` makes a `streaming_t2v` file, `write_tiny_base` the base text-to-video UNet and
-`write_tiny_vid2vid` the refiner's. Host tests and the demo of the template use them; what they make is noise that
-follows its inputs.
+`write_tiny_vid2vid` the refiner's. What they make is noise that follows its inputs.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from streaming_core.models.modelscope.config import StreamingModelscopeConfig, UNet3DConfig
@@ -21,7 +19,7 @@ from streaming_core.models.modelscope.unet import VideoUNet
 from streaming_core.models.registry import shapes_of
 from training.configs import DEMO_MODELSCOPE, DEMO_TEXT_TO_VIDEO
 
-from .streamingsvd import random_weights
+from .streamingsvd import random_weights, write
 
 BASE = replace(DEMO_TEXT_TO_VIDEO, attention=(True, False))
 UNET = replace(BASE, mixers=DEMO_MODELSCOPE.unet.mixers)
@@ -36,13 +34,15 @@ TINY = replace(
 """The demo's networks with less inside, and with attention at the full resolution."""
 
 
-def tiny_weights(seed: int = 0, config: StreamingModelscopeConfig = TINY, dtype=torch.float16) -> dict[str, Tensor]:
+def tiny_weights(
+    seed: int = 0, config: StreamingModelscopeConfig = TINY, dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
     """A whole `streaming_t2v` file; mixers are open, so anchors change what is made."""
     weights = random_weights(official_shapes(config), seed, dtype)
     return {key: torch.ones_like(value) if key.endswith(".alpha") else value for key, value in weights.items()}
 
 
-def base_weights(seed: int = 1, config: UNet3DConfig = BASE, dtype=torch.float16) -> dict[str, Tensor]:
+def base_weights(seed: int = 1, config: UNet3DConfig = BASE, dtype: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """The base text-to-video UNet in the diffusers layout."""
     return random_weights(shapes_of(VideoUNet(config, device="meta").state_dict()), seed, dtype)
 
@@ -108,7 +108,9 @@ def vid2vid_key(key: str, names: dict[str, str]) -> str:
     return f"{names[stem]}.{rest}"
 
 
-def vid2vid_weights(seed: int = 2, config: UNet3DConfig = BASE, dtype=torch.float16) -> dict[str, Tensor]:
+def vid2vid_weights(
+    seed: int = 2, config: UNet3DConfig = BASE, dtype: torch.dtype = torch.float16
+) -> dict[str, Tensor]:
     """MS-Vid2Vid's UNet under its official names; temporal projections are 1x1 convolutions there."""
     names, weights = vid2vid_names(config), {}
     for key, value in base_weights(seed, config, dtype).items():
@@ -122,30 +124,18 @@ def vid2vid_weights(seed: int = 2, config: UNet3DConfig = BASE, dtype=torch.floa
 
 def write_tiny_vid2vid(path: Path, seed: int = 2) -> Path:
     """As the release: a pickle with the weights under `state_dict`, or safetensors by the ending."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     weights = vid2vid_weights(seed)
-    if path.suffix == ".safetensors":
-        save_file(weights, path)
-    else:
-        torch.save({"state_dict": weights}, path)
-    return path
+    return write(path, weights, {"state_dict": weights})
 
 
 def write_tiny_modelscope(path: Path, seed: int = 0) -> Path:
-    """Write the tiny `streaming_t2v` file, as safetensors or, by its ending, as the pickle the release is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The tiny `streaming_t2v` file, as safetensors or, by its ending, as the pickle that the release is."""
     weights = tiny_weights(seed)
-    if path.suffix == ".safetensors":
-        save_file(weights, path)
-    else:
-        torch.save({"state_dict": weights, "epoch": 0, "pytorch-lightning_version": "2.0.9"}, path)
-    return path
+    return write(path, weights, {"state_dict": weights, "epoch": 0, "pytorch-lightning_version": "2.0.9"})
 
 
 def write_tiny_base(path: Path, seed: int = 1) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(base_weights(seed), path)
-    return path
+    return write(path, base_weights(seed))
 
 
 if __name__ == "__main__":

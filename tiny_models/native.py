@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -28,12 +29,12 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> None:
             weight.copy_(noise * scale + (1 if weight.ndim == 1 and name.endswith("weight") else 0))
 
 
-def patcher_of(model, seed: int = 0):
+def patcher_of(model: torch.nn.Module, seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     randomize(model, seed)
     return comfy.model_patcher.ModelPatcher(model, mm.get_torch_device(), torch.device("cpu"))
 
 
-def model_of(config_class, unet_config: dict, seed: int = 0):
+def model_of(config_class: type, unet_config: dict[str, Any], seed: int = 0) -> comfy.model_patcher.ModelPatcher:
     config = config_class(unet_config)
     config.set_inference_dtype(torch.float32, None)
     return patcher_of(config.get_model({}, ""), seed)
@@ -60,13 +61,13 @@ class Tiny:
         return 0 if self.frame_batch else 2
 
     def conditioning(self, seed: int = 1, **options) -> list:
-        """What the model's own text encoder would give, and `options` beside it."""
+        """What the model's own text encoder would give, and `options` with it."""
         generator = torch.Generator("cpu").manual_seed(seed)
         tokens = torch.randn(1, 1 if self.frame_batch else 7, self.tokens, generator=generator)
-        beside = {"pooled_output": torch.zeros(1, 8)}
+        extras: dict[str, Any] = {"pooled_output": torch.zeros(1, 8)}
         if self.masked_tokens:
-            beside["attention_mask"] = torch.ones(1, tokens.shape[1], dtype=torch.long)
-        return [[tokens, {**beside, **options}]]
+            extras["attention_mask"] = torch.ones(1, tokens.shape[1], dtype=torch.long)
+        return [[tokens, {**extras, **options}]]
 
 
 SVD = Tiny(

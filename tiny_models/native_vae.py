@@ -18,7 +18,7 @@ from torch import Tensor
 from tiny_models import native
 
 
-def wan_vae(dim: int = 8, seed: int = 3):
+def wan_vae(dim: int = 8, seed: int = 3) -> comfy.sd.VAE:
     """The host's VAE of Wan 2.1 with `dim` instead of 96 channels and seeded weights."""
     network = comfy.ldm.wan.vae.WanVAE(
         dim=dim,
@@ -47,7 +47,7 @@ class PlainVae:
     decoded: list[int] = field(default_factory=list)
     output_device = torch.device("cpu")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         c, side = self.frames_per_latent, self.side
         self.upscale_ratio = (lambda a: max(0, a * c - (c - 1)), side, side)
         self.downscale_ratio = (lambda a: max(0, math.floor((a + c - 1) / c)), side, side)

@@ -10,6 +10,7 @@ import argparse
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -49,11 +50,19 @@ def random_weights(
     return {key: value.to(dtype) for key, value in weights.items()}
 
 
+def write(path: Path, weights: Mapping[str, Tensor], pickled: Mapping[str, Any] | None = None) -> Path:
+    """A safetensors file, or, by the ending of `path`, a pickle of `pickled` (the weights, where it is not given)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(dict(weights), path)
+    else:
+        torch.save(weights if pickled is None else pickled, path)
+    return path
+
+
 def write_tiny_streamingsvd(path: Path, seed: int = 0) -> Path:
     """Write the tiny file; a few seconds, about 25 MB."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(random_weights(official_shapes(TINY), seed), path)
-    return path
+    return write(path, random_weights(official_shapes(TINY), seed))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from streaming_core.models.streamingsvd.blocks import sinusoid
 from streaming_core.schedules.svd import v_prediction_scalings
@@ -55,7 +56,7 @@ def randn(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Ten
 class Encoder:
     """From clips to a `Batch`: a frozen VAE and image tower."""
 
-    def __init__(self, vae, clip_vision, vector_width: int, device: torch.device):
+    def __init__(self, vae: nn.Module, clip_vision: Any, vector_width: int, device: torch.device):
         self.vae, self.clip_vision, self.vector_width, self.device = vae, clip_vision, vector_width, device
 
     @torch.no_grad()

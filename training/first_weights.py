@@ -1,7 +1,7 @@
 """First weights that do something from the first step on, so that a short training need not find it.
 
 A value enters as a pair of opposite channels, which one norm group of a 64-wide network holds: its mean stays zero
-there, and silu(x) - silu(-x) = x brings it back behind the norm. Residual branches begin as nothing.
+there, and silu(x) - silu(-x) = x brings it back after the norm. Residual branches begin as nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def leave_from_pairs(conv: nn.Conv2d, values: int, scale: float = 1.0) -> None:
 
 @torch.no_grad()
 def relay_pairs(conv: nn.Conv2d, values: int, taps: Tensor) -> None:
-    """Pairs behind a silu become pairs again, each value filtered with `taps` `[3, 3]`; other outputs stay."""
+    """Pairs after a silu become pairs again, each value filtered with `taps` `[3, 3]`; other outputs stay."""
     for value in range(values):
         for channel, sign in ((2 * value, 1.0), (2 * value + 1, -1.0)):
             conv.weight[channel] = 0.0

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -95,12 +96,14 @@ def build_vae(encoder: VaeConfig, decoder: VaeConfig, device: torch.device) -> n
     return host().build.SplitAutoencoder(encoder, decoder).float().to(device)
 
 
-def plain_attention(kernel, q: Tensor, k: Tensor, v: Tensor, heads: int, **_) -> Tensor:
+def plain_attention(kernel: object, q: Tensor, k: Tensor, v: Tensor, heads: int, **_) -> Tensor:
     """Stands for the host's kernel, which is chosen for inference and need not have a gradient."""
     return attend(q, k, v, heads)
 
 
-def run_unet(unet: nn.Module, x, timesteps, context, vector, frames: int, **patches) -> Tensor:
+def run_unet(
+    unet: nn.Module, x: Tensor, timesteps: Tensor, context: Tensor, vector: Tensor, frames: int, **patches: list
+) -> Tensor:
     """One call of the host's UNet; all of `[batch * frames, ...]`. `patches` are the host's, lists by place."""
     options = {"optimized_attention_override": plain_attention, "patches": patches}
     return unet(x, timesteps, context, vector, transformer_options=options, num_video_frames=frames)
@@ -138,7 +141,7 @@ class Base:
         load_strict(network, floats(split_vae_weights(self.tensors)), "the VAE")
         return network.to(device).eval().requires_grad_(False)
 
-    def clip_vision(self):
+    def clip_vision(self) -> Any:
         """The host's CLIP_VISION."""
         config = detect_clip_vision(shapes_of(self.tensors), CLIP_VISION_PREFIX)
         return host().encoders.build_clip_vision(floats(take(self.tensors, CLIP_VISION_PREFIX)), config)

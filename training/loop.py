@@ -1,7 +1,7 @@
 """The one training loop: seeded, resumable bit for bit, with averaged weights and a log of JSON lines.
 
 Step k draws from a generator seeded by (seed, stage, k), so nothing random is carried from step to step: a run that
-was interrupted, by a signal or by `kill -9`, goes on from its checkpoint exactly as if it had not been, on the same
+was interrupted, by a signal or by `kill -9`, continues from its checkpoint exactly as if it had not been, on the same
 machine with the same number of threads.
 """
 

@@ -1,6 +1,6 @@
 """Stage ms_cam: the memories of StreamingModelscope on the trained base UNet, which stays as it is.
 
-CAM goes on from control frames, APM keeps the looks of the anchor, frame 0 of the video. Both are trained together, as
+CAM continues control frames, APM keeps the looks of the anchor, frame 0 of the video. Both are trained together, as
 in inference.
 """
 
@@ -44,7 +44,7 @@ from .task import Clips, check_overlap
 ANCHOR_ALONE_SHARE = 0.4
 """Share of clips with an anchor and no prompt: what the words say of the looks, APM has to say there."""
 SPECKLED_SHARE = 0.3
-"""Of clips whose control frames have colored specks: what a small model leaves behind and would otherwise copy."""
+"""Of clips whose control frames have colored specks: what a small model leaves over and would otherwise copy."""
 FIRST_ALPHA = 0.5
 MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (3.0, 14.0)
@@ -115,7 +115,7 @@ def run_with_cam_and_apm(
     memory = cam.unet.project_context(text)
     clips = rearrange(x[:, :kept], "b k ... -> (b k) ...")
     merging = cam.merging(cam.unet(clips, timesteps.float(), memory, cam.encode_pixels(control), compute), frames)
-    # Laid out anew: see the trap of channels-last group norms in docs/training.md.
+    # Made contiguous: see the trap of channels-last group norms in docs/training.md.
     merge = Merge(lambda i, h: merging.skip(i, h.contiguous()), lambda h: merging.middle(h.contiguous()))
     return run_base(unet, unet.project_context(context), x, timesteps, merge)
 

@@ -38,7 +38,7 @@ TEXT_SIZE = 4.0
 def random_text_encoder(config: TextEncoderConfig) -> Weights:
     """A text tower of random weights, always the same ones, under the official keys.
 
-    Its attention looks at all words alike and its feed-forward and positions are silent, so every token behind the
+    Its attention looks at all words alike and its feed-forward and positions are silent, so every token after the
     words carries their sum: prompts of different words are different vectors, and no word drowns in the padding.
     """
     generator, weights = torch.Generator().manual_seed(TEXT_SEED), {}
@@ -83,7 +83,7 @@ def color_clip_vision(config: ClipVisionConfig) -> Weights:
 
     A ball's colored half is 3 % of a frame, too little for towers of random weights (`layout.random_clip_vision`):
     their embeddings of videos of one color lie as far apart as those of two. Here every patch becomes its mean color
-    (0..2, and its opposite in 3..5, beside constants that fix the scale of all norms), the first feed-forward keeps by
+    (0..2, and its opposite in 3..5, next to constants that fix the scale of all norms), the first feed-forward keeps by
     how much one channel outweighs another (10..15 and 20..25), the second attention averages that over the image.
     """
     generator = torch.Generator().manual_seed(VISION_SEED)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from streaming_core.models.attention import Compute
 from streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.network import CamNetwork
+from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
 from .configs import DEMO_SVD
 from .control_frames import with_drift, with_pixel_noise
@@ -30,7 +31,7 @@ MEASURED_VIDEOS = 4
 MEASURED_SIGMAS = (3.0, 50.0)
 MOTION_BUCKET = 127
 NOISE = 1.5
-"""Mean of ln sigma: what CAM adds, where things are and how they go on, is settled while there is much noise."""
+"""Mean of ln sigma: what CAM adds, where things are and how they move, is settled while there is much noise."""
 DECODED_SHARE = 0.06
 """Of clips whose control frames have been through the VAE; all would be like inference, and cost half of the time."""
 DRIFTED_SHARE = 0.5
@@ -39,7 +40,7 @@ DRIFTED_SHARE = 0.5
 
 def pixel_channels(unet: VideoUNetConfig) -> tuple[int, ...]:
     """Widths of the pixel encoder: the official ones for the official UNet, less for a narrow one."""
-    return (32, 96, 256, 512) if unet.model_channels >= 320 else DEMO_SVD.cam.pixel_channels
+    return OFFICIAL.cam.pixel_channels if unet.model_channels >= 320 else DEMO_SVD.cam.pixel_channels
 
 
 def new_cam(config: CamConfig, unet: nn.Module, generator: torch.Generator) -> CamNetwork:
@@ -53,7 +54,14 @@ def new_cam(config: CamConfig, unet: nn.Module, generator: torch.Generator) -> C
 
 
 def run_with_cam(
-    unet: nn.Module, cam: CamNetwork, control: Tensor, x, timesteps, context, vector, frames: int
+    unet: nn.Module,
+    cam: CamNetwork,
+    control: Tensor,
+    x: Tensor,
+    timesteps: Tensor,
+    context: Tensor,
+    vector: Tensor,
+    frames: int,
 ) -> Tensor:
     """One call of the UNet with CAM; `control` `[batch * K, 3, H, W]` in [-1, 1], the rest as for the UNet.
 

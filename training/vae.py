@@ -128,7 +128,7 @@ def differences(frames: Tensor, axis: int) -> Tensor:
 def scaled_weights(network: nn.Module, size: Tensor) -> Weights:
     """The same autoencoder with latents of root mean square 1 / 0.18215 in every channel; now they have `size` `[4]`.
 
-    Exact: the last convolution in front of the latents grows by what the first one behind them shrinks.
+    Exact: the last convolution before the latents grows by what the first one after them shrinks.
     """
     weights = {key: tensor.detach().clone() for key, tensor in network.state_dict().items()}
     grow = 1 / (LATENT_SCALE * size)

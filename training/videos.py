@@ -14,12 +14,14 @@ from __future__ import annotations
 import colorsys
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
+Option = TypeVar("Option")
 Variety = Literal["narrow", "paced", "slow", "wide"]
 VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "slow", "wide")
 SHAPES = ("ball", "square", "triangle")
@@ -116,7 +118,7 @@ def outline(shape: str, ahead: Tensor, aside: Tensor, radius: float) -> Tensor:
         return ((ahead / radius) ** 2 + (aside / (0.8 * radius)) ** 2).sqrt().sub(1) * (0.85 * radius)
     if shape == "square":
         return torch.maximum(ahead.abs(), aside.abs()) - 0.75 * radius
-    if shape == "triangle":  # its tip, at (radius, 0), looks ahead; the base is 0.7 radius behind, 1.7 radius long
+    if shape == "triangle":  # its tip, at (radius, 0), points ahead; its base is 0.7 radius back and 1.7 radius long
         steep = math.hypot(0.85, 1.7)
         sides = (0.85 * ahead + 1.7 * aside.abs() - 0.85 * radius) / steep
         return torch.maximum(-ahead - 0.7 * radius, sides)
@@ -234,7 +236,7 @@ class _Dice:
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * self._draw()
 
-    def pick(self, options):
+    def pick(self, options: Sequence[Option]) -> Option:
         return options[int(self._draw() * len(options))]
 
 

@@ -10,15 +10,12 @@ import torch
 from hosting.inprocess import import_host, import_pack
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.shapes import autoencoder_shapes
-from streaming_core.models.streamingsvd.config import Level, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import UNET_PREFIX
 from streaming_core.models.streamingsvd.file import unet_weights
-from streaming_core.models.streamingsvd.shapes import official_shapes
-from streaming_core.models.towers import VaeConfig
+from streaming_core.models.streamingsvd.shapes import OFFICIAL, official_shapes
 from tiny_models.streamingsvd import TINY
 
-FULL = tuple(Level(320 * m, (depth, depth), downsample=depth > 0) for m, depth in ((1, 1), (2, 1), (4, 1), (4, 0)))
-UNETS = {"tiny": TINY.cam.unet, "full size": VideoUNetConfig(8, 4, 320, FULL, 1, 1024, 768)}
+UNETS = {"tiny": TINY.cam.unet, "full size": OFFICIAL.cam.unet}
 
 
 @pytest.mark.parametrize("size", UNETS)
@@ -40,7 +37,7 @@ def test_the_autoencoder_is_the_hosts(temporal):
     import_pack()
     from comfyui_streamingt2v.nodes.host.svd import build
 
-    config = VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal)
+    config = replace(OFFICIAL.first_stage, temporal=temporal)
     with torch.device("meta"):
         host = shapes_of(build.SplitAutoencoder(config, config).state_dict())
     shapes = autoencoder_shapes(config)

@@ -11,11 +11,9 @@ import torch
 from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import FrameMismatchError, SettingsError
 from streaming_core.models.registry import shapes_of
-from streaming_core.models.streamingsvd.config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from streaming_core.models.streamingsvd.detect import UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import split_file
-from streaming_core.models.streamingsvd.shapes import official_shapes
-from streaming_core.models.towers import ClipVisionConfig, VaeConfig
+from streaming_core.models.streamingsvd.shapes import OFFICIAL, official_shapes
 from tiny_models.streamingsvd import TINY, random_weights
 
 HEIGHT, WIDTH, FRAMES, OVERLAP = 32, 64, 6, 2
@@ -94,18 +92,10 @@ def little_memory(device=None, torch_free_too=False):
 def test_the_full_size_configuration_equals_the_one_the_host_detects(rooms):
     from comfy.model_detection import detect_unet_config
 
-    levels = tuple(Level(320 * m, (d, d), downsample=d > 0) for m, d in ((1, 1), (2, 1), (4, 1), (4, 0)))
-    vae = VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal=False)
-    full = StreamingSVDConfig(
-        cam=CamConfig(VideoUNetConfig(8, 4, 320, levels, 1, 1024, 768), (32, 96, 256, 512)),
-        image_encoder=vae,
-        first_stage=replace(vae, temporal=True),
-        clip_vision=ClipVisionConfig(1280, 32, 16, 5120, 14, 224, 1024),
-    )
-    shapes = official_shapes(full)
-    assert detect_streamingsvd(shapes) == full
+    shapes = official_shapes(OFFICIAL)
+    assert detect_streamingsvd(shapes) == OFFICIAL
     tensors = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    assert detect_unet_config(tensors, UNET_PREFIX) == rooms["build"].host_unet_config(full.cam.unet)
+    assert detect_unet_config(tensors, UNET_PREFIX) == rooms["build"].host_unet_config(OFFICIAL.cam.unet)
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "uni_pc", "lcm", "ddim"])

@@ -8,11 +8,35 @@ from __future__ import annotations
 
 from ..registry import shapes_of
 from ..shapes import KeyShapes, autoencoder_shapes, openclip_shapes
+from ..towers import ClipVisionConfig, VaeConfig
 from .blocks import SpatioTemporalTransformer, VideoResBlock
-from .config import StreamingSVDConfig, VideoUNetConfig
+from .config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 from .detect import CAM_PREFIX, CLIP_VISION_PREFIX, FIRST_STAGE_PREFIX, IMAGE_ENCODER_PREFIX, UNET_PREFIX
 from .network import CamNetwork, skip_channels
 
+OFFICIAL = StreamingSVDConfig(
+    cam=CamConfig(
+        unet=VideoUNetConfig(
+            in_channels=8,
+            out_channels=4,
+            model_channels=320,
+            levels=(
+                Level(320, (1, 1), downsample=True),
+                Level(640, (1, 1), downsample=True),
+                Level(1280, (1, 1), downsample=True),
+                Level(1280, (0, 0), downsample=False),
+            ),
+            middle_depth=1,
+            context_width=1024,
+            vector_width=768,
+        ),
+        pixel_channels=(32, 96, 256, 512),
+    ),
+    image_encoder=VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal=False),
+    first_stage=VaeConfig(128, (1, 2, 4, 4), 2, 4, temporal=True),
+    clip_vision=ClipVisionConfig(1280, 32, 16, 5120, 14, 224, 1024),
+)
+"""The released file: SVD-XT with CAM."""
 PIXEL_ENCODER = CAM_PREFIX + "controlnet_cond_embedding."
 
 
