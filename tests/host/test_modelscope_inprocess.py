@@ -14,8 +14,8 @@ from streaming_core.errors import CheckpointError, FrameMismatchError, SettingsE
 from streaming_core.loop.chunk import ChunkPlan
 from streaming_core.loop.script import Cue, Script, parse_cues
 from streaming_core.loop.state import pick_anchor, start_video, video_chunks
-from streaming_core.models.modelscope.unet import DownPath
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
+from streaming_core.models.unet3d import DownPath
 from tests.host.inprocess import import_host, import_pack
 from tests.tiny_modelscope import base_weights, tiny_weights, write_tiny_base, write_tiny_modelscope
 
@@ -233,7 +233,7 @@ def test_context_and_pixels_are_projected_once_per_chunk(host, loaded, prompts, 
 
         monkeypatch.setattr(owner, name, call)
 
-    counted(DownPath, "project_context", "context")
+    counted(DownPath, "_project", "context")
     counted(type(cam), "encode_pixels", "pixels")
     model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(1))
     for steps in (1, 4):

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from ....streaming_core.models.i2vgenxl.network import I2VGenXL, position_ramp
+from ....streaming_core.models.layers import Device, Operations
 from ....streaming_core.models.registry import compare_keys, shapes_of
 from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, kept_timesteps, noise_per_signal, sigmas_of
 from ....streaming_core.windows.enhancement import EnhanceSettings
@@ -42,7 +43,7 @@ FRUGAL = "streamingt2v_frugal"
 class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """The host's sampling object on the enhancer's 1000 levels."""
 
-    def __init__(self, model_config=None):
+    def __init__(self, model_config: I2VGenXLHostConfig | None = None):
         super().__init__(model_config)
         self.set_sigmas(noise_per_signal(enhancer_alphas_cumprod()))
 
@@ -55,7 +56,13 @@ def enhancer_sigmas(settings: EnhanceSettings) -> Tensor:
 class HostI2VGenXL(I2VGenXL):
     """The network with the signature and the wrappers that the host expects of a diffusion model."""
 
-    def __init__(self, config: I2VGenXLConfig, dtype=None, device=None, operations=nn):
+    def __init__(
+        self,
+        config: I2VGenXLConfig,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+        operations: Operations = nn,
+    ):
         super().__init__(config, operations, dtype, device)
         # The host asks for the type in which weights are stored.
         self.dtype = dtype
@@ -107,7 +114,7 @@ class HostI2VGenXL(I2VGenXL):
 class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
     """What the host wants to know of the family."""
 
-    unet_extra_config = {}
+    unet_extra_config: dict[str, object] = {}
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 2.0
 
@@ -115,11 +122,13 @@ class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
 class I2VGenXLModel(comfy.model_base.BaseModel):
     """The host's model object. `network` is the class of the diffusion model, made from `unet_config`."""
 
-    def __init__(self, model_config, device=None, network: type[nn.Module] = HostI2VGenXL):
+    def __init__(
+        self, model_config: I2VGenXLHostConfig, device: Device = None, network: type[nn.Module] = HostI2VGenXL
+    ):
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=network)
         self.model_sampling = I2VGenXLSampling(model_config)
 
-    def extra_conds(self, **kwargs) -> dict:
+    def extra_conds(self, **kwargs: Any) -> dict:
         text, image, noise = kwargs.get("cross_attn"), kwargs.get("concat_latent_image"), kwargs["noise"]
         width = self.model_config.unet_config["config"].cross_attention_dim
         if text is None or text.ndim != 3 or text.shape[-1] != width or text.shape[0] != 1:
@@ -157,9 +166,9 @@ def empty_i2vgenxl(
     stored: torch.dtype,
     parameters: int,
     keep_in: torch.dtype | None = None,
-    device=None,
+    device: Device = None,
     network: type[nn.Module] = HostI2VGenXL,
-):
+) -> I2VGenXLModel:
     """The host's model object without weights, on the host's choice of types and devices for a file of this type.
 
     `keep_in` is the type of the weights instead of the host's choice.
@@ -173,7 +182,7 @@ def empty_i2vgenxl(
 
 def build_i2vgenxl(
     tensors: Mapping[str, Tensor], source: str, keep_in: torch.dtype | None = None, norm_groups: int = 32
-):
+) -> Any:
     """MODEL from I2VGen-XL's UNet weights in the diffusers layout, loaded strictly.
 
     `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
@@ -188,7 +197,7 @@ def build_i2vgenxl(
     return patcher
 
 
-def frugal(model):
+def frugal(model: Any) -> Any:
     """A clone of MODEL that runs guidance rows one after the other and keeps skips in system memory."""
     model = model.clone()
     options = model.model_options.setdefault("transformer_options", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
@@ -27,7 +28,7 @@ Conditioning = list
 class StreamingApm:
     """A STREAMING_APM: the token network under the host's patcher."""
 
-    patcher: object
+    patcher: Any
 
     @property
     def network(self) -> ImageProjector:
@@ -38,7 +39,6 @@ def build_apm(tensors: Mapping[str, Tensor], config: ImageProjectorConfig) -> St
     """The token network, loaded strictly. It is small and runs once per video, so it always computes in float32."""
     network = ImageProjector(config, operations=comfy.ops.manual_cast, dtype=torch.float32).eval()
     load_strict(network, tensors, "the APM token network")
-    network.config = config
     return StreamingApm(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
 
 
@@ -50,10 +50,10 @@ class AnchorTokens:
     negative: Tensor
 
 
-def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
+def anchor_tokens(clip_vision: Any, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
     """Tokens of one or several anchor frames `[n, 3, H, W]` in [0, 1]; several are averaged.
 
-    The negative row officially sees a image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
+    The negative row officially sees an image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
     """
     check_cancel()
     width = apm.network.config.width
@@ -70,7 +70,7 @@ def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorToken
     return AnchorTokens(*(row.float().to(mm.intermediate_device()) for row in rows))
 
 
-def _embed(clip_vision, pixels: Tensor) -> Tensor:
+def _embed(clip_vision: Any, pixels: Tensor) -> Tensor:
     """Pooled and projected embeddings `[n, width]` of images in [-1, 1]; one image at a time, as memory allows."""
     prepared = clip_pixels(pixels, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
     prepared = prepared.to(device=clip_vision.load_device, dtype=torch.float32)
