@@ -31,12 +31,12 @@ class _Seen:
     """What is known of the chunks that have been measured.
 
     Attributes:
-        reference: colors of the first.
+        anchor: colors of the first.
         last: small copy `[1, 3, h, w]` of the last frame.
         cut: whether a scene cut has been found.
     """
 
-    reference: Reference | None = None
+    anchor: Reference | None = None
     last: torch.Tensor | None = None
     cut: bool = False
 
@@ -104,7 +104,7 @@ class AnchoredFrames(DerivedFrames):
             spreads.append(colors.spreads)
         self._seen.last = last
         colors = Colors(torch.cat(grids), torch.cat(spreads))
-        if self._seen.reference is None:
-            self._seen.reference = Reference.of(colors, LEAST_LAB)
+        if self._seen.anchor is None:
+            self._seen.anchor = Reference.of(colors, LEAST_LAB)
             return None
-        return find_correction(colors, self._seen.reference, number, self.strength)
+        return find_correction(colors, self._seen.anchor, number, self.strength)
