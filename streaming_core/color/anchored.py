@@ -26,6 +26,21 @@ log = logging.getLogger(__name__)
 SLICE = 16
 
 
+@dataclass
+class _Seen:
+    """What is known of the chunks that have been measured.
+
+    Attributes:
+        anchor: colors of the first.
+        last: small copy `[1, 3, h, w]` of the last frame.
+        cut: whether a scene cut has been found.
+    """
+
+    anchor: Reference | None = None
+    last: torch.Tensor | None = None
+    cut: bool = False
+
+
 @dataclass(frozen=True)
 class AnchoredFrames(DerivedFrames):
     """`source` with the colors of each chunk brought back to those of the first (see `drift`), up to a scene cut.
@@ -43,7 +58,7 @@ class AnchoredFrames(DerivedFrames):
     strength: float = 1.0
     cut_threshold: float = 0.6
     _found: list[Correction | None] = field(default_factory=list, init=False, repr=False, compare=False)
-    _kept: dict[str, object] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seen: _Seen = field(default_factory=_Seen, init=False, repr=False, compare=False)
 
     @property
     def fps(self) -> Fraction:
@@ -72,24 +87,24 @@ class AnchoredFrames(DerivedFrames):
         return self._found[number]
 
     def _find(self, number: int) -> Correction | None:
-        if self._kept.get("cut"):
+        if self._seen.cut:
             return None
         chunk = self.layout.chunks[number]
-        grids, spreads, last = [], [], self._kept.get("last")
+        grids, spreads, last = [], [], self._seen.last
         for images in self.source.slices(SLICE, chunk.start, chunk.stop):
             small = small_frames(images.movedim(-1, 1))
             beside = small if last is None else torch.cat([last, small])
             if has_cut(beside, self.cut_threshold):
                 log.info("scene cut in chunk %d: colors are left as they are from here on", number)
-                self._kept["cut"] = True
+                self._seen.cut = True
                 return None
             last = small[-1:]
             colors = measure(lab_planes(small))
             grids.append(colors.grids)
             spreads.append(colors.spreads)
-        self._kept["last"] = last
+        self._seen.last = last
         colors = Colors(torch.cat(grids), torch.cat(spreads))
-        if number == 0:
-            self._kept["reference"] = Reference.of(colors, LEAST_LAB)
+        if self._seen.anchor is None:
+            self._seen.anchor = Reference.of(colors, LEAST_LAB)
             return None
-        return find_correction(colors, self._kept["reference"], number, self.strength)
+        return find_correction(colors, self._seen.anchor, number, self.strength)

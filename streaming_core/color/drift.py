@@ -62,7 +62,8 @@ class Colors:
 def measure(planes: Tensor) -> Colors:
     """Colors of `planes` `[F, C, H, W]`: Lab of small images, or latents."""
     planes = planes.float()
-    grids = functional.adaptive_avg_pool2d(planes, tuple(min(GRID, side) for side in planes.shape[-2:]))
+    height, width = planes.shape[-2:]
+    grids = functional.adaptive_avg_pool2d(planes, (min(GRID, height), min(GRID, width)))
     return Colors(grids.flatten(2).movedim(1, -1), planes.flatten(2).std(2, correction=0))
 
 
@@ -73,8 +74,9 @@ def lab_planes(frames: Tensor) -> Tensor:
 
 def small_frames(frames: Tensor) -> Tensor:
     """Frames `[F, 3, H, W]` at most `SMALL_PX` wide and high, by averaging areas."""
-    scale = min(1.0, SMALL_PX / max(frames.shape[-2:]))
-    size = [max(1, round(side * scale)) for side in frames.shape[-2:]]
+    height, width = frames.shape[-2:]
+    scale = min(1.0, SMALL_PX / max(height, width))
+    size = (max(1, round(height * scale)), max(1, round(width * scale)))
     return torch.stack([functional.adaptive_avg_pool2d(frame.float(), size) for frame in frames]).cpu()
 
 

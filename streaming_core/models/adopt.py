@@ -7,6 +7,7 @@ so a public class of another library is loaded, offloaded and cast like a networ
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def _linear(layer: nn.Linear) -> dict[str, Any]:
     return {"in_features": layer.in_features, "out_features": layer.out_features, "bias": layer.bias is not None}
 
 
-def _conv(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> dict[str, Any]:
+def _conv(layer: nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d) -> dict[str, Any]:
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {name: getattr(layer, name) for name in names} | {"bias": layer.bias is not None}
 
@@ -46,7 +47,7 @@ def _embedding(layer: nn.Embedding) -> dict[str, Any]:
     return {name: getattr(layer, name) for name in names}
 
 
-LAYERS = {
+LAYERS: dict[type[nn.Module], Callable[[Any], dict[str, Any]]] = {
     nn.Linear: _linear,
     nn.Conv1d: _conv,
     nn.Conv2d: _conv,

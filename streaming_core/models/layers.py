@@ -67,11 +67,10 @@ class FeedForward(nn.Module):
         self, width: int, operations: Operations = nn, dtype: torch.dtype | None = None, device: Device = None
     ):
         super().__init__()
-        options = {"dtype": dtype, "device": device}
         self.net = nn.Sequential(
-            GatedLinear(width, 4 * width, operations, **options),
+            GatedLinear(width, 4 * width, operations, dtype, device),
             nn.Identity(),  # the official dropout; keeps the projection at index 2
-            operations.Linear(4 * width, width, **options),
+            operations.Linear(4 * width, width, dtype=dtype, device=device),
         )
 
     def forward(self, x: Tensor, slices: int = 1) -> Tensor:

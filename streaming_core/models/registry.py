@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
 
 Shapes = Mapping[str, Sequence[int]]
+Value = TypeVar("Value")
 
 
 class WrongCheckpointError(CheckpointError):
@@ -74,8 +76,8 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in tensors.items()}
 
 
-def take(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under `prefix`, keyed without it."""
+def take(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:
+    """The tensors (or shapes) under `prefix`, keyed without it."""
     return {key[len(prefix) :]: tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 

@@ -39,4 +39,5 @@ def dpmpp_2m_sde_step(
     if before is not None:
         h_before = sigmas[step - 1].log() - sigma.log()
         x = x + 0.5 * gain * (h / h_before) * (clean - before)
+    assert noise is not None, "every step but the last draws noise"
     return x + noise * after * gain.sqrt()

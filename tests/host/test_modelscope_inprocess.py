@@ -232,7 +232,7 @@ def test_context_and_pixels_are_projected_once_per_chunk(host, loaded, prompts, 
 
         monkeypatch.setattr(owner, name, call)
 
-    counted(DownPath, "project_context", "context")
+    counted(DownPath, "_project", "context")
     counted(type(cam), "encode_pixels", "pixels")
     model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(1))
     for steps in (1, 4):

@@ -1,7 +1,6 @@
 """Our UNets against the public classes of diffusers, called by their public interface, on the same random weights.
 
-`python -m tests.unit.test_public_unets` does not run anything; `test_public_unets_versions.py` runs this file again
-with the oldest and the newest release.
+`test_library_releases` runs this file again with the oldest and the newest release.
 """
 
 from __future__ import annotations

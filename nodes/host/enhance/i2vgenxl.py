@@ -29,6 +29,7 @@ from ....streaming_core.enhance.settings import EnhanceSettings
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from ....streaming_core.models.i2vgenxl.network import I2VGenXL, position_ramp
+from ....streaming_core.models.layers import Device, Operations
 from ....streaming_core.models.registry import compare_keys, shapes_of
 from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, noise_per_signal
 from ..encoders import PerVideo
@@ -52,7 +53,13 @@ class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_s
 class HostI2VGenXL(I2VGenXL):
     """The network with the signature and the wrappers that the host expects of a diffusion model."""
 
-    def __init__(self, config: I2VGenXLConfig, dtype=None, device=None, operations=nn):
+    def __init__(
+        self,
+        config: I2VGenXLConfig,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+        operations: Operations = nn,
+    ):
         super().__init__(config, operations, dtype, device)
         # The host asks for the type in which weights are stored.
         self.dtype = dtype
@@ -104,7 +111,7 @@ class HostI2VGenXL(I2VGenXL):
 class I2VGenXLHostConfig(comfy.supported_models_base.BASE):
     """What the host wants to know of the family."""
 
-    unet_extra_config = {}
+    unet_extra_config: dict[str, object] = {}
     latent_format = comfy.latent_formats.SD15
     memory_usage_factor = 2.0
 

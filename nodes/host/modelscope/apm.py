@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
@@ -18,7 +19,6 @@ from ....streaming_core.models.registry import load_strict
 from ....streaming_core.models.streamingsvd.conditioning import clip_pixels
 from ..encoders import Conditioning, embed_pixels
 from ..patchers import managed
-from ..progress import check_cancel
 from .model import APM_TOKENS, APM_WEIGHT
 
 
@@ -26,7 +26,7 @@ from .model import APM_TOKENS, APM_WEIGHT
 class StreamingApm:
     """A STREAMING_APM: the token network under the host's patcher."""
 
-    patcher: object
+    patcher: Any
 
     @property
     def network(self) -> ImageProjector:
@@ -37,7 +37,6 @@ def build_apm(tensors: Mapping[str, Tensor], config: ImageProjectorConfig) -> St
     """The token network, loaded strictly. It is small and runs once per video, so it always computes in float32."""
     network = ImageProjector(config, operations=comfy.ops.manual_cast, dtype=torch.float32).eval()
     load_strict(network, tensors, "the APM token network")
-    network.config = config
     return StreamingApm(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
 
 
@@ -49,27 +48,27 @@ class AnchorTokens:
     negative: Tensor
 
 
-def anchor_tokens(clip_vision, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
+def anchor_tokens(clip_vision: Any, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
     """Tokens of one or several anchor frames `[n, 3, H, W]` in [0, 1]; several are averaged.
 
     The negative row officially sees an image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
     """
-    check_cancel()
     width = apm.network.config.width
-    mm.load_models_gpu([clip_vision.patcher, apm.patcher])
+    embeddings = [_embed(clip_vision, pixels) for pixels in (frames.float() * 2 - 1, torch.zeros_like(frames[:1]))]
+    if embeddings[0].shape[-1] != width:
+        raise SettingsError(
+            f"the image tower gives embeddings of width {embeddings[0].shape[-1]}, this APM takes {width}; "
+            "connect the CLIP_VISION of Load StreamingModelscope"
+        )
+    # After the tower has run: loading that may have put this network out of the device.
+    mm.load_models_gpu([apm.patcher])
+    device = apm.patcher.load_device
     with torch.inference_mode():
-        embeddings = [_embed(clip_vision, pixels) for pixels in (frames.float() * 2 - 1, torch.zeros_like(frames[:1]))]
-        if embeddings[0].shape[-1] != width:
-            raise SettingsError(
-                f"the image tower gives embeddings of width {embeddings[0].shape[-1]}, this APM takes {width}; "
-                "connect the CLIP_VISION of Load StreamingModelscope"
-            )
-        device = apm.patcher.load_device
         rows = [apm.network(rearrange(e, "n c -> 1 n c").to(device)) for e in embeddings]
     return AnchorTokens(*(row.float().to(mm.intermediate_device()) for row in rows))
 
 
-def _embed(clip_vision, pixels: Tensor) -> Tensor:
+def _embed(clip_vision: Any, pixels: Tensor) -> Tensor:
     """Pooled and projected embeddings `[n, width]` of images in [-1, 1]."""
     prepared = clip_pixels(pixels, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
     return embed_pixels(clip_vision, prepared)

@@ -6,8 +6,9 @@ once per chunk, the text is projected once per run (reference: streamingmodelsco
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import comfy.model_management as mm
 import comfy.ops
@@ -48,19 +49,29 @@ class ModelscopeCamGuide:
     control_embedding: Tensor
     strength: float = 1.0
 
-    def __deepcopy__(self, memo) -> ModelscopeCamGuide:
+    def __deepcopy__(self, memo: dict) -> ModelscopeCamGuide:
         # Hosts before 0.33 deep-copy model options at every clone.
         return self
 
     @property
     def network(self) -> ModelscopeCam:
-        return self.cam.network
+        return cast(ModelscopeCam, self.cam.network)
 
     def project_text(self, text: Tensor) -> Tensor:
         """Keys and values of the branch for `text` `[1, tokens, width]`."""
         return self.network.unet.project_context(text.to(self.network.compute_dtype))
 
-    def around_unet(self, executor, x, timesteps, context, control, transformer_options, cam_memory=None, **kwargs):
+    def around_unet(
+        self,
+        executor: Callable[..., Tensor],
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        control: dict | None,
+        transformer_options: dict,
+        cam_memory: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         """DIFFUSION_MODEL wrapper: features for whatever rows this call holds, then the call itself."""
         check_cancel()
         if cam_memory is None:
@@ -99,7 +110,7 @@ def _weakened(merge: Merge, strength: float) -> Merge:
     )
 
 
-def with_modelscope_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
+def with_modelscope_cam(model: Any, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> Any:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
     `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import comfy.latent_formats
 import comfy.model_base
@@ -19,10 +20,11 @@ import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.attention import Compute
+from ....streaming_core.models.layers import Device, Operations
 from ....streaming_core.models.modelscope.apm import join_context
 from ....streaming_core.models.modelscope.config import UNet3DConfig
 from ....streaming_core.models.modelscope.unet import VideoUNet
@@ -48,28 +50,52 @@ def compute(transformer_options: dict) -> Compute:
 class HostVideoUNet(VideoUNet):
     """`VideoUNet` with the signature and the wrappers that the host expects of a diffusion model."""
 
-    def __init__(self, config: UNet3DConfig, dtype=None, device=None, operations=None):
-        super().__init__(config, operations=operations, dtype=dtype, device=device)
+    def __init__(
+        self,
+        config: UNet3DConfig,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+        operations: Operations = nn,
+    ):
+        super().__init__(config, operations, dtype, device)
+        # The host asks for the type in which weights are stored.
         self.dtype = dtype
 
-    def forward(self, x, timesteps, context=None, control=None, transformer_options=None, **kwargs):
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        control: dict | None = None,
+        transformer_options: dict | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         transformer_options = transformer_options or {}
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
         return executor.execute(x, timesteps, context, control, transformer_options, **kwargs)
 
-    def _run(self, x, timesteps, context, control, transformer_options, memory=None, **kwargs):
+    def _run(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        control: dict | None,
+        transformer_options: dict,
+        memory: Tensor,
+        **_unused: Any,
+    ) -> Tensor:
         if control is not None:
             raise SettingsError("ModelScope video models cannot take a ControlNet; remove it from the conditioning")
         frames = x.shape[0] // memory.shape[0]
         merge = transformer_options.get(MERGE_KEY)
-        return super().forward(x, timesteps[::frames], memory, merge, compute(transformer_options))
+        return self.denoise(x, timesteps[::frames], memory, merge, compute(transformer_options))
 
 
 class ModelscopeModelConfig(comfy.supported_models_base.BASE):
     """What the host wants to know of the family; the betas are the published ones."""
 
-    unet_extra_config = {}
+    unet_extra_config: dict[str, object] = {}
     latent_format = comfy.latent_formats.SD15
     sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012}
     memory_usage_factor = 2.0
@@ -78,7 +104,12 @@ class ModelscopeModelConfig(comfy.supported_models_base.BASE):
 class ModelscopeModel(comfy.model_base.BaseModel):
     """The host's model object around `HostVideoUNet`."""
 
-    def __init__(self, model_config, model_type=comfy.model_base.ModelType.EPS, device=None):
+    def __init__(
+        self,
+        model_config: comfy.supported_models_base.BASE,
+        model_type: comfy.model_base.ModelType = comfy.model_base.ModelType.EPS,
+        device: Device = None,
+    ):
         super().__init__(model_config, model_type, device=device, unet_model=HostVideoUNet)
 
     @property
@@ -88,7 +119,7 @@ class ModelscopeModel(comfy.model_base.BaseModel):
     def compute_dtype(self) -> torch.dtype:
         return self.manual_cast_dtype or self.get_dtype()
 
-    def extra_conds(self, **kwargs) -> dict:
+    def extra_conds(self, **kwargs: Any) -> dict:
         """Called once per sampling run and prompt, with the networks loaded."""
         text = self._text(kwargs.get("cross_attn")).to(device=kwargs["device"], dtype=self.compute_dtype())
         conds = {"memory": PerVideo(self._project(text, kwargs.get(APM_TOKENS), kwargs.get(APM_WEIGHT, 1.0)))}
@@ -138,10 +169,10 @@ def empty_modelscope(
     config: UNet3DConfig,
     weight_dtype: torch.dtype,
     parameters: int,
-    device=None,
-    model_class=ModelscopeModel,
+    device: Device = None,
+    model_class: type[ModelscopeModel] = ModelscopeModel,
     keep_in: torch.dtype | None = None,
-):
+) -> ModelscopeModel:
     """The host's model without weights; `parameters` lets the host choose type and device as for a file.
 
     `keep_in` is the type of the weights instead of the host's choice.
@@ -157,9 +188,9 @@ def build_modelscope(
     tensors: Mapping[str, Tensor],
     config: UNet3DConfig,
     what: str,
-    model_class=ModelscopeModel,
+    model_class: type[ModelscopeModel] = ModelscopeModel,
     keep_in: torch.dtype | None = None,
-):
+) -> Any:
     """MODEL from a UNet's tensors, keyed as in `VideoUNet`; loaded strictly. `what` names the network in errors."""
     parameters = sum(tensor.numel() for tensor in tensors.values())
     model = empty_modelscope(config, stored_dtype(tensors), parameters, model_class=model_class, keep_in=keep_in)

@@ -63,11 +63,14 @@ def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int
             num_heads = (channels[3] // HEAD_WIDTH, channels[4] // HEAD_WIDTH)
         return EmaVfiConfig(
             channels=channels,
-            depths=(*conv_depths, *block_depths),
+            depths=(conv_depths[0], conv_depths[1], conv_depths[2], block_depths[0], block_depths[1]),
             num_heads=num_heads,
-            motion_channels=tuple(shapes[f"{bone}block{s}.0.attn.cor_embed.weight"][0] for s in (4, 5)),
-            mlp_channels=tuple(shapes[f"{bone}block{s}.0.mlp.fc1.weight"][0] for s in (4, 5)),
-            flow_channels=tuple(shapes[f"block.{head}.conv.0.0.weight"][0] for head in (0, 1)),
+            motion_channels=(
+                shapes[f"{bone}block4.0.attn.cor_embed.weight"][0],
+                shapes[f"{bone}block5.0.attn.cor_embed.weight"][0],
+            ),
+            mlp_channels=(shapes[f"{bone}block4.0.mlp.fc1.weight"][0], shapes[f"{bone}block5.0.mlp.fc1.weight"][0]),
+            flow_channels=(shapes["block.0.conv.0.0.weight"][0], shapes["block.1.conv.0.0.weight"][0]),
             refine_channels=shapes["unet.conv.weight"][1],
             window=window,
         )

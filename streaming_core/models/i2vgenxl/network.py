@@ -6,7 +6,7 @@ size of the network.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -167,22 +167,13 @@ class I2VGenXL(UNet3D):
         """
         inputs = (sample, timestep, context, image_latents, image_embeddings, fps)
         if not frugal:
-            return self._rows(*inputs, attention, skips_of or (lambda _: Skips()))
+            return self._rows(inputs, attention, skips_of or (lambda _: Skips()))
         store = skips_of or skips_in_system_memory
-        rows = [self._rows(*(part[row : row + 1] for part in inputs), attention, store) for row in range(len(sample))]
-        return torch.cat(rows)
+        rows = ([part[row : row + 1] for part in inputs] for row in range(len(sample)))
+        return torch.cat([self._rows(row, attention, store) for row in rows])
 
-    def _rows(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        image_latents: Tensor,
-        image_embeddings: Tensor,
-        fps: Tensor,
-        attention: Attention,
-        skips_of: SkipsOf,
-    ) -> Tensor:
+    def _rows(self, inputs: Sequence[Tensor], attention: Attention, skips_of: SkipsOf) -> Tensor:
+        sample, timestep, context, image_latents, image_embeddings, fps = inputs
         frames = sample.shape[2]
         embedding = self.embed_timesteps(timestep, sample.dtype)
         embedding = embedding + self.fps_embedding(sinusoid(fps, self.sizes.channels[0]).to(sample.dtype))

@@ -10,16 +10,23 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..layers import Device, Operations
 from .config import ImageProjectorConfig
 
 
 class ImageProjector(nn.Module):
     """Image embeddings of a video's anchor frames to image tokens (official prefix `resampler.`)."""
 
-    def __init__(self, config: ImageProjectorConfig, operations=nn, dtype=None, device=None):
+    def __init__(
+        self,
+        config: ImageProjectorConfig,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+    ):
         super().__init__()
         options = {"dtype": dtype, "device": device}
-        self.tokens = config.tokens
+        self.config = config
         self.context_embedding = nn.ModuleList(
             [
                 operations.Linear(config.width, config.inner_width, **options),
@@ -32,7 +39,7 @@ class ImageProjector(nn.Module):
         """`[videos, anchors, width]` to `[videos, tokens, width]`; several anchors are averaged before, as official."""
         first, _, second = self.context_embedding
         flat = second(F.silu(first(embeddings.mean(dim=1))))
-        return rearrange(flat, "b (t c) -> b t c", t=self.tokens)
+        return rearrange(flat, "b (t c) -> b t c", t=self.config.tokens)
 
 
 def join_context(text: Tensor, image_tokens: Tensor) -> Tensor:

@@ -62,6 +62,9 @@ class CamEncoder(DownPath):
 class ModelscopeCam(nn.Module):
     """Everything CAM adds to the UNet, under its official names (`unet.` and, without `base_model.`, the mergers)."""
 
+    compute_dtype: torch.dtype = torch.float32
+    """What its weights are cast to."""
+
     def __init__(
         self,
         config: ModelscopeCamConfig,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from ...errors import SettingsError
 from ..attention import Compute
 from ..layers import Device, Operations
 from ..unet3d import UNet3D, context_attentions
-from ..unet3d_layers import Call, Skips
+from ..unet3d_layers import Call, ContextAttention, Skips
 from .config import MixerConfig, UNet3DConfig
 
 
@@ -33,7 +34,7 @@ class Merge:
 
 
 def add_mixer(
-    attn: nn.Module,
+    attn: ContextAttention,
     config: MixerConfig,
     width: int,
     operations: Operations,
@@ -49,9 +50,10 @@ def add_mixer(
     attn.alpha = nn.Parameter(torch.zeros((), dtype=dtype, device=device))
 
 
-def mix_context(attn: nn.Module, context: Tensor, weight: float = 1.0) -> Tensor:
+def mix_context(attn: Any, context: Tensor, weight: float = 1.0) -> Tensor:
     """APM: text plus what a convolution over all tokens makes of text and image (section 4.2, step 6).
 
+    `attn` is a cross-attention that `add_mixer` has given its parameters.
     `context` `[b, text + image tokens, width]` to `[b, text tokens, width]`. `weight` scales the mixed part; 1 is
     official, 0 leaves the text alone. The convolution takes tokens for channels and slides over the features.
     """
@@ -96,7 +98,11 @@ class VideoUNet(UNet3D):
             return super().project_context(context)
         return self._project(lambda attn: mix_context(attn, context, anchor_weight))
 
-    def forward(
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """As `denoise`; hosts call the network by arguments of their own."""
+        return self.denoise(*args, **kwargs)
+
+    def denoise(
         self,
         x: Tensor,
         timesteps: Tensor,

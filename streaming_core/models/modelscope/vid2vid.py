@@ -77,18 +77,18 @@ def _stems(keys: set[str]) -> dict[str, str]:
             stems[f"{old}.op"] = f"down_blocks.{level}.downsamplers.0.conv"
             level, layer = level + 1, 0
             continue
-        for part, kind in enumerate(("resnets", "attentions", "temp_attentions")):
-            stems[f"{old}.{part}"] = f"down_blocks.{level}.{kind}.{layer}"
+        for number, kind in enumerate(("resnets", "attentions", "temp_attentions")):
+            stems[f"{old}.{number}"] = f"down_blocks.{level}.{kind}.{layer}"
         layer += 1
     level, layer = 0, 0
     for index, parts in sorted(_entries(keys, "output_blocks").items()):
         old = f"output_blocks.{index}"
-        upsampler = None
+        upsampler: str | None = None
         for part in sorted(parts, key=int):
             if f"{old}.{part}.conv.weight" in keys:
                 upsampler = part
         kinds = ("resnets", "attentions", "temp_attentions")
-        for part, kind in zip(sorted(parts - {upsampler}, key=int), kinds, strict=False):
+        for part, kind in zip(sorted(parts - {upsampler or ""}, key=int), kinds, strict=False):
             stems[f"{old}.{part}"] = f"up_blocks.{level}.{kind}.{layer}"
         layer += 1
         if upsampler is not None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
 
-from ..registry import IncompleteCheckpointError, take
+from ..registry import IncompleteCheckpointError, Value, take
 from .detect import (
     APM_PREFIX,
     ARCHITECTURE,
@@ -17,7 +16,6 @@ from .detect import (
     VAE_PREFIX,
 )
 
-Value = TypeVar("Value")
 READ_PREFIXES = (UNET_PREFIX, CAM_PREFIX, APM_PREFIX, CLIP_VISION_PREFIX, TEXT_PREFIX, VAE_PREFIX)
 """Prefixes below which every key belongs to a network."""
 

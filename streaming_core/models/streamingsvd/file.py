@@ -56,8 +56,8 @@ class StreamingSVDWeights:
 
 def split_file(tensors: Tensors, source: str) -> StreamingSVDWeights:
     """Sort a file's tensors by network. Raises `CheckpointError` when a key belongs to none and is not known unused."""
-    used = (UNET_PREFIX, CAM_PREFIX, CLIP_VISION_PREFIX, FIRST_STAGE_PREFIX + "decoder.")
-    used += (IMAGE_ENCODER_PREFIX + "encoder.", IMAGE_ENCODER_PREFIX + "quant_conv.")
+    encoder = (IMAGE_ENCODER_PREFIX + "encoder.", IMAGE_ENCODER_PREFIX + "quant_conv.")
+    used = (UNET_PREFIX, CAM_PREFIX, CLIP_VISION_PREFIX, FIRST_STAGE_PREFIX + "decoder.", *encoder)
     rest = [key for key in tensors if not key.startswith(used)]
     unused = {key: reason for key in rest if (reason := ARCHITECTURE.unused_reason(key)) is not None}
     unknown = [key for key in rest if key not in unused]

@@ -17,8 +17,11 @@ from .blocks import Downsample, SpatioTemporalTransformer, VideoResBlock
 from .config import CamConfig, VideoUNetConfig
 
 
-class Block(nn.Sequential):
+class Block(nn.ModuleList):
     """Layers of one UNet block, each called with what it takes."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__(layers)
 
     def forward(self, x: Tensor, embedding: Tensor, context: Tensor, frames: int, compute: Compute) -> Tensor:
         for layer in self:
