@@ -17,13 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from .plain import Plain
 from .share import tree_digest
-
-if TYPE_CHECKING:
-    from .describe import Describer
 
 Path: TypeAlias = "tuple[str, ...]"
 
@@ -133,13 +130,13 @@ class RunTimeState:
                 found[1].setdefault(path, plain)
 
     @contextmanager
-    def watch(self, look: Callable[[], Describer]) -> Iterator[None]:
-        """Compare what `look` describes before and after, also when sampling is cancelled or fails."""
-        before = look().owners
+    def watch(self, look: Callable[[], Owners]) -> Iterator[None]:
+        """Compare what `look` describes before and after, also when sampling is canceled or fails."""
+        before = look()
         try:
             yield
         finally:
-            self._compare(before, look().owners)
+            self._compare(before, look())
 
     def _compare(self, before: Owners, after: Owners) -> None:
         for owner, slots in before.slots.values():

@@ -344,7 +344,7 @@ def test_later_prompts_act_from_their_chunk_on(host, loaded, prompts, caplog):
     one = video(chunk_sampler(host, loaded, prompts), 32)
     two = video(chunk_sampler(host, loaded, prompts, prompts=(prompts[0], other)), 32)
     assert torch.equal(one[:16], two[:16]) and not torch.equal(one[16:24], two[16:24])
-    assert "chunk 2 has no prompt of its own; the last of 2 is used" in caplog.text
+    assert "chunk 2 has no prompt of its own; the last of 2 prompts is used" in caplog.text
     settings = [chunk_sampler(host, loaded, prompts, prompts=p) for p in ((prompts[0],), (prompts[0], other))]
     assert settings[0].identity() == settings[1].identity()
     chunks = VideoPlan(32, 16, 8).chunks

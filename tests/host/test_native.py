@@ -75,7 +75,7 @@ def test_the_template_for_any_model_makes_exactly_the_frames_asked_for(server, p
 def test_lengths_are_adapted_and_the_log_says_so(server, prompt):
     set_inputs(prompt, VIDEO, chunk_frames=16, overlap_frames=7, run_name="odd")
     assert len(video(server.run(prompt))) == 38
-    assert "chunks of 17 frames with 9 overlapping instead of 16 and 7" in server.log()
+    assert "using 17 frames with an overlap of 9 instead of 16 and 7" in server.log()
 
 
 def test_color_anchor_is_one_key_away(server, prompt):

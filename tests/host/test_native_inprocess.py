@@ -284,7 +284,7 @@ def test_lengths_are_rounded_to_those_of_the_model_and_said(caplog):
         assert sampler_of(tiny.WAN).fit(25, 7) == (25, 9)
         assert sampler_of(tiny.LTX).fit(25, 7) == (25, 9)
         assert sampler_of(tiny.SVD).fit(25, 7) == (25, 7)
-    assert "clips of 4n+1 frames: chunks of 25 frames with 9 overlapping instead of 25 and 7" in caplog.text
+    assert "chunks of 4n+1 frames: using 25 frames with an overlap of 9 instead of 25 and 7" in caplog.text
 
 
 def test_a_vae_of_another_model_is_refused():

@@ -59,7 +59,7 @@ def test_missing_chunks_and_takes_of_other_settings_are_named(inspector, name):
 
 
 def test_a_take_is_chosen_and_older_ones_are_deleted_only_when_confirmed(inspector, name):
-    assert inspector.act("choose take", name, 1, 0, "") == "chunk 1 shows take 0 now, seed 7"
+    assert inspector.act("choose take", name, 1, 0, "") == "chunk 1 now uses take 0, seed 7"
     with pytest.raises(SettingsError, match="nothing was deleted"):
         inspector.act("delete older takes", name, 0, 0, "")
     assert len(RunFolder.open(inspector.runs_root(), name).manifest.takes(1)) == 2

@@ -337,7 +337,7 @@ def looking(state, value):
     def look():
         describer = Describer(state=state)
         describer.value(value)
-        return describer
+        return describer.owners
 
     return look
 

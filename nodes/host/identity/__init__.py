@@ -9,14 +9,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
-from ....streaming_core.identity import Plain, describe
-from .describer import STATE, HostDescriber, identity_of, watch
+from ....streaming_core.identity import Plain
+from .describer import STATE
 from .flags import start_flags_identity
+from .identities import fields_identity, identities, identity_of, watch
 
 __all__ = [
     "STATE",
@@ -55,15 +55,3 @@ def sampler_identity(sampler: Any) -> Plain:
 def image_identity(image: Tensor) -> Plain:
     """An image, a latent, sigmas or any other tensor by its values."""
     return identity_of(image)
-
-
-def identities(**values: Any) -> dict[str, Plain]:
-    """Several values by name, at once: long parts that they share stand once."""
-    plain = describe(values, HostDescriber())
-    return plain if isinstance(plain, dict) else {}
-
-
-def fields_identity(sampler: Any, *left_out: str) -> dict[str, Plain]:
-    """All fields of a dataclass but private ones and those `left_out`: a field that is added later counts by itself."""
-    names = [each.name for each in fields(sampler) if each.name not in left_out and not each.name.startswith("_")]
-    return identities(**{name: getattr(sampler, name) for name in names})

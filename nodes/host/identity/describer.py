@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from ....streaming_core.identity import NOT_MINE, Describer, NotMine, Plain, RunTimeState, describe
+from ....streaming_core.identity import NOT_MINE, Describer, NotMine, Plain, Rule, RunTimeState
 
 STATE = RunTimeState()
 """What of the objects of this process changed while a run sampled."""
@@ -37,15 +36,13 @@ def is_host_state(owner: object, name: str) -> bool:
 
 
 class HostDescriber(Describer):
-    """Describes host objects by the rules of `objects.RULES`.
+    """Describes host objects by rules.
 
     `weights=False` leaves the weights of networks out, where only settings are compared.
     """
 
-    def __init__(self, weights: bool = True) -> None:
-        from .objects import RULES
-
-        super().__init__((_part_of_a_model, *RULES), is_host_state, STATE)
+    def __init__(self, rules: Sequence[Rule], weights: bool = True) -> None:
+        super().__init__((_part_of_a_model, *rules), is_host_state, STATE)
         self.weights = weights
         self.known_weights: dict[int, str] = {}
         self.places: dict[int, tuple[str, nn.Module]] = {}
@@ -61,24 +58,3 @@ def _part_of_a_model(describer: Describer, value: Any) -> Plain | NotMine:
     if isinstance(describer, HostDescriber) and id(value) in describer.places:
         return {"part of the model": describer.places[id(value)][0] or "all of it"}
     return NOT_MINE
-
-
-def identity_of(value: object) -> Plain:
-    """Describe anything that decides a result: models, VAEs, conditionings, samplers, tensors, settings."""
-    return describe(value, HostDescriber())
-
-
-@contextmanager
-def watch(*values: object) -> Iterator[None]:
-    """Keep around each sampling: what changes in `values` meanwhile is run-time state, and counts as it was before.
-
-    Only around sampling: a setting that is changed within would count as state, too. Take identities before the first.
-    """
-
-    def look() -> Describer:
-        describer = HostDescriber(weights=False)
-        describer.value(list(values))
-        return describer
-
-    with STATE.watch(look):
-        yield

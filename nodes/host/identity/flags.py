@@ -6,7 +6,7 @@ import comfy.cli_args
 from comfy.ldm.modules import attention
 
 from ....streaming_core.identity import Plain
-from .describer import identity_of
+from .identities import identity_of
 
 RESULT_FLAGS = (
     *("force_fp32", "force_fp16", "fp16_intermediates", "force_channels_last", "deterministic", "fast"),
