@@ -44,20 +44,20 @@ def one_video(num_frames: int) -> dict[str, float]:
     model = build.build_video_unet(weights.unet, config.cam.unet)
     network = build.build_cam(weights.cam, config.cam)
 
-    def embed(frame):
-        calls["clip_vision"] += 1
-        return svd.embed_image(clip_vision, frame)
+    def counting(name):
+        def count(*_):
+            calls[name] += 1
 
-    def count(*_):
-        calls["pixel_encoder"] += 1
+        return count
 
-    network.model.controlnet.controlnet_cond_embedding.register_forward_hook(count)
+    clip_vision.model.register_forward_hook(counting("clip_vision"))
+    network.model.controlnet.controlnet_cond_embedding.register_forward_hook(counting("pixel_encoder"))
     euler = comfy.samplers.sampler_object("euler")
     sampler = svd.SvdChunkSampler(
         model=model,
         cam=shared_cam.StreamingCam(network),
         vae=build.build_vae(weights.vae, config.image_encoder, config.first_stage),
-        embed=embed,
+        clip_vision=clip_vision,
         first_model=model,
         sampling=svd.SamplingSettings(euler, torch.tensor([700.0, 0.0]), 3.0, 1.5),
         first_sampling=svd.SamplingSettings(euler, torch.tensor([700.0, 0.0]), 3.0, 1.0),

@@ -26,7 +26,7 @@ OpticalFlow = io.Custom("OPTICAL_FLOW")
 ensure_folder()
 
 
-def video_inputs() -> list:
+def measured_inputs() -> list:
     return [
         io.MultiType.Input(
             "frames",
@@ -103,7 +103,7 @@ class MeasureMawe(io.ComfyNode):
             "to the amount of motion. Low is good. Computed exactly as published: RAFT-large at 720x720.",
             search_aliases=["warp error", "temporal consistency", "video quality"],
             inputs=[
-                *video_inputs(),
+                *measured_inputs(),
                 OpticalFlow.Input("optical_flow", tooltip="RAFT-large from Load RAFT or Load Optical Flow Model."),
             ],
             outputs=[
@@ -138,7 +138,7 @@ class VideoReport(io.ComfyNode):
             "and, with models, MAWE and CLIP scores. Plots curves over time and writes PNG, text, JSON and CSV files.",
             search_aliases=["video quality", "scene cuts", "color drift", "clip score", "evaluate video", "mawe"],
             inputs=[
-                *video_inputs(),
+                *measured_inputs(),
                 io.String.Input(
                     "chunks",
                     default="",

@@ -22,7 +22,7 @@ def quality(codec: str, crf: float, bitrate_mbps: float) -> dict[str, float | in
     return {"crf": None, "bitrate": round(bitrate_mbps * 1e6)} if bitrate_mbps else {"crf": crf, "bitrate": None}
 
 
-def video_inputs(default_prefix: str) -> list:
+def saved_inputs(default_prefix: str) -> list:
     return [
         FrameStream.Input("frames", tooltip="Video to save, at its own frame rate."),
         io.String.Input(
@@ -47,7 +47,7 @@ class SaveStream(io.ComfyNode):
             "appears once it is complete; Cancel leaves no file.",
             search_aliases=["save video", "export video", "mp4"],
             inputs=[
-                *video_inputs("video/StreamingT2V"),
+                *saved_inputs("video/StreamingT2V"),
                 io.Combo.Input(
                     "codec",
                     options=list(SUFFIXES),
@@ -117,7 +117,7 @@ class SaveStreamAsPngs(io.ComfyNode):
             "editing programs. The folder appears once it is complete; Cancel leaves no folder.",
             search_aliases=["save images", "image sequence", "export frames", "png"],
             inputs=[
-                *video_inputs("frames/StreamingT2V"),
+                *saved_inputs("frames/StreamingT2V"),
                 io.Int.Input(
                     "compress_level",
                     default=4,

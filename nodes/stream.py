@@ -14,7 +14,7 @@ from .host.video.streams import video_images
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream, VideoState
 
 
-def video_inputs() -> list:
+def plan_inputs() -> list:
     """Widgets that describe a video, with the same defaults and tooltips in every node."""
     return [
         io.Int.Input("num_frames", default=100, min=1, max=1_000_000, tooltip="Exact length of the video in frames."),
@@ -112,7 +112,7 @@ class StartVideo(io.ComfyNode):
                 ChunkSampler.Input(
                     "chunk_sampler", tooltip="Chunk sampler of any model family; defines how a chunk is made."
                 ),
-                *video_inputs(),
+                *plan_inputs(),
                 plan_input(),
             ],
             outputs=[
@@ -176,7 +176,7 @@ class StreamSampler(io.ComfyNode):
                 ChunkSampler.Input(
                     "chunk_sampler", tooltip="Chunk sampler of any model family; defines how a chunk is made."
                 ),
-                *video_inputs(),
+                *plan_inputs(),
                 io.String.Input(
                     "run_name",
                     default="",
