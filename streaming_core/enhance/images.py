@@ -33,12 +33,12 @@ def cover_and_crop(image: Image.Image, size: Size) -> Image.Image:
     """
     scale = min(image.width / size.width_px, image.height / size.height_px)
     # Float floor division may fall one short of the side that fits exactly; the crop needs at least the whole size.
-    covering = [
+    width, height = (
         max(target, math.floor(side // scale))
         for side, target in ((image.width, size.width_px), (image.height, size.height_px))
-    ]
-    image = image.resize(tuple(covering), Image.Resampling.BOX, reducing_gap=None)
-    left, top = (covering[0] - size.width_px) // 2, (covering[1] - size.height_px) // 2
+    )
+    image = image.resize((width, height), Image.Resampling.BOX, reducing_gap=None)
+    left, top = (width - size.width_px) // 2, (height - size.height_px) // 2
     return image.crop((left, top, left + size.width_px, top + size.height_px))
 
 

@@ -132,6 +132,7 @@ def plan_enhancement(request: EnhanceRequest) -> EnhanceJob:
     target = _target(request)
     sigmas = enhancer_sigmas(settings.steps, settings.strength)
     steps, makes_keyframes = len(sigmas) - 1, given is None and (len(windows) > 1 or settings.official)
+    key_windows: Windows
     if settings.official:
         # One window, however many keyframes there are: memory grows with the video.
         key_windows, key_overlap = (Window(0, len(keys)),), 0

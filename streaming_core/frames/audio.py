@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
 import av
 import numpy as np
 import torch
+from av.container import InputContainer, OutputContainer
+from av.stream import Stream
 
-from ..errors import SettingsError, VideoReadError
+from ..errors import SettingsError, VideoReadError, VideoWriteError
+from .media import audio_stream, time_base
 
 _LAYOUTS = {1: "mono", 2: "stereo", 4: "quad", 6: "5.1", 8: "7.1"}
 _SPECIAL_RATES = {"libopus": (48000,)}
@@ -70,9 +73,7 @@ class AudioTrack:
         """
         try:
             with av.open(os.fspath(path)) as container:
-                audio = audio_stream(container)
-                if audio is None:
-                    raise VideoReadError(f"{path} has no audio to carry over")
+                audio = _audio_stream(container, path)
                 context, limit = audio.codec_context, None if seconds is None else Fraction(seconds)
                 return cls(context.sample_rate, context.layout.name, os.fspath(path), Fraction(start_seconds), limit)
         except (av.FFmpegError, OSError) as error:
@@ -83,7 +84,7 @@ class AudioTrack:
         allowed = _SPECIAL_RATES.get(encoder) or av.Codec(encoder, "w").audio_rates
         return self.sample_rate if not allowed or self.sample_rate in allowed else 48000
 
-    def blocks(self, sample_rate: int) -> Iterator[np.ndarray]:
+    def blocks(self, sample_rate: int) -> Generator[np.ndarray, None, None]:
         """The samples at `sample_rate` as planar float32 blocks `[C, n]`; ends where the source or `seconds` ends."""
         left = None if self.seconds is None else round(self.seconds * sample_rate)
         with contextlib.closing(self._resampled(sample_rate)) as blocks:
@@ -101,19 +102,25 @@ class AudioTrack:
         blocks = [torch.from_numpy(block.copy()) for block in self.blocks(self.sample_rate)]
         return torch.cat(blocks, dim=1) if blocks else torch.zeros(len(av.AudioLayout(self.layout).channels), 0)
 
-    def _resampled(self, sample_rate: int) -> Iterator[np.ndarray]:
+    def _resampled(self, sample_rate: int) -> Generator[np.ndarray, None, None]:
         resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=sample_rate)
-        frames = self._file_frames() if self.path is not None else self._waveform_frames()
-        with contextlib.closing(frames):
+        with contextlib.closing(self._source()) as frames:
             for frame in frames:
                 for piece in resampler.resample(frame):
                     yield piece.to_ndarray()
         for piece in resampler.resample(None):
             yield piece.to_ndarray()
 
-    def _waveform_frames(self) -> Iterator[av.AudioFrame]:
+    def _source(self) -> Generator[av.AudioFrame, None, None]:
+        if self.path is not None:
+            return self._file_frames(self.path)
+        if self.waveform is not None:
+            return self._waveform_frames(self.waveform)
+        raise SettingsError("audio comes from a file or a waveform; make it with from_file or from_waveform")
+
+    def _waveform_frames(self, waveform: torch.Tensor) -> Generator[av.AudioFrame, None, None]:
         position = 0
-        for block in self.waveform.split(self.sample_rate, dim=1):
+        for block in torch.split(waveform, self.sample_rate, dim=1):
             samples = np.ascontiguousarray(block.to(torch.float32).clamp(-1, 1).cpu().numpy())
             yield self._frame(samples, position)
             position += samples.shape[1]
@@ -123,21 +130,21 @@ class AudioTrack:
         frame.sample_rate, frame.pts, frame.time_base = self.sample_rate, position, Fraction(1, self.sample_rate)
         return frame
 
-    def _file_frames(self) -> Iterator[av.AudioFrame]:
+    def _file_frames(self, path: str) -> Generator[av.AudioFrame, None, None]:
         """Frames from the start on; silence before a late first sample, samples before the start cut off."""
         try:
-            with av.open(self.path) as container:
-                audio = audio_stream(container)
+            with av.open(path) as container:
+                audio = _audio_stream(container, path)
                 origin = _start_of(container.streams.video[0] if container.streams.video else audio)
                 begin = origin + self.start
                 if self.start > 0:
-                    container.seek(int(begin / audio.time_base), stream=audio)
+                    container.seek(int(begin / time_base(audio)), stream=audio)
                 to_planar = av.AudioResampler(format="fltp", layout=self.layout, rate=self.sample_rate)
                 position = 0
                 late: int | None = None
                 for frame in container.decode(audio):
                     if late is None and frame.pts is not None:
-                        late = round((frame.pts * frame.time_base - begin) * self.sample_rate)
+                        late = round((frame.pts * time_base(frame) - begin) * self.sample_rate)
                         if late > 0:
                             yield self._frame(np.zeros((len(audio.codec_context.layout.channels), late), np.float32), 0)
                             position = late
@@ -150,24 +157,29 @@ class AudioTrack:
                             yield self._frame(np.ascontiguousarray(samples), position)
                             position += samples.shape[1]
         except (av.FFmpegError, OSError) as error:
-            raise VideoReadError(f"the audio of {self.path} cannot be read: {error}") from error
+            raise VideoReadError(f"the audio of {path} cannot be read: {error}") from error
 
 
-def audio_stream(container: av.container.InputContainer) -> av.AudioStream | None:
-    """The first audio that this FFmpeg can decode; phones add spatial audio that it cannot, which has no codec."""
-    return next((stream for stream in container.streams.audio if stream.codec_context is not None), None)
+def _audio_stream(container: InputContainer, path: str | os.PathLike[str]) -> av.AudioStream:
+    audio = audio_stream(container)
+    if audio is None:
+        raise VideoReadError(f"{path} has no audio to carry over")
+    return audio
 
 
-def _start_of(stream: av.stream.Stream) -> Fraction:
-    return Fraction(0) if stream.start_time is None else stream.start_time * stream.time_base
+def _start_of(stream: Stream) -> Fraction:
+    return Fraction(0) if stream.start_time is None else stream.start_time * time_base(stream)
 
 
 class AudioFeed:
     """Feeds a track to an encoder just as far as the video has come, so that both end together to the sample."""
 
-    def __init__(self, track: AudioTrack, container: av.container.OutputContainer, encoder: str) -> None:
+    def __init__(self, track: AudioTrack, container: OutputContainer, encoder: str) -> None:
         self.rate = track.rate_for(encoder)
-        self.stream = container.add_stream(encoder, rate=self.rate, layout=track.layout)
+        stream = container.add_stream(encoder, rate=self.rate, layout=track.layout)
+        if not isinstance(stream, av.AudioStream):
+            raise VideoWriteError(f"{encoder} is no audio encoder")
+        self.stream = stream
         self._container = container
         self._layout = track.layout
         self._blocks = track.blocks(self.rate)

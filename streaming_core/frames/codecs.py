@@ -21,7 +21,7 @@ class VideoCodec:
     suffixes: tuple[str, ...]
     crf: int | None = None
     max_crf: int = 0
-    preset: str | None = None
+    preset: str = ""
     min_px: int = 1
 
 
@@ -82,8 +82,7 @@ def encoder_options(
     crf = choice.crf if crf is None else crf
     if not 0 <= crf <= choice.max_crf:
         raise SettingsError(f"crf {crf} is outside 0 (best) .. {choice.max_crf} (smallest) of {codec}")
-    preset = preset or choice.preset
-    options = {"cpu-used": preset} if encoder == "libaom-av1" else {"preset": preset}
+    options = {"cpu-used" if encoder == "libaom-av1" else "preset": preset or choice.preset}
     if bitrate is None:
         options["crf"] = f"{crf:g}" if encoder in ("libx264", "libx265") else str(round(crf))
     if encoder == "libx265":

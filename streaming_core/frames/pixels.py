@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from typing import cast
 
 import av
 import numpy as np
 import torch
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 
 from ..errors import FrameError
@@ -38,8 +40,9 @@ UPRIGHT = Orientation()
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
     """The orientation in a frame's display matrix, to the nearest quarter turn."""
-    for number in range(len(frame.side_data)):
-        data = frame.side_data[number]
+    attached = cast(SideDataContainer, frame.side_data)  # which PyAV's own types take for a plain dictionary
+    for number in range(len(attached)):
+        data = attached[number]
         if data.type == SideDataType.DISPLAYMATRIX:
             a, b, _, c, d = struct.unpack("=9i", bytes(data)[:36])[:5]
             mirrored = a * d - b * c < 0

@@ -38,8 +38,8 @@ def _small(frame: Tensor) -> Tensor:
     """`[1, 3, h, w]`, the longer side at most `SMALL_PX` and both multiples of `BLOCK_PX`, by averaging areas."""
     height, width = frame.shape[:2]
     scale = min(1.0, SMALL_PX / max(height, width))
-    size = [max(BLOCK_PX, round(side * scale / BLOCK_PX) * BLOCK_PX) for side in (height, width)]
-    return functional.adaptive_avg_pool2d(frame.movedim(-1, 0)[None].float(), size)
+    rows, columns = (max(BLOCK_PX, round(side * scale / BLOCK_PX) * BLOCK_PX) for side in (height, width))
+    return functional.adaptive_avg_pool2d(frame.movedim(-1, 0)[None].float(), (rows, columns))
 
 
 def _unexplained(target: Tensor, source: Tensor) -> float:

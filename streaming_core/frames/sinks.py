@@ -7,7 +7,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,7 +99,7 @@ def write_png_folder(
     return done
 
 
-def read_ahead(items: Iterable[Item], depth: int = 2) -> Iterator[Item]:
+def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, None]:
     """The same items, made in a thread of their own up to `depth` ahead: reading overlaps with the work on them.
 
     For sources that only read and decode; a source that runs a model belongs into the caller's thread. An exception of

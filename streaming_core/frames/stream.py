@@ -7,11 +7,12 @@ Handles are immutable and cheap; reading has no effect that another reader could
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
 from numbers import Rational
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -97,10 +98,24 @@ class FrameStream(ABC):
     Subclasses are frozen dataclasses with these attributes, `__len__` and `_read`.
     """
 
-    height: int
-    width: int
-    fps: Fraction
-    decodes = False
+    if TYPE_CHECKING:
+        # Some streams store these and others compute them. They are only read; to say so with properties that exist
+        # would make each of them the default value of a subclass's field.
+        @property
+        @abstractmethod
+        def height(self) -> int: ...
+
+        @property
+        @abstractmethod
+        def width(self) -> int: ...
+
+        @property
+        @abstractmethod
+        def fps(self) -> Fraction: ...
+
+    @property
+    def decodes(self) -> bool:
+        return False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -122,7 +137,9 @@ class FrameStream(ABC):
             return torch.zeros(0, self.height, self.width, 3)
         return self._read(start, stop)
 
-    def slices(self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None) -> Iterator[torch.Tensor]:
+    def slices(
+        self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None
+    ) -> Generator[torch.Tensor, None, None]:
         """Consecutive slices of at most `size` frames from `start` to `stop` (default: the end)."""
         if size < 1:
             raise SettingsError(f"slices need at least one frame, got {size}")

@@ -6,7 +6,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Rational
 
@@ -14,40 +14,13 @@ import av
 import numpy as np
 import torch
 
-from ..errors import SettingsError, VideoReadError
-from .audio import audio_stream
+from ..errors import VideoReadError
+from .media import audio_stream, video_stream
 from .pixels import Orientation, from_video_frame, orientation_of
-from .stream import FrameStream, as_rate, usual_rate
+from .stream import FrameStream, as_rate
+from .video_index import VideoIndex, find_index, without_head
 
-_DEFAULT_FPS = Fraction(24)
-# Only decoding tells how many frames there are, and when, where packets may hold frames that are never shown (VP8) and
-# where the container knows no order but that of decoding (AVI).
-_COUNT_BY_DECODING = {"vp8", "avi"}
-# Containers that say in their head how long each stream is; elsewhere the length is an estimate.
-_HONEST_CONTAINERS = {"mov", "mp4", "matroska", "webm", "avi"}
 _MAX_IDLE_DECODERS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class VideoIndex:
-    """Which frames a video file holds; made once by `VideoFrames.open`.
-
-    Attributes:
-        num_frames: stored frames.
-        pts: their times in `time_base`, ascending; empty when the file has none (then it is read from the start only).
-        keys: which of them decoding can begin at.
-        rate: exact for constant rates, else the average.
-        variable: whether the frames are unevenly spaced.
-        seconds: length, the last frame included.
-    """
-
-    num_frames: int
-    pts: np.ndarray = field(repr=False)
-    keys: np.ndarray = field(repr=False)
-    time_base: Fraction
-    rate: Fraction
-    variable: bool
-    seconds: Fraction
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +65,8 @@ class VideoFrames(FrameStream):
         try:
             identity = _identity(path)
             with av.open(path) as container:
-                stream = _video_stream(container, path)
-                index = _index(container, stream, path)
+                stream = video_stream(container, path)
+                index = find_index(container, stream, path)
                 has_audio = audio_stream(container) is not None
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(_unreadable(path, error)) from error
@@ -105,8 +78,8 @@ class VideoFrames(FrameStream):
             if orientation.quarter_turns % 2:
                 height, width = width, height
             # Leading frames may refer to a part which was cut away.
-            if index.pts.size and (first.pts or 0) > index.pts[0]:
-                index = _without_head(index, first.pts)
+            if index.pts.size and first.pts is not None and first.pts > index.pts[0]:
+                index = without_head(index, first.pts)
             for _ in decoder.frames([index.num_frames - 1], index):
                 pass  # a file that is cut off fails here, not hours later
         except (av.FFmpegError, OSError) as error:
@@ -193,7 +166,7 @@ class _Decoder:
 
     def _open(self) -> None:
         self._container = av.open(self.path)
-        self._stream = _video_stream(self._container, self.path)
+        self._stream = video_stream(self._container, self.path)
         self._stream.thread_type = "AUTO"
         self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
         self.next = 0
@@ -309,100 +282,3 @@ def _identity(path: str) -> tuple[int, int]:
 def _unreadable(path: str, error: Exception) -> str:
     reason = getattr(error, "strerror", None) or str(error)
     return f"{path} cannot be read as a video ({reason}); it is missing, cut off or of an unknown format"
-
-
-def _video_stream(container: av.container.InputContainer, path: str) -> av.VideoStream:
-    if not container.streams.video:
-        raise VideoReadError(f"{path} has no video stream; it holds only audio, or is cut off")
-    return container.streams.video[0]
-
-
-def _index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> VideoIndex:
-    times: list[int | None] = []
-    keys: set[int | None] = set()
-    last_duration = 0
-    for packet in container.demux(stream):
-        if packet.size == 0 or packet.is_discard:
-            continue
-        if packet.is_corrupt:
-            raise VideoReadError(f"{path} is cut off or damaged after {len(times)} frames; get a whole copy")
-        times.append(packet.pts)
-        if packet.is_keyframe:
-            keys.add(packet.pts)
-        last_duration = packet.duration or 0
-    by_decoding = bool(_COUNT_BY_DECODING & {stream.codec_context.name, container.format.name})
-    if by_decoding or not _all_distinct(times):
-        by_decoding = True
-        with av.open(path) as fresh:
-            times = [frame.pts for frame in fresh.decode(_video_stream(fresh, path))]
-    if not times:
-        raise VideoReadError(f"{path} has no frames; it is cut off or damaged")
-    if not _all_distinct(times) or (by_decoding and times != sorted(times)):
-        rate = stream.average_rate or stream.guessed_rate or _DEFAULT_FPS
-        nothing = np.zeros(0, np.int64)
-        return VideoIndex(len(times), nothing, nothing, stream.time_base, rate, False, len(times) / Fraction(rate))
-    pts = np.sort(np.array(times, np.int64))
-    rate, variable = _rate(pts, stream)
-    length = Fraction(int(pts[-1] - pts[0])) * stream.time_base
-    last = 1 / rate
-    if variable and last_duration and times[-1] == pts[-1]:
-        last = last_duration * stream.time_base
-    elif variable:  # durations of frames that are stored out of order are not those of their showing
-        last = Fraction(int(np.median(np.diff(pts)))) * stream.time_base
-    seconds = length + last if variable else len(pts) / rate
-    _check_length(container, stream, path, len(pts), length + last)
-    key_numbers = np.searchsorted(pts, sorted(time for time in keys if time is not None))
-    return VideoIndex(
-        len(pts), pts, np.union1d(key_numbers[key_numbers < len(pts)], 0), stream.time_base, rate, variable, seconds
-    )
-
-
-def _all_distinct(times: Sequence[int | None]) -> bool:
-    return None not in times and len(set(times)) == len(times)
-
-
-def _rate(pts: np.ndarray, stream: av.VideoStream) -> tuple[Fraction, bool]:
-    """The rate of a file, and whether its frames leave the even grid of that rate by more than rounding."""
-    named = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
-    named = [usual_rate(rate) for rate in named if Fraction(1, 1000) <= rate <= 1000]
-    if len(pts) == 1:
-        return (named or [_DEFAULT_FPS])[0], False
-    average = as_rate(float((len(pts) - 1) / (Fraction(int(pts[-1] - pts[0])) * stream.time_base)))
-    for rate in [*named, usual_rate(average)]:
-        step = 1 / (rate * stream.time_base)
-        grid = np.arange(len(pts)) * float(step)
-        if np.abs(pts - pts[0] - grid).max() <= max(1.0, float(step) / 20):
-            return rate, False
-    return average, True
-
-
-def _check_length(
-    container: av.container.InputContainer, stream: av.VideoStream, path: str, num_frames: int, seconds: Fraction
-) -> None:
-    """Refuse a file whose head promises more than is there."""
-    if not _HONEST_CONTAINERS & set(container.format.name.split(",")):
-        return
-    if stream.duration is not None:
-        promised = float(stream.duration * stream.time_base)
-    elif stream.metadata.get("DURATION", "").count(":") == 2:
-        hours, minutes, rest = stream.metadata["DURATION"].split(":")
-        promised = int(hours) * 3600 + int(minutes) * 60 + float(rest)
-    elif len(container.streams) == 1 and container.duration:
-        promised = container.duration / av.time_base
-    else:
-        return
-    if promised - float(seconds) > max(3 * float(seconds) / num_frames, 0.02 * promised):
-        raise VideoReadError(
-            f"{path} is cut off: {num_frames} frames ({float(seconds):.2f} s) of {promised:.2f} s are there; "
-            "get a whole copy"
-        )
-
-
-def _without_head(index: VideoIndex, first_pts: int) -> VideoIndex:
-    cut = int(np.searchsorted(index.pts, first_pts))
-    left = index.num_frames - cut
-    if left < 1:
-        raise SettingsError("the first frame that decodes comes after the last one that is stored")
-    seconds = index.seconds - Fraction(int(index.pts[cut] - index.pts[0])) * index.time_base
-    keys = np.union1d(index.keys[index.keys >= cut] - cut, 0)
-    return VideoIndex(left, index.pts[cut:], keys, index.time_base, index.rate, index.variable, seconds)

@@ -13,11 +13,13 @@ from fractions import Fraction
 from io import RawIOBase
 from numbers import Rational
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import av
 import numpy as np
 import torch
+from av.container import OutputContainer
 
 from ..atomic import atomic_write
 from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWriteError
@@ -161,8 +163,8 @@ class VideoWriter:
     def write(self, frames: torch.Tensor) -> None:
         """Append frames `[F, H, W, C]` or `[F, H, W]`, float 0..1 or uint8; all of the size of the first."""
         if self._thread is None:
-            raise VideoWriteError(f"the writer of {self.path} is not open; use it in a with block")
-        for part in frames.split(4):
+            raise self._not_open()
+        for part in torch.split(frames, 4):
             self._check_cancel()
             images = quantize(part, self._bits)
             size = images.shape[1:3]
@@ -180,39 +182,47 @@ class VideoWriter:
                 self._put(image)
                 self.num_frames += 1
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         stack, self._stack = self._stack, contextlib.ExitStack()
         thread, self._thread = self._thread, None
+        if stack is None or thread is None:
+            raise self._not_open()
+        size = None
         with stack:  # whatever is raised in here removes the temporary file; the final name is not touched
             try:
                 if kind is None:
-                    self._await(thread)
+                    size = self._await(thread)
             finally:
                 self._aborted.set()
                 thread.join()
-            if kind is not None:
+            if size is None:
                 stack.__exit__(kind, error, trace)
-                return False
-            self._finish(stack)
-        return False
+            else:
+                self._finish(stack, size)
 
-    def _await(self, thread: threading.Thread) -> None:
-        """Wait until everything is encoded, with an eye on Cancel."""
-        if self.num_frames == 0:
+    def _not_open(self) -> VideoWriteError:
+        return VideoWriteError(f"the writer of {self.path} is not open; use it in a with block")
+
+    def _await(self, thread: threading.Thread) -> tuple[int, int]:
+        """Wait until everything is encoded, with an eye on Cancel; the size of the frames."""
+        if self.num_frames == 0 or self._size is None:
             raise VideoWriteError(f"{self.path.name} would have no frames; nothing was written")
         self._put(None)
         while thread.is_alive():
             thread.join(timeout=0.1)
             self._check_cancel()
         self._raise_failure()
+        return self._size
 
-    def _finish(self, stack: contextlib.ExitStack) -> None:
+    def _finish(self, stack: contextlib.ExitStack, size: tuple[int, int]) -> None:
         """Close, sync and rename; only then is the video there."""
         try:
             stack.close()
         except OSError as error:
             raise VideoWriteError(f"{self.path} cannot be completed: {error.strerror or error}") from error
-        height, width = _padded(self._size, self._pixel_format)
+        height, width = _padded(size, self._pixel_format)
         self.info = VideoInfo(self.path, self.num_frames, height, width, self.fps)
 
     def _put(self, image: np.ndarray | None) -> None:
@@ -261,7 +271,7 @@ class VideoWriter:
         except BaseException as error:  # handed to the writing thread, which raises it
             self._error = error
 
-    def _encode(self, container: av.container.OutputContainer) -> None:
+    def _encode(self, container: OutputContainer) -> None:
         container.metadata.update(self._metadata)
         video: av.VideoStream | None = None
         audio: AudioFeed | None = None
@@ -285,8 +295,10 @@ class VideoWriter:
             if audio is not None:
                 audio.close()
 
-    def _add_video(self, container: av.container.OutputContainer, height: int, width: int) -> av.VideoStream:
+    def _add_video(self, container: OutputContainer, height: int, width: int) -> av.VideoStream:
         stream = container.add_stream(self._encoder, rate=self.fps, options=self._options)
+        if not isinstance(stream, av.VideoStream):
+            raise VideoWriteError(f"{self._encoder} is no video encoder")
         stream.height, stream.width, stream.pix_fmt = height, width, self._pixel_format
         context = stream.codec_context
         context.time_base = 1 / self.fps
@@ -299,9 +311,7 @@ class VideoWriter:
             context.color_range = LIMITED_RANGE
         return stream
 
-    def _mux(
-        self, container: av.container.OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None
-    ) -> None:
+    def _mux(self, container: OutputContainer, stream: av.VideoStream, frame: av.VideoFrame | None) -> None:
         for packet in stream.codec_context.encode_lazy(frame):
             if self._aborted.is_set():  # one packet at a time: what a slow encoder still holds must not outlast Cancel
                 return
@@ -354,6 +364,8 @@ def write_video(
             writer.write(part)
             if progress is not None:
                 progress(writer.num_frames, total)
+    if writer.info is None:
+        raise VideoWriteError(f"{writer.path} was not completed")
     return writer.info
 
 

@@ -7,7 +7,7 @@ other: frames are made when they are read, so it never sits in memory, and readi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Generator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
@@ -113,7 +113,9 @@ class InterpolatedFrames(DerivedFrames):
         self._rested[:] = [worker]
         return frames
 
-    def slices(self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None) -> Iterator[Tensor]:
+    def slices(
+        self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None
+    ) -> Generator[Tensor, None, None]:
         """As every stream's, but a slice ends with its source pair: what waits for frames moves on pair by pair."""
         if size < 1:
             raise SettingsError(f"slices need at least one frame, got {size}")
@@ -130,7 +132,7 @@ class InterpolatedFrames(DerivedFrames):
                     yield worker.make(start, start + count, horizon)
                     start += count
 
-    def _decoded(self, start: int, horizon: int) -> Iterator[tuple[int, Tensor]]:
+    def _decoded(self, start: int, horizon: int) -> Generator[tuple[int, Tensor], None, None]:
         """Source frames from the first that frame `start` needs up to `horizon`, decoded while the network works.
 
         Nothing for sources that are quick to read or run a model, and where most source frames are left out.
@@ -262,8 +264,8 @@ class _Worker:
                 return self.multi(first, second, times, cache=self.cache)
             steps = torch.tensor(times, device=first.device, dtype=first.dtype).view(-1, 1, 1, 1)
             steps = steps.expand(-1, 1, *first.shape[-2:])
-            both = (frame.expand(len(times), -1, -1, -1) for frame in (first, second))
-            return self.model.network(*both, timestep=steps, cache=self.cache)
+            img0, img1 = (frame.expand(len(times), -1, -1, -1) for frame in (first, second))
+            return self.model.network(img0, img1, timestep=steps, cache=self.cache)
         except self.model.out_of_memory:
             if len(times) > 1:
                 self.batch = len(times) // 2

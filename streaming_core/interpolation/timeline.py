@@ -67,7 +67,8 @@ class Timeline:
 
     def spans(self, start: int, stop: int) -> Iterator[Span]:
         """Frames `start` to `stop` (not included) as spans, in order."""
-        left, times = 0, []
+        left = 0
+        times: list[Fraction] = []
         for index in range(start, stop):
             position = self.snapped(index)
             whole = floor(position)

@@ -137,7 +137,8 @@ def perturb(latents: Tensor, level: float, noise: Tensor) -> Tensor:
     Conditional latent perturbation (LVDM, arXiv 2211.13221; reference: lvdm, section 6.3): `level` is its
     sqrt((1 - a) / a).
     """
-    return (latents + level * noise) / (1 + level**2) ** 0.5
+    size: float = (1 + level**2) ** 0.5
+    return (latents + level * noise) / size
 
 
 def held_mask(layout: LatentLayout, num_latents: int, held: int) -> Tensor:

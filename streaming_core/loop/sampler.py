@@ -184,6 +184,8 @@ class WrappedSampler(ChunkSampler):
 
     inner: ChunkSampler
 
+    # What a family states once for its class, a wrapper can only ask for; that is read the same way.
+
     @property
     def family(self) -> str:  # type: ignore[override]
         return self.inner.family

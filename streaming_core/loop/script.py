@@ -30,10 +30,19 @@ class Cue:
     chunk: int | None = None
     seconds: Fraction | None = None
 
+    @property
+    def place(self) -> int | Fraction:
+        """Where it begins: at a second where it has one, else with a chunk."""
+        if self.seconds is not None:
+            return self.seconds
+        if self.chunk is None:
+            raise SettingsError("a cue needs a chunk or a time")
+        return self.chunk
+
     def has_begun(self, index: int, stop: int, fps: Fraction | None) -> bool:
         """Whether it holds for chunk `index`, whose last frame in the video is `stop - 1`."""
         if self.seconds is None:
-            return self.chunk <= index
+            return self.place <= index
         if fps is None:
             raise SettingsError("times need a frame rate; use chunk numbers here, or Chunk Plan")
         return int(self.seconds * fps) < stop
@@ -81,11 +90,11 @@ def _in_order(cues: list[Cue]) -> tuple[Cue, ...]:
             raise SettingsError(
                 f"chunk {numbered[0].chunk} and times such as 00:05 cannot be mixed; use either chunk numbers or times"
             )
-    places = [cue.chunk if cue.seconds is None else cue.seconds for cue in cues]
+    places = [cue.place for cue in cues]
     if twice := {place for place in places if places.count(place) > 1}:
         unit = "chunk" if cues[0].seconds is None else "second"
         raise SettingsError(f"{unit} {min(twice)} is given twice; keep one of the lines")
-    return tuple(cue for _, cue in sorted(zip(places, cues, strict=True), key=lambda pair: pair[0]))
+    return tuple(sorted(cues, key=lambda cue: cue.place))
 
 
 def chunk_prompts(text: str) -> tuple[str, ...]:
@@ -97,12 +106,13 @@ def chunk_prompts(text: str) -> tuple[str, ...]:
     cues = parse_cues(text)
     if not cues:
         raise SettingsError("there is no prompt; write one line per chunk, or a single line for the whole video")
-    if cues[0].seconds is not None:
+    starts = [cue.chunk for cue in cues if cue.chunk is not None]
+    if len(starts) < len(cues):
         raise SettingsError("times need a frame rate; number the prompts by chunk here, or use Chunk Plan")
-    if cues[0].chunk != 0 or cues[-1].chunk > _MAX_CHUNKS:
-        raise SettingsError(f"prompts begin with chunk 0 and end before {_MAX_CHUNKS}, got chunk {cues[0].chunk} first")
-    bounds = [cue.chunk for cue in cues[1:]] + [cues[-1].chunk + 1]
-    return tuple(cue.value for cue, stop in zip(cues, bounds, strict=True) for _ in range(cue.chunk, stop))
+    if starts[0] != 0 or starts[-1] > _MAX_CHUNKS:
+        raise SettingsError(f"prompts begin with chunk 0 and end before {_MAX_CHUNKS}, got chunk {starts[0]} first")
+    stops = [*starts[1:], starts[-1] + 1]
+    return tuple(cue.value for cue, start, stop in zip(cues, starts, stops, strict=True) for _ in range(start, stop))
 
 
 def parse_numbers(text: str, name: str, low: float, high: float, kind: type = float) -> tuple[Cue, ...]:
@@ -173,7 +183,7 @@ class Script:
 
     def seed(self, video_seed: int, index: int, stop: int) -> int:
         """The seed of a chunk."""
-        seed = self.value("seeds", video_seed, index, stop)
+        seed: int = self.value("seeds", video_seed, index, stop)
         return (seed + index) & MAX_SEED if self.increment else seed
 
     def to_dict(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def scale_of(panel: Panel) -> Scale:
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font that comes with Pillow: no file of the system is needed."""
     return ImageFont.load_default(size)
 
@@ -234,7 +234,7 @@ def write_axis(pen: Pen, measures: Measures, y: float) -> None:
     if not chunks:
         return
     pen.text(LEFT_PX - 22, y + 37, "chunk", GRAY, 12, anchor="ra")
-    free = LEFT_PX
+    free: float = LEFT_PX
     for number, chunk in enumerate(chunks):
         x = (pen.x(chunk.start) + pen.x(min(chunk.stop, last))) / 2
         if x - 10 >= free:
@@ -247,7 +247,7 @@ def write_legend(pen: Pen, measures: Measures, y: float) -> None:
     entries = [(CUT, "scene cut")] if measures.cuts.count else []
     if measures.layout.boundaries:
         entries.append((BOUNDARY, "chunk boundary"))
-    x = pen.width - RIGHT_PX
+    x: float = pen.width - RIGHT_PX
     for color, text in entries:
         x -= pen.text(x, y, text, GRAY, 13, anchor="ra") + 8
         pen.box(x - 2, y, x, y + 13, color)

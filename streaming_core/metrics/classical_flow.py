@@ -35,7 +35,8 @@ def window_sum(images: Tensor, size: int, dim: int) -> Tensor:
     Sums of 2, 4, 8 ... neighbors are put together: a few additions, several times faster on a CPU than pooling,
     convolution or running sums.
     """
-    length, offset, span, total = images.shape[dim] - size + 1, 0, 1, None
+    length, offset, span = images.shape[dim] - size + 1, 0, 1
+    total: Tensor | None = None
     while size:
         if size & 1:
             part = images.narrow(dim, offset, length)
@@ -45,6 +46,8 @@ def window_sum(images: Tensor, size: int, dim: int) -> Tensor:
             longer = images.shape[dim] - span
             images = images.narrow(dim, 0, longer) + images.narrow(dim, span, longer)
             span *= 2
+    if total is None:
+        raise ValueError("a window holds at least one value")
     return total
 
 
@@ -145,12 +148,12 @@ def lucas_kanade(left: Tensor, right: Tensor) -> Tensor:
 
     Source: Lucas and Kanade 1981 with the pyramid of Bouguet 2001, dense, damped and smoothed, started by a search.
     """
-    flow = None
-    for level in pyramid(gray(torch.cat((left, right)).float())):
-        first, second = level.chunk(2)
-        if flow is None:
-            flow = search(first, second)
-        else:
+    levels = pyramid(gray(torch.cat((left, right)).float()))
+    first, second = levels[0].chunk(2)
+    flow = search(first, second)
+    for number, level in enumerate(levels):
+        if number:
             flow = 2 * F.interpolate(flow, level.shape[-2:], mode="bilinear", align_corners=False)
-        flow = refine(*without_light(level).chunk(2), flow)
+        first, second = without_light(level).chunk(2)
+        flow = refine(first, second, flow)
     return flow

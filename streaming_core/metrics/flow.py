@@ -65,7 +65,8 @@ class FlowEstimator:
 def small_size(height: int, width: int, short_side_px: int = SHORT_SIDE_PX) -> tuple[int, int]:
     """Height and width with the shorter side at most `short_side_px`, both multiples of 8 where there is room."""
     scale = min(1.0, short_side_px / min(height, width))
-    return tuple(max(8, round(side * scale / 8) * 8) for side in (height, width))
+    rows, columns = (max(8, round(side * scale / 8) * 8) for side in (height, width))
+    return rows, columns
 
 
 def small_frames(frames: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import FrameError
+from ..errors import FrameError, SettingsError
 from ..frames import FrameStream
 from ..loop.chunk_layout import ChunkLayout, windows
 from . import mawe as mawe_rule
@@ -214,8 +214,10 @@ def measure_mawe(
     progress: Progress | None = None,
     check_cancel: CheckCancel | None = None,
 ) -> Mawe:
-    """MAWE alone; arguments and errors as for `measure`, `flow` must be RAFT."""
+    """MAWE alone; arguments and errors as for `measure`, and `SettingsError` where `flow` is not RAFT."""
+    if not flow.is_raft:
+        raise SettingsError(f"MAWE is defined on the flow of RAFT, not on {flow.name}; load RAFT")
     pairs = PairMeasures(flow, check_cancel, only_mawe=True)
     for frames in watched(stream, progress, check_cancel):
         pairs.add(frames.to(device).movedim(-1, 1))
-    return pairs.mawe()
+    return mawe_rule.summarize(pairs.errors, pairs.lengths, pairs.still)

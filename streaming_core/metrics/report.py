@@ -31,14 +31,14 @@ def color_distance(measures: Measures) -> list[float]:
     ]
 
 
-def curves(measures: Measures) -> dict[str, list[Value]]:
+def curves(measures: Measures) -> dict[str, list[float | None]]:
     """Every curve with one value per frame, by its column name."""
     lightness, red_green, blue_yellow = (list(axis) for axis in zip(*measures.color_means, strict=True))
-    columns: dict[str, list[Value]] = {
+    columns: dict[str, list[float | None]] = {
         "lab_l": lightness,
         "lab_a": red_green,
         "lab_b": blue_yellow,
-        "color_distance": color_distance(measures),
+        "color_distance": list(color_distance(measures)),
         "motion_percent": at_frames(measures.stagnation.motion),
         "unexplained_gray_levels": at_frames(measures.differences),
         "jump_ratio": at_frames(measures.seams.ratios),
@@ -58,12 +58,12 @@ def mean_of(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def chunk_rows(measures: Measures) -> list[dict[str, Value]]:
+def chunk_rows(measures: Measures) -> list[dict[str, float | None]]:
     """One row of numbers per chunk."""
     seams = {join.frame: join.score for join in measures.seams.joins}
     rows = []
     for number, chunk in enumerate(measures.layout.chunks):
-        row: dict[str, Value] = {
+        row: dict[str, float | None] = {
             "chunk": number,
             "start": chunk.start,
             "stop": chunk.stop,
@@ -233,8 +233,8 @@ def as_text(measures: Measures) -> str:
     rows = chunk_rows(measures)
     shown = [(key, title, digits) for key, title, digits in TABLE if key in rows[0]]
     cells = [["frames", *(title for _, title, _ in shown)]]
-    for row in rows:
-        frames = f"{row['start']}-{row['stop'] - 1}"
+    for chunk, row in zip(measures.layout.chunks, rows, strict=True):
+        frames = f"{chunk.start}-{chunk.stop - 1}"
         cells.append([frames, *(number(row[key], digits) for key, _, digits in shown)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines += ["", *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells)]

@@ -67,10 +67,9 @@ def against_neighbors(jumps: Sequence[float | None], joins: frozenset[int], floo
     ratios: list[float | None] = []
     elsewhere = [None if pair in joins else jump for pair, jump in enumerate(jumps)]
     for pair, jump in enumerate(jumps):
-        near = elsewhere[max(0, pair - NEIGHBOUR_PAIRS) : pair] + elsewhere[pair + 1 : pair + 1 + NEIGHBOUR_PAIRS]
-        near = [value for value in near if value is not None]
-        known = jump is not None and near
-        ratios.append(max(jump, floor) / max(median(near), floor) if known else None)
+        around = elsewhere[max(0, pair - NEIGHBOUR_PAIRS) : pair] + elsewhere[pair + 1 : pair + 1 + NEIGHBOUR_PAIRS]
+        near = [value for value in around if value is not None]
+        ratios.append(None if jump is None or not near else max(jump, floor) / max(median(near), floor))
     return tuple(ratios)
 
 

@@ -52,7 +52,7 @@ def with_refreshes(still: Sequence[bool], motion: Sequence[float]) -> list[bool]
     tenth pair, and `motion` (per cent of the diagonal) no more than flow finds in such noise.
     """
     alone = [
-        not stands and moved < REFRESH_MOTION and all(still[max(pair - 1, 0) : pair] + still[pair + 1 : pair + 2])
+        not stands and moved < REFRESH_MOTION and all([*still[max(pair - 1, 0) : pair], *still[pair + 1 : pair + 2]])
         for pair, (stands, moved) in enumerate(zip(still, motion, strict=True))
     ]
     if sum(alone) > REFRESH_SHARE * len(alone):

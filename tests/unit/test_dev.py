@@ -146,17 +146,67 @@ def test_quick_and_no_host_reach_pytest(tree, monkeypatch):
 def test_quick_ones_run_side_by_side_and_all_of_them_do_not(tree, monkeypatch):
     started = []
     monkeypatch.setattr(dev, "setup", lambda with_host=True: None)
-    monkeypatch.setattr(dev, "inside", lambda *command, **env: started.append((command[2:], env)) or 0)
+    monkeypatch.setattr(dev, "inside", lambda *command, **env: started.append((command[1], command[2:], env)) or 0)
     monkeypatch.setattr(dev.os, "cpu_count", lambda: 2)
     assert dev.main(["test", "--quick"]) == dev.main(["test"]) == 0
     quick = ("-m", "not slow", "-n", "2", "--dist", "loadfile")
-    assert [each for each in started if "check" not in each[0]] == [(quick, {"OMP_NUM_THREADS": "1"}), ((), {})]
+    assert [each for each in started if each[0] == "pytest"] == [
+        ("pytest", quick, {"OMP_NUM_THREADS": "1"}),
+        ("pytest", (), {}),
+    ]
 
 
-def test_failed_lint_fails_the_tests(tree, monkeypatch):
+CHECKS = [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)]
+
+
+def test_sources_are_checked_before_all_tests_and_not_before_chosen_ones(tree, monkeypatch):
+    started = []
     monkeypatch.setattr(dev, "setup", lambda with_host=True: None)
-    monkeypatch.setattr(dev, "inside", lambda *command, **env: int(command[1] == "ruff"))
-    assert dev.main(["test"]) == 1
+    monkeypatch.setattr(dev, "inside", lambda *command, **env: started.append(command[1:]) or 0)
+    assert dev.main(["test", "--no-host"]) == 0
+    assert started == [*CHECKS, ("pytest",)]
+    del started[:]
+    assert dev.main(["test", "tests/unit"]) == 0
+    assert started == [("pytest", "tests/unit")]
+
+
+@pytest.mark.parametrize("failing", [("check", "."), ("format", "--check", "."), ()])
+def test_failed_check_of_the_sources_fails_the_tests_which_run_nonetheless(tree, monkeypatch, failing):
+    started = []
+    monkeypatch.setattr(dev, "setup", lambda with_host=True: None)
+
+    def inside(*command: str, **env: str) -> int:
+        started.append(command[1])
+        return -9 if command[1] != "pytest" and command[2:] == failing else 0  # one that was killed, too
+
+    monkeypatch.setattr(dev, "inside", inside)
+    assert dev.main(["test"]) != 0
+    assert started == ["ruff", "ruff", "mypy", "pytest"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_types_are_checked_under_a_name_that_no_folder_changes(tree, monkeypatch, links):
+    """And as the files are now, also where they had to be copied."""
+    for room in ("streaming_core", "nodes"):
+        (tree / room).mkdir()
+        (tree / room / "old.py").write_text("")
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("links are refused")
+
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    dev.make_checked_package()
+    (tree / "nodes" / "old.py").rename(tree / "nodes" / "new.py")
+    dev.make_checked_package()
+    package = tree / ".mypy_cache" / "streamingt2v"
+    assert (package / "nodes").is_symlink() == links
+    names = [
+        path.relative_to(package).as_posix()
+        for room in ("", "nodes", "streaming_core")
+        for path in (package / room).glob("*.py")
+    ]
+    assert names == ["__init__.py", "nodes/new.py", "streaming_core/old.py"]
 
 
 def test_unknown_command_is_an_error(capsys):

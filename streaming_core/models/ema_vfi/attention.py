@@ -45,7 +45,7 @@ class InterFrameAttention(nn.Module):
         updates = self.proj(torch.stack([values for values, _ in found]))
         if not with_motion:
             return updates, None
-        return updates, self._motion(torch.stack([seen for _, seen in found]), layout)
+        return updates, self._motion(torch.stack([seen for _, seen in found if seen is not None]), layout)
 
     def _windows(self, x: Tensor, padding: Tensor | None, layout: WindowLayout) -> Tensor:
         """`[2, B, N, C]` -> `[2, B * windows, slots, C]`."""

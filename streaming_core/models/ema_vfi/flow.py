@@ -84,7 +84,8 @@ def estimate(heads: nn.ModuleList, pair: PairFeatures, times: Tensor) -> list[Fl
 
     times `[B]` float32 in 0..1, one per pair; a single pair serves any number of times.
     """
-    images = tuple(image.float().expand(len(times), -1, -1, -1) for image in pair.images)
+    first, second = (image.float().expand(len(times), -1, -1, -1) for image in pair.images)
+    images = (first, second)
     estimates: list[Flow] = []
     for head, stage in zip(heads, (1, 0), strict=True):
         features = _at(pair, stage, times)

@@ -113,7 +113,7 @@ class EmaVfiInterpolator(nn.Module):
         self.settings = settings or EmaVfiSettings()
 
     def get_dtype(self) -> torch.dtype:
-        return self.network.unet.conv.weight.dtype
+        return self.network.unet.conv.get_parameter("weight").dtype
 
     def memory_used_forward(self, shape: Sequence[int], dtype: torch.dtype) -> int:
         """Bytes of activations for one time between frames of an IMAGE batch of `shape` (B, H, W, C)."""
@@ -128,7 +128,8 @@ class EmaVfiInterpolator(nn.Module):
         """What one frame `[1, 3, H, W]` shows; belongs to no pair and can be used for both of its pairs."""
         if img.ndim != 4 or img.shape[:2] != (1, 3):
             raise FrameError(f"one frame [1, 3, H, W] is wanted, got shape {tuple(img.shape)}")
-        left, right, top, bottom = padding(*img.shape[-2:], self.settings.multiple_px)
+        height, width = img.shape[-2:]
+        left, right, top, bottom = padding(height, width, self.settings.multiple_px)
         image = functional.pad(img.flip(1), (left, right, top, bottom), mode="replicate")  # the network wants BGR
         images = (image,) if self.settings.tta == "off" else (image, image.flip(2, 3))
         if self.settings.tta == "fast" and img.device.type != "cpu":  # two at once is slower on a CPU
@@ -169,12 +170,13 @@ class EmaVfiInterpolator(nn.Module):
         return torch.cat([frame.image.float() for frame in frames])
 
     def _middle(self, low: Lazy, high: Lazy, cache: MutableMapping[str, Any]) -> Lazy:
-        ends = []
-        for end in (low, high):
-            if end.frame is None:
-                end.frame = self.extract_features(end.image)
-            ends.append(end.frame)
-        return Lazy(self._between(*ends, [0.5], cache).to(low.image.dtype))
+        first, second = self._seen(low), self._seen(high)
+        return Lazy(self._between(first, second, [0.5], cache).to(low.image.dtype))
+
+    def _seen(self, end: Lazy) -> Frame:
+        if end.frame is None:
+            end.frame = self.extract_features(end.image)
+        return end.frame
 
     def _between(self, first: Frame, second: Frame, ts: Sequence[float], cache: MutableMapping[str, Any]) -> Tensor:
         pairs = self._pair(first, second, cache)
@@ -231,5 +233,6 @@ def build(
     config, weights = detect_tensors(tensors)
     network = EmaVfi(config, operations=operations, dtype=dtype, device=device)
     load_strict(network, weights, "EMA-VFI")
-    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # as the maps they meet
+    network.eval().requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's types do not know the word
     return EmaVfiInterpolator(network, settings)

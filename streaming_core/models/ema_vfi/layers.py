@@ -51,8 +51,9 @@ def join(*maps: Tensor) -> Tensor:
     """Maps put together on channels, channels last; each is copied once, whatever its own format."""
     batch, _, height, width = maps[0].shape
     channels = sum(one.shape[1] for one in maps)
-    like = {"dtype": maps[0].dtype, "device": maps[0].device, "memory_format": torch.channels_last}
-    whole, filled = torch.empty(batch, channels, height, width, **like), 0
+    size = (batch, channels, height, width)
+    whole = torch.empty(size, dtype=maps[0].dtype, device=maps[0].device, memory_format=torch.channels_last)
+    filled = 0
     for one in maps:
         # Not `split`: parts that were made together cannot be written where gradients are wanted.
         whole.narrow(1, filled, one.shape[1]).copy_(one)

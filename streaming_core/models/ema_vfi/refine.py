@@ -62,8 +62,8 @@ class Refinement(nn.Module):
         planes = torch.cat((*images, *estimate.warped, estimate.mask_logit, estimate.flow), dim=1).to(dtype)
         flow, x, skips = estimate.flow, planes, []
         for level, maps in enumerate(pair.appearance):
-            maps = tuple(one.expand(len(flow), -1, -1, -1) for one in maps)
-            x = join(x, *warp_pair(maps, flow))
+            first, second = (one.expand(len(flow), -1, -1, -1) for one in maps)
+            x = join(x, *warp_pair((first, second), flow))
             if level < 4:
                 x = getattr(self, f"down{level}")(x)
                 skips.append(x)

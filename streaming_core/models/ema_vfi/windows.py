@@ -42,7 +42,7 @@ class WindowLayout:
 def _ranges(length: int, edges: tuple[int, ...]) -> Tensor:
     """Labels 0, 1, 2 of the positions before, between and after `edges`."""
     positions = torch.arange(length)
-    return sum((positions >= edge).long() for edge in edges)
+    return sum(((positions >= edge).long() for edge in edges), start=torch.zeros_like(positions))
 
 
 def _cut(grid: Tensor, window: int) -> Tensor:

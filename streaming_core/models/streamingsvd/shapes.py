@@ -6,6 +6,8 @@ the host's networks.
 
 from __future__ import annotations
 
+from torch import nn
+
 from ..registry import shapes_of
 from ..shapes import KeyShapes, autoencoder_shapes, openclip_shapes
 from ..towers import ClipVisionConfig, VaeConfig
@@ -43,12 +45,13 @@ PIXEL_ENCODER = CAM_PREFIX + "controlnet_cond_embedding."
 def decoder_shapes(unet: VideoUNetConfig) -> KeyShapes:
     """Keys of the decoder half of the video UNet, `output_blocks.` and `out.`."""
     options = {"embedding_width": 4 * unet.model_channels, "device": "meta"}
-    skips, channels, shapes, index = skip_channels(unet), unet.levels[-1].channels, {}, 0
+    skips, channels, index = skip_channels(unet), unet.levels[-1].channels, 0
+    shapes: KeyShapes = {}
     for number, level in reversed(list(enumerate(unet.levels))):
         # It mirrors the encoder, with one block more per level that is like the level's last one.
         depths = (*level.transformer_depths, level.transformer_depths[-1])[::-1]
         for block, depth in enumerate(depths):
-            layers = [VideoResBlock(channels + skips.pop(), out_channels=level.channels, **options)]
+            layers: list[nn.Module] = [VideoResBlock(channels + skips.pop(), out_channels=level.channels, **options)]
             channels = level.channels
             if depth:
                 widths = (channels, unet.head_width, depth, unet.context_width)
