@@ -26,7 +26,7 @@ from torch import Tensor
 import dev
 from benchmarks.record import record, table
 from streaming_core.frames import TensorFrames
-from streaming_core.loop.layout import lay_out
+from streaming_core.loop.chunk_layout import lay_out
 from streaming_core.metrics.measure import measure
 from streaming_core.schedules.svd import karras_sigmas
 from streaming_core.windows.handovers import Handovers, Offsets, SeededHandovers

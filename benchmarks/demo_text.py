@@ -26,7 +26,7 @@ from benchmarks.record import record, table
 from hosting.server import HostServer
 from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import TensorFrames, VideoFrames
-from streaming_core.loop.layout import lay_out
+from streaming_core.loop.chunk_layout import lay_out
 from streaming_core.metrics.measure import measure
 from training.demo import furnish, to_image
 from training.videos import COLORS, HEADINGS

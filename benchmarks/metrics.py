@@ -49,7 +49,7 @@ def read_only(path: str) -> dict:
 
 def report(path: str) -> dict:
     from streaming_core.frames import VideoFrames
-    from streaming_core.loop.layout import lay_out
+    from streaming_core.loop.chunk_layout import lay_out
     from streaming_core.metrics.chart import draw_report
     from streaming_core.metrics.measure import measure
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..streaming_core.color.anchor import COLOR_SPACES, ColorAnchor
 from ..streaming_core.color.anchored import AnchoredFrames
-from ..streaming_core.loop.layout import lay_out, parse_chunks
+from ..streaming_core.loop.chunk_layout import lay_out, parse_chunks
 from .host.compat import io, schema
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY

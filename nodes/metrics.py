@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..streaming_core.loop.layout import lay_out, parse_chunks
+from ..streaming_core.loop.chunk_layout import lay_out, parse_chunks
 from ..streaming_core.metrics.mawe import Mawe
 from .host.compat import blocked, io, schema, ui
 from .host.files import file_stamp

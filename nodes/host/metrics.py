@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...streaming_core.atomic import atomic_write
 from ...streaming_core.errors import SettingsError
 from ...streaming_core.frames import FrameStream
-from ...streaming_core.loop.layout import Layout
+from ...streaming_core.loop.chunk_layout import ChunkLayout
 from ...streaming_core.metrics.chart import draw_report
 from ...streaming_core.metrics.clip_scores import ClipTools
 from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
@@ -146,7 +146,7 @@ def host_mawe(stream: FrameStream, optical_flow) -> Mawe:
     return measure_mawe(stream, estimator(optical_flow), work_device(), frames_bar(stream), check_cancel)
 
 
-def host_measures(stream: FrameStream, layout: Layout | None, optical_flow, clip: ClipTools | None) -> Measures:
+def host_measures(stream: FrameStream, layout: ChunkLayout | None, optical_flow, clip: ClipTools | None) -> Measures:
     """Every measure with the host's progress bar and Cancel."""
     return measure(
         stream,

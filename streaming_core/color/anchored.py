@@ -9,7 +9,7 @@ from fractions import Fraction
 import torch
 
 from ..frames.stream import DerivedFrames, FrameStream
-from ..loop.layout import Layout
+from ..loop.chunk_layout import ChunkLayout
 from .drift import (
     LEAST_LAB,
     Colors,
@@ -54,7 +54,7 @@ class AnchoredFrames(DerivedFrames):
     """
 
     source: FrameStream
-    layout: Layout
+    layout: ChunkLayout
     strength: float = 1.0
     cut_threshold: float = 0.6
     _found: list[Correction | None] = field(default_factory=list, init=False, repr=False, compare=False)

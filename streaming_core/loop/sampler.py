@@ -106,7 +106,20 @@ class ChunkSampler(ABC):
         """
         chunk_frames, overlap_frames = self.fit(plan.chunk_frames, plan.overlap_frames)
         plan = replace(plan, chunk_frames=chunk_frames, overlap_frames=overlap_frames)
-        self._check_beginning(plan)
+        beginning = plan.beginning
+        if beginning.image is not None and "image" not in self.starts_from:
+            raise SettingsError(
+                "this model makes the first chunk from the prompt, not from start_image; make frames of that image "
+                "with another model and connect them as start_frames"
+            )
+        if beginning.image is None and beginning.frames is None and "prompt" not in self.starts_from:
+            raise SettingsError("nothing to start from: connect start_image or start_frames")
+        if beginning.image is not None and beginning.frames is not None:
+            raise SettingsError("start_image has no effect when start_frames is connected; disconnect one of them")
+        if beginning.anchor is not None and len(beginning.anchor) > 1 and not self.averages_anchors:
+            raise SettingsError(
+                f"{self.family} takes one anchor image, got {len(beginning.anchor)}; choose one of them"
+            )
         for side, value in (("width", plan.width), ("height", plan.height)):
             if value < self.size_multiple or value % self.size_multiple:
                 nearest = max(self.size_multiple, round(value / self.size_multiple) * self.size_multiple)
@@ -121,17 +134,6 @@ class ChunkSampler(ABC):
         for chunk in plan.chunks:
             self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
         return plan
-
-    def _check_beginning(self, plan: VideoPlan) -> None:
-        if plan.beginning.frames is not None:
-            return
-        if plan.beginning.image is not None and "image" not in self.starts_from:
-            raise SettingsError(
-                "this model makes the first chunk from the prompt, not from start_image; make frames of that image "
-                "with another model and connect them as start_frames"
-            )
-        if plan.beginning.image is None and "prompt" not in self.starts_from:
-            raise SettingsError("nothing to start from: connect start_image or start_frames")
 
     def embed_anchor(self, frame: Tensor) -> Any:
         """Whatever of the anchor `[n, 3, H, W]` does not change from chunk to chunk (a CLIP embedding, say)."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..atomic import atomic_write
 from ..errors import FrameError, StreamingError, VideoWriteError
 from ..frames import VideoFrames, to_rgb
-from ..loop.layout import lay_out, parse_chunks
+from ..loop.chunk_layout import lay_out, parse_chunks
 from .chart import draw_report
 from .clip_local import load_clip
 from .flow import RAFT_FILE, RAFT_FOLDER, classical_flow, load_raft

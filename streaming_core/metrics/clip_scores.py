@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import FrameError, SettingsError
-from ..loop.layout import Layout
+from ..loop.chunk_layout import ChunkLayout
 
 EmbedFrames = Callable[[Tensor], Tensor]
 
@@ -85,7 +85,7 @@ class Curve:
     worst_frame: int
 
 
-def curve(values: list[float], layout: Layout) -> Curve:
+def curve(values: list[float], layout: ChunkLayout) -> Curve:
     """The curve of one value per frame."""
     scores = torch.tensor(values, dtype=torch.float64)
     return Curve(

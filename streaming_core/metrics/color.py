@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..color.lab import srgb_to_lab
-from ..loop.layout import Layout
+from ..loop.chunk_layout import ChunkLayout
 
 SAMPLES = 120_000
 
@@ -61,7 +61,7 @@ def straight_line_change(values: Tensor) -> Tensor:
     return (time[:, None] * values.double()).sum(0) / time.square().sum()
 
 
-def color_drift(means: Tensor, spreads: Tensor, layout: Layout) -> ColorDrift:
+def color_drift(means: Tensor, spreads: Tensor, layout: ChunkLayout) -> ColorDrift:
     """Drift from the colors of all frames, `[F, 3]` each as `frame_colors` gives them."""
     chunk_means = torch.stack([means[chunk.start : chunk.stop].mean(0) for chunk in layout.chunks])
     chunk_spreads = torch.stack([spreads[chunk.start : chunk.stop].mean(0) for chunk in layout.chunks])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import FrameError
 from ..frames import FrameStream
-from ..loop.layout import Layout, windows
+from ..loop.chunk_layout import ChunkLayout, windows
 from . import mawe as mawe_rule
 from .clip_scores import ClipCurves, ClipTools, Curve, curve
 from .color import ColorDrift, color_drift, frame_colors
@@ -42,7 +42,7 @@ class Measures:
     height: int
     width: int
     fps: float
-    layout: Layout
+    layout: ChunkLayout
     flow_name: str
     cuts: Cuts
     color: ColorDrift
@@ -147,7 +147,7 @@ def reasons(flow: FlowEstimator, clip: ClipTools | None) -> dict[str, str]:
 @torch.inference_mode()
 def measure(
     stream: FrameStream,
-    layout: Layout | None = None,
+    layout: ChunkLayout | None = None,
     flow: FlowEstimator | None = None,
     clip: ClipTools | None = None,
     detector: CutDetector | None = None,

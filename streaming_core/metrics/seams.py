@@ -15,7 +15,7 @@ from statistics import median
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..loop.layout import Layout
+from ..loop.chunk_layout import ChunkLayout
 from .classical_flow import lands_inside, sample
 
 NEIGHBOUR_PAIRS = 16
@@ -109,7 +109,7 @@ def measure_seams(
     details: Sequence[float],
     tones: Sequence[float],
     changes: Sequence[float | None],
-    layout: Layout,
+    layout: ChunkLayout,
     cuts: Collection[int] = (),
 ) -> Seams:
     """Seams from the jumps of all pairs.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..loop.layout import Layout
+from ..loop.chunk_layout import ChunkLayout
 from .mawe import mean_flow_length
 
 BLOCK_PX = 16
@@ -92,7 +92,7 @@ def longest_run(flags: list[bool]) -> int:
 
 
 def measure_stagnation(
-    motion: list[float], still: list[bool], layout: Layout, cuts: Collection[int] = ()
+    motion: list[float], still: list[bool], layout: ChunkLayout, cuts: Collection[int] = ()
 ) -> Stagnation:
     """Stagnation from the motion of all pairs (per cent of the diagonal), the pairs that are still, and scene cuts."""
     # A still pair has no motion, whatever flow the estimator found in its noise.

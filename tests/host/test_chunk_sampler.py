@@ -12,6 +12,7 @@ from torch import Tensor
 from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.loop.chunk import Chunk
+from streaming_core.loop.plan import Beginning
 from streaming_core.loop.sampler import ChunkSampler, WrappedSampler
 from streaming_core.loop.script import Script, parse_cues
 from streaming_core.loop.state import Anchor, ChunkResult
@@ -28,6 +29,7 @@ from tiny_models import native as tiny  # noqa: E402
 from tiny_models.native_vae import plain_vae  # noqa: E402
 
 SIZES = {"num_frames": 20, "chunk_frames": 8, "overlap_frames": 3, "width": 16, "height": 16, "fit": "crop"}
+FRAMES = torch.zeros(8, 3, 16, 16)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def test_a_bare_wrapper_changes_nothing():
     ("changes", "words"),
     [
         ({"width": 20}, "width must be a multiple of 8 pixels, got 20; try 16"),
+        ({"beginning": Beginning(FRAMES[:1], FRAMES)}, "start_image has no effect when start_frames is connected"),
+        ({"beginning": Beginning(FRAMES[:1], anchor=FRAMES)}, "bare takes one anchor image, got 8"),
         ({"script": Script(prompts=parse_cues("0: a dog"))}, "bare cannot follow the plan's prompt; leave it empty"),
     ],
 )

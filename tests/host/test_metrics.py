@@ -20,7 +20,7 @@ from hosting.inprocess import import_host, import_pack
 from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.errors import CheckpointError, FrameError, SettingsError
 from streaming_core.frames import TensorFrames, VideoFrames, write_video
-from streaming_core.loop.layout import lay_out
+from streaming_core.loop.chunk_layout import lay_out
 from streaming_core.metrics.flow import RAFT_FILE, empty_raft
 from streaming_core.metrics.measure import measure
 

@@ -15,7 +15,7 @@ from streaming_core.color.anchored import AnchoredFrames
 from streaming_core.color.drift import LEAST_LAB, Reference, find_correction, lab_planes, measure
 from streaming_core.color.lab import lab_to_srgb, srgb_to_lab
 from streaming_core.frames import TensorFrames
-from streaming_core.loop.layout import lay_out
+from streaming_core.loop.chunk_layout import lay_out
 from streaming_core.metrics.color import color_drift, frame_colors
 
 CHUNKS, FRAMES, HEIGHT, WIDTH = 20, 6, 40, 64

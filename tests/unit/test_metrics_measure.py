@@ -14,7 +14,7 @@ from benchmarks.metrics_videos import pan, stream, texture
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import Cancelled, FrameError, SettingsError
 from streaming_core.frames import FrameStream, VideoFrames, write_video
-from streaming_core.loop.layout import Layout, lay_out, parse_chunks, windows
+from streaming_core.loop.chunk_layout import ChunkLayout, lay_out, parse_chunks, windows
 from streaming_core.metrics.clip_scores import ClipTools, cosines, curve
 from streaming_core.metrics.color import color_drift, frame_colors, straight_line_change
 from streaming_core.metrics.flow import raft_estimator
@@ -377,6 +377,6 @@ def test_parts_of_two_models_are_refused():
 
 
 def test_curve_names_the_worst_frame():
-    found = curve([0.5, 0.1, 0.9, 0.9], Layout(4, (0, 2)))
+    found = curve([0.5, 0.1, 0.9, 0.9], ChunkLayout(4, (0, 2)))
     assert (found.worst, found.worst_frame) == (0.1, 1)
     assert found.chunk_means == pytest.approx((0.3, 0.9))

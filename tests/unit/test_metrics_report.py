@@ -18,7 +18,7 @@ import dev
 from benchmarks.metrics_videos import pan, stream
 from streaming_core.errors import CheckpointError
 from streaming_core.frames import write_video
-from streaming_core.loop.layout import lay_out
+from streaming_core.loop.chunk_layout import lay_out
 from streaming_core.metrics import chart
 from streaming_core.metrics.__main__ import main
 from streaming_core.metrics.chart import draw_report, frame_x, nice_step, panels, scale_of

@@ -63,8 +63,7 @@ def plan_video(
     def fitted(images: Tensor | None) -> Tensor | None:
         return None if images is None else _fitted(images, height, width, fit)
 
-    # Frames that are continued count, so a start image besides them is left out of the video and of its identity.
-    image = None if start_image is None or start_frames is not None else start_image[:1]
+    image = None if start_image is None else start_image[:1]
     beginning = Beginning(fitted(image), fitted(start_frames), fitted(anchor), anchor_frame)
     known: dict[str, Any] = {"height": height, "width": width, "beginning": beginning}
     if plan is not None:

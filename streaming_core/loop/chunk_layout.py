@@ -8,7 +8,7 @@ from ..errors import SettingsError
 
 
 @dataclass(frozen=True)
-class Layout:
+class ChunkLayout:
     """Chunks of a video: `starts[k]` is the first frame of chunk k, `starts[0]` is 0.
 
     `known` is false where nobody said how the video was made and equal windows stand in for the chunks: curves are then
@@ -30,7 +30,7 @@ class Layout:
         return tuple(range(start, stop) for start, stop in zip(self.starts, stops, strict=True))
 
 
-def lay_out(num_frames: int, chunk_frames: tuple[int, ...]) -> Layout:
+def lay_out(num_frames: int, chunk_frames: tuple[int, ...]) -> ChunkLayout:
     """Chunks of the given lengths, the last length repeated to the end; the last chunk is what is left.
 
     `lay_out(61, (25, 18))` starts chunks at 0, 25 and 43.
@@ -44,13 +44,13 @@ def lay_out(num_frames: int, chunk_frames: tuple[int, ...]) -> Layout:
     while starts[-1] < num_frames:
         starts.append(starts[-1] + chunk_frames[min(number, len(chunk_frames) - 1)])
         number += 1
-    return Layout(num_frames, tuple(starts[:-1]))
+    return ChunkLayout(num_frames, tuple(starts[:-1]))
 
 
-def windows(num_frames: int, most: int = 12, least_frames: int = 8) -> Layout:
+def windows(num_frames: int, most: int = 12, least_frames: int = 8) -> ChunkLayout:
     """Equal windows for a video whose chunks are not known: about `most` of them, none shorter than `least_frames`."""
     size = max(least_frames, -(-num_frames // most))
-    return Layout(num_frames, tuple(range(0, max(1, num_frames - size // 2), size)), known=False)
+    return ChunkLayout(num_frames, tuple(range(0, max(1, num_frames - size // 2), size)), known=False)
 
 
 def parse_chunks(text: str) -> tuple[int, ...]:
