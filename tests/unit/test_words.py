@@ -47,7 +47,7 @@ REFUSED = {
 """Whole words, as regular expressions, and what to write instead."""
 
 PENDING = {
-    "docs/design.md",  # being rewritten elsewhere
+    "docs/design.md",  # its table of words names refused ones, and two sentences are still to be changed
 }
 """Files and folders that may still hold refused words."""
 
