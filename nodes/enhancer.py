@@ -264,7 +264,7 @@ class PickKeyframes(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return schema(
             node_id="StreamingT2VPickKeyframes",
-            display_name="Pick Key Frames",
+            display_name="Pick Keyframes",
             category=CATEGORY,
             description="Returns the first frame of every window of a video. Enhance them together with any model, "
             "then send them as a list through a conditioning node into Window Conditioning.",

@@ -35,7 +35,6 @@ from .modelscope_unet import (
     TrainingOperations,
     clip_batch,
     draw_captioned,
-    without_dropout,
 )
 from .task import Clips
 from .videos import Footage
@@ -74,7 +73,7 @@ def new_enhancer(config: I2VGenXLConfig, base_unet: Weights, generator: torch.Ge
     is not of these widths.
     """
     network = build(config, operations=TrainingOperations).requires_grad_(True)
-    without_dropout(initialize(network, generator))
+    initialize(network, generator)
     silence(network, "temporal_encoder.attn1.to_out.0", "temporal_encoder.ff.net.2")
     silence(network, "fps_embedding.2", "latents_context_embedding.5")
     values, first = config.latent_channels, base_unet["conv_in.weight"]

@@ -37,7 +37,6 @@ from .modelscope_unet import (
     moving_noise_errors,
     noise_loss,
     run_base,
-    without_dropout,
 )
 from .task import Clips, check_overlap
 
@@ -70,11 +69,11 @@ def new_cam_and_apm(
     CAM's encoder starts as a copy of the UNet's, to which the pixel encoder shows the control frames as latents (three
     of four are roughly the small image). Mixers start a little open and see the image tokens alone.
     """
-    unet = without_dropout(initialize(VideoUNet(config.unet, operations=TrainingOperations), generator))
+    unet = initialize(VideoUNet(config.unet, operations=TrainingOperations), generator)
     mixers = {key: tensor for key, tensor in unet.state_dict().items() if key not in base}
     load_strict(unet, {**mixers, **base}, "the video UNet")
     unet.requires_grad_(False)
-    cam = without_dropout(initialize(ModelscopeCam(config.cam, operations=TrainingOperations), generator))
+    cam = initialize(ModelscopeCam(config.cam, operations=TrainingOperations), generator)
     own = cam.unet.state_dict()
     cam.unet.load_state_dict({**own, **{key: base[key] for key in own.keys() & base.keys()}})
     silence(cam, ".temporal_transformer.proj_out")

@@ -51,14 +51,6 @@ class TrainingOperations:
     GroupNorm, LayerNorm = nn.GroupNorm, nn.LayerNorm
 
 
-def without_dropout(network: nn.Module) -> nn.Module:
-    """The public classes carry dropout, which would draw from the global generator."""
-    for layer in network.modules():
-        if isinstance(layer, nn.Dropout):
-            layer.p = 0.0
-    return network
-
-
 def silence_branches(network: nn.Module) -> None:
     """Every block starts as the identity."""
     silence(network, ".conv2", ".conv4.3", ".proj_out")
@@ -69,7 +61,7 @@ def new_base_unet(config: UNet3DConfig, generator: torch.Generator) -> VideoUNet
 
     Without that path it would spend most of a short training on learning to copy.
     """
-    unet = without_dropout(initialize(VideoUNet(config, operations=TrainingOperations), generator))
+    unet = initialize(VideoUNet(config, operations=TrainingOperations), generator)
     silence_branches(unet)
     enter_in_pairs(unet.conv_in, config.in_channels)
     nn.init.zeros_(unet.conv_out.weight)

@@ -54,10 +54,10 @@ def check_control_frames(control_frames: Tensor, multiple_px: int) -> None:
 
 
 def check_call(control_embedding: Tensor, x: Tensor, frames: int) -> None:
-    """Whether control frames fit a call of the UNet on `x` `[.., h, w]` with clips of `frames` frames.
+    """Whether control frames fit a call of the UNet on `x` `[.., h, w]` with `frames` frames per video.
 
     Raises:
-        SettingsError: nothing new would be left in the clip.
+        SettingsError: no new frame would be left.
         FrameMismatchError: the latent is of another size.
     """
     control_frames = control_embedding.shape[0]

@@ -27,7 +27,7 @@ def autoencoder_params(config: VaeConfig) -> dict:
 
 
 def decode_clip(vae, latents: Tensor) -> Tensor:
-    """Decode `[n, 4, h, w]` in one call as one temporal clip, whatever memory is free: `[n, 3, H, W]` in [0, 1].
+    """Decode `[n, 4, h, w]` in one call as one video, whatever memory is free: `[n, 3, H, W]` in [0, 1].
 
     The host's own `VAE.decode` splits frames by free memory, which changes what a temporal decoder makes of them.
     """

@@ -8,7 +8,7 @@ image changes averages too, and must not be taken for drift. So a chunk is measu
 * as a whole: how much the average has changed. A camera that moves changes all places but, in one scene, not the whole.
 
 Each measure comes with its own uncertainty: how much the places disagree, and how much the average moves within the
-anchor chunk, where nothing has drifted: what sways there sways later, what has gone one way goes on as a random walk,
+anchor chunk, where nothing has drifted: what sways there sways later, what has gone one way continues as a random walk,
 with the square root of the distance in chunks. Places that agree are believed. Where they do not, the whole is believed
 if both say the same, and else the smaller of the two. What remains is corrected in full if it is four times its
 uncertainty and more than the least change, not at all at half of that, with a slope between. Contrast is measured in
@@ -55,7 +55,7 @@ class Colors:
 
     @property
     def means(self) -> Tensor:
-        """`[F, C]`."""
+        """Mean of each frame and channel, `[F, C]`."""
         return self.grids.mean(1)
 
 
@@ -96,7 +96,7 @@ class Wander:
 
     @classmethod
     def of(cls, values: Tensor) -> Wander:
-        """Of `[F, C]`."""
+        """Measure `values` `[F, C]`, one row per frame."""
         first, last = _line(values)
         time = torch.linspace(0, 1, values.shape[0]).unsqueeze(1)
         return cls((values - torch.lerp(first, last, time)).square().mean(0).sqrt(), (last - first).abs())
@@ -166,7 +166,7 @@ class Correction:
         return bool((self.gain == 1).all() and (self.first == 0).all() and (self.last == 0).all())
 
     def shifts(self, num_frames: int) -> Tensor:
-        """`[F, C]`."""
+        """What is added to each frame and channel, `[F, C]`."""
         time = torch.linspace(0, 1, num_frames).unsqueeze(1) if num_frames > 1 else torch.full((1, 1), 0.5)
         return torch.lerp(self.first, self.last, time)
 

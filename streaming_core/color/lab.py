@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def _planes(colors: Tensor) -> Tensor:
-    """`[..., 3]` as the image `[3, 1, n]` that kornia takes."""
+    """Colors `[..., 3]` as an image `[3, 1, n]`, which is what kornia takes."""
     return colors.reshape(-1, 3).T.unsqueeze(1)
 
 

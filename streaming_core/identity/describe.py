@@ -9,8 +9,8 @@ Form of a description (`Plain`, so JSON can hold it):
 * what refers to itself: `{"again": class}`; a long part that stands there a second time: `{"same as": path}`.
 
 What cannot be looked into (open files, generators, objects of compiled libraries) is `{"class": name, "undescribed":
-true}`. It counts by its type alone, and a run goes on although its content may have changed: the alternative, never to
-go on, would cost every user of such a patch each resume, for a content that hardly ever is a setting.
+true}`. It counts by its type alone, and a run continues although its content may have changed: the alternative, never
+to continue, would cost every user of such a patch each resume, for a content that hardly ever is a setting.
 `undescribed()` lists these places, so that the log can name them.
 
 Memory addresses, random ids, devices (weights move between them) and the folders of paths never count.
@@ -45,7 +45,7 @@ _DEEPEST = 80
 _MOST_PARTS = 100_000
 _FORWARD_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 WEIGHTS = WeightDigests()
-"""Of this process: networks are hashed once."""
+"""Digests of weights for the whole process, so that every network is hashed once."""
 
 _DICTS = (dict, OrderedDict, defaultdict)
 
@@ -283,7 +283,7 @@ def _nested(values: dict[str, Plain]) -> dict[str, Plain]:
 
 
 def is_own(value: object) -> bool:
-    """Whether a value has an identity of its own, so that it may be described and remembered by itself."""
+    """Whether a value has an identity of its own, so that it may be described and remembered on its own."""
     if value is None or isinstance(value, (Tensor, *_DICTS, list, tuple, deque, set, frozenset, types.MethodType)):
         return False
     return isinstance(leaf(value), NotMine)
@@ -328,7 +328,7 @@ def _defaults(function: Any) -> dict[str, Any]:
 
 
 def _compile_options(module: Any) -> dict[str, Any]:
-    """What torch.compile was told; the compiled code itself is run-time state."""
+    """Options that torch.compile was given; the compiled code itself is run-time state."""
     context = getattr(module, "dynamo_ctx", None)
     options: dict[str, Any] = {}
     for name in ("_dynamic", "fullgraph", "dynamic"):
@@ -349,5 +349,5 @@ def _compile_options(module: Any) -> dict[str, Any]:
 
 
 def describe(value: object, describer: Describer | None = None) -> Plain:
-    """Describe a value by content, as the head of this module tells."""
+    """Describe a value by content, as the docstring of this module explains."""
     return share((describer or Describer()).value(value))

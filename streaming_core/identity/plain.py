@@ -23,7 +23,7 @@ def plain_float(number: float) -> Plain:
 
 
 def plain_text(text: str) -> Plain:
-    """A text without what changes by itself: memory addresses and random ids go, of an absolute path the name stays.
+    """A text without what changes on its own: memory addresses and random ids go, of an absolute path the name stays.
 
     Of a path the last part counts, because folders differ between machines.
     """

@@ -5,7 +5,7 @@ after each sampling; whatever part of an object changed meanwhile is remembered 
 time, and from then on counts with that value. Everything else counts as it is, so a node that changes an attribute
 between two runs is seen. An attribute that does both (set by a node and changed by sampling) counts as state.
 
-An object that a node makes anew is another object and begins with the values it has.
+If a node makes an object again, that is another object, which begins with the values it has.
 """
 
 from __future__ import annotations

@@ -68,14 +68,14 @@ def inner_parts(tensor: Tensor) -> dict[str, Any] | None:
     if hasattr(tensor, "_qdata"):
         settings = {name: getattr(tensor, name, None) for name in ("_layout_type", "_layout_params", "_layout_cls")}
         return {"kind": type(tensor).__name__, "_qdata": tensor._qdata, **settings}
-    # Raw bytes with a type beside them, as packs for GGUF files keep them.
+    # Raw bytes together with their type, as packs for GGUF files keep them.
     raw = tensor.as_subclass(Tensor)
     settings = {name: repr(value) for name in ("tensor_type", "tensor_shape") if (value := getattr(tensor, name, None))}
     return {"kind": type(tensor).__name__, "raw": raw, **settings} if settings else None
 
 
 def _hash_any(digest: Any, value: Any) -> None:
-    """Hash tensors and the plain values that stand beside the quantized ones."""
+    """Hash tensors and the plain values that belong to quantized ones."""
     if isinstance(value, Tensor):
         parts = inner_parts(value)
         if parts is not None:

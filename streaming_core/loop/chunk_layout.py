@@ -12,7 +12,7 @@ class ChunkLayout:
     """Chunks of a video: `starts[k]` is the first frame of chunk k, `starts[0]` is 0.
 
     `known` is false where nobody said how the video was made and equal windows stand in for the chunks: curves are then
-    averaged over them, but the places where they meet are no joins.
+    averaged over them, but the places where they meet are not joins.
     """
 
     num_frames: int

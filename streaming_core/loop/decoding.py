@@ -1,6 +1,6 @@
 """Decoding latents of a temporal VAE in fixed groups (reference: streamingsvd, sections 9 and 11.5).
 
-The decoder sees each group as one clip, so the grouping decides the result. It must never follow free memory.
+The decoder sees each group as one video, so the grouping decides the result. It must never follow free memory.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class DecodeGroup:
 def official_groups(num_frames: int, first: int, group_frames: int = GROUP_FRAMES) -> list[DecodeGroup]:
     """Consecutive groups without overlap over all frames, less those that end before `first`.
 
-    25 frames give 8, 8, 8, 1: the last frame is decoded as a clip of its own, as in the official program.
+    25 frames give 8, 8, 8, 1: the last frame is decoded on its own, as in the official program.
     """
     _check(num_frames, first, group_frames)
     groups = [(start, min(start + group_frames, num_frames)) for start in range(0, num_frames, group_frames)]
@@ -77,7 +77,7 @@ def decode_from(
 ) -> Iterator[Tensor]:
     """Decoded frames `first..` of `latents` `[F, C, h, w]`, group by group.
 
-    `decode` takes `[n, C, h, w]` as one clip and returns `[n, ...]`.
+    `decode` takes `[n, C, h, w]` as one video and returns `[n, ...]`.
     """
     if grouping not in GROUPINGS:
         raise SettingsError(f"decode grouping must be one of {', '.join(GROUPINGS)}, got {grouping!r}")

@@ -1,7 +1,7 @@
 """Chunks of models that work on latents of several frames: valid lengths, the latent tail, decoding without seams.
 
-Causal video autoencoders give the first latent of a clip one frame and every other one `frames_per_latent` frames, so
-valid clips have `1 + n * frames_per_latent` frames (4n+1, 8n+1, or any length where a latent is a frame). A video is a
+Causal video autoencoders give the first latent of a video one frame and every other one `frames_per_latent` frames, so
+valid lengths are `1 + n * frames_per_latent` frames (4n+1, 8n+1, or any length where a latent is a frame). A video is a
 long row of latents: a chunk of N latents that holds the last k of them adds N - k, and `(N - k) * frames_per_latent`
 frames, whatever chunk it is.
 """
@@ -27,7 +27,7 @@ class LatentLayout:
     """How the latents of a model stand for frames.
 
     Attributes:
-        frames_per_latent: frames of every latent but the first of a clip, which has one.
+        frames_per_latent: frames of every latent but the first of a video, which has one.
         axis: dimension of latents that counts them, 0 for `[F, C, h, w]`, 2 for `[1, C, F, h, w]`.
     """
 
@@ -40,7 +40,7 @@ class LatentLayout:
         return CONTEXT_LATENTS if self.axis == 2 else 0
 
     def frames(self, latents: int) -> int:
-        """Frames of a clip of that many latents."""
+        """Frames of that many latents, decoded together."""
         return 1 + (latents - 1) * self.frames_per_latent
 
     def latents(self, frames: int) -> int:
@@ -87,7 +87,7 @@ class LatentLayout:
 
 @dataclass(frozen=True)
 class ClipGroup:
-    """Latents `start..stop` are decoded as one clip; the last `keep` frames of the result are used."""
+    """Latents `start..stop` are decoded together; the last `keep` frames of the result are used."""
 
     start: int
     stop: int
@@ -98,7 +98,7 @@ def clip_groups(layout: LatentLayout, num_latents: int, known: int, group: int =
     """Decoder calls for the frames of all latents but the first `known`, which are context.
 
     Groups depend on these numbers alone, never on free memory. Every group but one at a video's beginning is shown
-    latents before its own; the frames of those are dropped, with the single frame of a clip's first latent.
+    latents before its own; the frames of those are dropped, with the single frame of the first latent that is decoded.
     """
     groups: list[ClipGroup] = []
     start = known
@@ -116,7 +116,7 @@ def decode_clip(
 ) -> Iterator[Tensor]:
     """Frames of all latents but the first `known`, group by group.
 
-    `decode` takes latents as one clip and returns its frames, the first dimension counting them.
+    `decode` takes latents as one video and returns its frames, the first dimension counting them.
 
     Raises `SettingsError` where it returns another number of frames than the layout says.
     """

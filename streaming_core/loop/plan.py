@@ -133,7 +133,7 @@ class VideoPlan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], **known: Any) -> VideoPlan:
-        """The plan that `to_dict` wrote, with what is `known` besides (size, beginning).
+        """The plan that `to_dict` wrote, with what else is `known` (size, beginning).
 
         Raises KeyError, TypeError or ValueError for anything else.
         """

@@ -1,6 +1,6 @@
 """What changes from chunk to chunk of one video: seeds, prompts, strengths; and the one way to write that down as text.
 
-    0: a dog runs        from chunk 0 on (0 is the first clip)
+    0: a dog runs        from chunk 0 on (0 is the first chunk)
     4: it jumps          from chunk 4 on
     00:05: it sleeps     from the chunk on that shows second 5
 
@@ -116,10 +116,10 @@ def chunk_prompts(text: str) -> tuple[str, ...]:
 
 
 def parse_numbers(text: str, name: str, low: float, high: float, kind: type = float) -> tuple[Cue, ...]:
-    """As `parse_cues` for numbers from `low` to `high`, with commas or line breaks between them: `1, 4: 0.5`.
+    """Cues as in `parse_cues`, for numbers from `low` to `high`, with commas or line breaks between them: `1, 4: 0.5`.
 
     Raises:
-        SettingsError: something that is no such number; `name` says of what.
+        SettingsError: something that is not such a number; `name` says which setting it is for.
     """
     cues = []
     for cue in parse_cues(text.replace(",", "\n")):
@@ -172,7 +172,7 @@ class Script:
 
     @property
     def used(self) -> frozenset[str]:
-        """Names of the chunk fields that it sets, besides seeds."""
+        """Names of the chunk fields that it sets, seeds left out."""
         cues = {"prompt": self.prompts, "cam_strength": self.cam_strength, "anchor_strength": self.anchor_strength}
         return frozenset(name for name, values in cues.items() if values)
 

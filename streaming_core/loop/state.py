@@ -15,7 +15,7 @@ from .plan import VideoPlan
 
 @dataclass(frozen=True)
 class Anchor:
-    """The frame that stands for the look of the whole video.
+    """The frame that stands for the appearance of the whole video.
 
     `frame` `[n, 3, H, W]`, one frame unless the family averages several; `embedding`: what
     `ChunkSampler.embed_anchor` made of it, computed once per video.

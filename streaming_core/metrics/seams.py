@@ -2,7 +2,7 @@
 
 Each pair of neighboring frames gets three jumps: what is left of the difference once the flow has been compensated, in
 single pixels (detail) and in blocks (tone), and how far the flow differs from that of the pair before (motion). A jump
-is judged against the pairs around it that are no joins, so fast and slow passages of a video are measured alike: 1 is
+is judged against the pairs around it that are not joins, so fast and slow passages of a video are measured alike: 1 is
 "as elsewhere".
 """
 
@@ -57,7 +57,7 @@ def motion_change(before: Tensor, flow: Tensor) -> Tensor:
 
 
 def against_neighbors(jumps: Sequence[float | None], joins: frozenset[int], floor: float) -> tuple[float | None, ...]:
-    """Each jump divided by the median of up to 16 jumps on either side of it that are no joins, itself left out.
+    """Each jump divided by the median of up to 16 jumps on either side of it that are not joins, itself left out.
 
     Args:
         jumps: per pair; None where unknown, which stays None.
@@ -119,7 +119,7 @@ def measure_seams(
         layout: where chunks meet.
         cuts: first frames of new scenes.
     """
-    # There is no flow across a cut, so what the motion changes to behind it is not known.
+    # There is no flow across a cut, so the motion after it cannot be compared with the motion before.
     changes = [None if pair in cuts else change for pair, change in enumerate(changes)]
     # Pair p lies between frames p and p + 1. The flow changes twice around a jump: into it and out of it again.
     pairs = frozenset(frame - 1 for frame in layout.boundaries)

@@ -36,7 +36,7 @@ def forward_splat(frames: Tensor, flow: Tensor) -> tuple[Tensor, Tensor]:
     columns = torch.arange(width, device=flow.device, dtype=torch.float32)[None, :]
     x, y = (columns + flow[:, 0]).round(), (rows + flow[:, 1]).round()
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    # Sources outside all go to one spare target behind the image, so that shapes stay fixed.
+    # Sources outside all go to one spare target after the last pixel, so that shapes stay fixed.
     area = height * width
     x, y = (torch.where(inside, axis, 0).long() for axis in (x, y))
     target = torch.where(inside, y * width + x, area).flatten(1)

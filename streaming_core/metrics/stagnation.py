@@ -14,7 +14,7 @@ from .mawe import mean_flow_length
 BLOCK_PX = 16
 # Gray levels by which the most changed block may differ: what an encoder leaves of equal frames, and what it adds.
 SAME_GREY_LEVELS, NOISE_GREY_LEVELS = 0.25, 2.0
-# Per cent of the diagonal: the slowest motion told from noise, and what flow makes of an image that is coded anew.
+# Per cent of the diagonal: the slowest motion told from noise, and what flow sees in an image that is encoded again.
 STILL_MOTION, REFRESH_MOTION = 0.006, 0.1
 REFRESH_SHARE = 0.1
 STAGNANT_SHARE = 0.2
@@ -46,9 +46,9 @@ def still_pairs(left: Tensor, right: Tensor, flow: Tensor) -> Tensor:
 
 
 def with_refreshes(still: Sequence[bool], motion: Sequence[float]) -> list[bool]:
-    """Still pairs, and single pairs between them where the encoder only drew the image anew.
+    """Still pairs, and single pairs between them where the encoder only refreshed the image.
 
-    At a keyframe a still video changes a little everywhere. That is no motion, if it is rare and small: at most every
+    At a keyframe a still video changes a little everywhere. That is not motion if it is rare and small: at most every
     tenth pair, and `motion` (per cent of the diagonal) no more than flow finds in such noise.
     """
     alone = [

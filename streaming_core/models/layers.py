@@ -21,7 +21,7 @@ Device = torch.device | str | None
 
 
 def sinusoid(positions: Tensor, width: int, max_period: float = 10000.0) -> Tensor:
-    """`[n]` positions or timesteps to `[n, width]` float32, cosine half first."""
+    """Sinusoids `[n, width]` float32 of positions or timesteps `[n]`, cosine half first."""
     half = width // 2
     steps = torch.arange(half, dtype=torch.float32, device=positions.device)
     angles = positions[:, None].float() * torch.exp(-math.log(max_period) * steps / half)
@@ -79,9 +79,9 @@ class FeedForward(nn.Module):
 
 
 class PixelEncoder(nn.Module):
-    """Control frames `[n, 3, H, W]` in [-1, 1] to `[n, out_channels, H/8, W/8]`; SiLU behind all but the last.
+    """Control frames `[n, 3, H, W]` in [-1, 1] to `[n, out_channels, H/8, W/8]`; SiLU after all but the last.
 
-    `normed`: StreamingSVD normalizes the channels of every pixel behind each inner convolution (reference:
+    `normed`: StreamingSVD normalizes the channels of every pixel after each inner convolution (reference:
     streamingsvd, section 5), StreamingModelscope does not (reference: streamingmodelscope, section 4.3).
     """
 

@@ -1,4 +1,4 @@
-"""Recognising weight files by their keys, and loading them strictly.
+"""Recognizing weight files by their keys, and loading them strictly.
 
 Rules are data: an `Architecture` says which key prefixes must be there, in what order look-alikes are asked, and which
 keys of the file are known not to be used, each with the reason. Hyperparameters come from shapes (`detect.py` of each

@@ -35,7 +35,7 @@ class UNet3DSizes:
 
     Attributes:
         attention: whether each level has transformers.
-        input_attention_width: inner width of the temporal transformer behind the first convolution.
+        input_attention_width: inner width of the temporal transformer after the first convolution.
         padded_rows: strides pad two rows and upsampling drops two, as in MS-Vid2Vid.
     """
 
@@ -107,7 +107,7 @@ class TimestepEmbedding(nn.Module):
         self.linear_2 = operations.Linear(width, width, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[b, channels]` to `[b, width]`."""
+        """Embed sinusoids `[b, channels]` as `[b, width]`."""
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
@@ -147,7 +147,7 @@ class DownBlock(Block):
 
 
 class MidBlock(nn.Module):
-    """A residual block, both transformers, another residual block; convolutions over frames behind either."""
+    """A residual block, both transformers, another residual block; a convolution over frames after each."""
 
     def __init__(self, channels: int, make: Make):
         super().__init__()

@@ -27,7 +27,7 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """What every layer is told in one pass through a network.
+    """What every layer receives in one pass through a network.
 
     Attributes:
         frames: of one video.
@@ -115,7 +115,7 @@ class ContextAttention(MultiHeadAttention):
 
 
 class ResBlock2D(nn.Module):
-    """GroupNorm-SiLU-convolution twice, every frame by itself, with the embedding of the noise level added between."""
+    """GroupNorm-SiLU-convolution twice, every frame on its own, with the embedding of the noise level added between."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Run folders: what a long run has made so far, kept so that a crash costs at most the chunk in work.
+"""Run folders: what a long run has made so far, kept so that a crash costs at most the chunk that is being made.
 
     root/name/manifest.json                what the run is, and one record per take of a chunk
     root/name/chunk_00003.safetensors      frames of chunk 3, its tail for the next one
@@ -109,7 +109,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, root: str | os.PathLike[str], name: str, *, write: bool = False, owner: str = "") -> RunFolder:
-        """Open an existing run to read it, or with `write` to go on with it (and hold its lock).
+        """Open an existing run to read it, or with `write` to continue it (and hold its lock).
 
         Raises:
             RunNameError, RunLockedError: as `create`.
@@ -146,7 +146,7 @@ class RunFolder:
         num_frames: int | None = None,
         owner: str = "",
     ) -> RunFolder:
-        """Go on with the run of this name if there is one that fits, else begin it. Arguments and errors as `create`.
+        """Continue the run of this name if there is one that fits, else begin it. Arguments and errors as `create`.
 
         Length, rate and settings may change (the manifest takes the new ones); kind and size may not.
 

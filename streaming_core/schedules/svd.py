@@ -32,7 +32,7 @@ def align_your_steps_sigmas(steps: int) -> Tensor:
 
 
 def karras_sigmas(steps: int, sigma_min: float = 0.002, sigma_max: float = 700.0, rho: float = 7.0) -> Tensor:
-    """`steps + 1` float32 sigmas of Karras et al. (arXiv:2206.00364, eq. 5), 0 last; the first clip uses 25 steps."""
+    """`steps + 1` float32 sigmas of Karras et al. (arXiv:2206.00364, eq. 5), 0 last; the first chunk uses 25 steps."""
     if steps < 1:
         raise SettingsError(f"a schedule needs at least 1 step, got {steps}")
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)

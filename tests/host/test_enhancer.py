@@ -196,7 +196,7 @@ def test_blending_works_with_the_host_s_own_nodes_and_a_second_run(server):
 
 
 def test_windows_of_a_video_can_start_from_images_of_their_own(server):
-    """Pick Key Frames as a list, the host's conditioning once per keyframe, Window Conditioning."""
+    """Pick Keyframes as a list, the host's conditioning once per keyframe, Window Conditioning."""
     prompt = svd_prompt(server, "per_window")
     prompt["keys"] = {
         "class_type": "StreamingT2VPickKeyframes",

@@ -1,8 +1,8 @@
 """I2VGen-XL as a host MODEL: v-prediction on a cosine schedule with zero terminal signal, frames in the batch.
 
 Latents are `[frames, 4, h, w]`, so the host's VAE nodes and samplers fit, and any window handler cuts them on the
-batch. One row of conditions per guidance branch holds for all frames; the position ramp behind the encoded image is
-made for the frames at hand, so a window is conditioned like a clip of its own (reference: enhancer, sections 2 and 9).
+batch. One row of conditions per guidance branch holds for all frames; the position ramp after the encoded image is
+made for the frames at hand, so a window is conditioned like a video of its own (reference: enhancer, sections 2 and 9).
 """
 
 from __future__ import annotations

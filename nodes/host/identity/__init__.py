@@ -43,7 +43,7 @@ def _with_names(conditioning: Any) -> Any:
 
 
 def conditioning_identity(conditioning: Any) -> Plain:
-    """A CONDITIONING: its texts, and all options beside them by name."""
+    """A CONDITIONING: its texts, and all their options by name."""
     return identity_of(_with_names(conditioning))
 
 

@@ -41,6 +41,6 @@ def identities(**values: Any) -> dict[str, Plain]:
 
 
 def fields_identity(sampler: Any, *left_out: str) -> dict[str, Plain]:
-    """All fields of a dataclass but private ones and those `left_out`: a field that is added later counts by itself."""
+    """All fields of a dataclass but private ones and those `left_out`: a field that is added later counts, too."""
     names = [each.name for each in fields(sampler) if each.name not in left_out and not each.name.startswith("_")]
     return identities(**{name: getattr(sampler, name) for name in names})

@@ -70,7 +70,7 @@ def _tensor(weight: Any) -> Tensor:
 
 
 def _as_computed(model: nn.Module, name: str, weight: Tensor) -> Tensor:
-    """Weights beside further networks: hosts with dynamic memory turn them into their type of computing for good."""
+    """Weights of models with further networks, which hosts with dynamic memory convert to the compute type for good."""
     *path, last = name.split(".")
     try:
         owner = functools.reduce(getattr, path, model)
@@ -122,7 +122,7 @@ def _compute_dtype(patcher: Any) -> Any:
 
 
 def _settings(patcher: Any) -> dict[str, Any]:
-    """What kind of model it is, beside its weights."""
+    """What kind of model it is, weights left out."""
     model, replaced = patcher.model, _replaced(patcher)
     config = getattr(model, "model_config", None)
     found: dict[str, Any] = {"compute dtype": _compute_dtype(patcher)}

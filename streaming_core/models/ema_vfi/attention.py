@@ -34,7 +34,7 @@ class InterFrameAttention(nn.Module):
     def forward(
         self, tokens: Tensor, padding: Tensor, layout: WindowLayout, with_motion: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Normalised `tokens` `[2, B, N, C]` of both frames -> appearance update likewise, motion `[2, B, N, M]`.
+        """Normalized `tokens` `[2, B, N, C]` of both frames -> appearance update likewise, motion `[2, B, N, M]`.
 
         padding `[1, C]`: a padded token after normalization. Padded places are seen by shifted windows, so they get
         keys and values too; they never ask, so the linear layers run on real tokens only.
@@ -48,7 +48,7 @@ class InterFrameAttention(nn.Module):
         return updates, self._motion(torch.stack([seen for _, seen in found if seen is not None]), layout)
 
     def _windows(self, x: Tensor, padding: Tensor | None, layout: WindowLayout) -> Tensor:
-        """`[2, B, N, C]` -> `[2, B * windows, slots, C]`."""
+        """Cut tokens `[2, B, N, C]` into windows `[2, B * windows, slots, C]`."""
         x = x.index_select(2, layout.gather)
         if padding is not None and layout.pad_slots is not None:
             x[:, :, layout.pad_slots] = padding[0]
@@ -94,7 +94,7 @@ class DepthwiseConv(nn.Module):
         self.dwconv = operations.Conv2d(channels, channels, 3, padding=1, groups=channels, dtype=dtype, device=device)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        """`[B, N, C]` tokens of a map of `size`; tokens are a channels-last image, so nothing is copied."""
+        """Convolve tokens `[B, N, C]` of a map of `size`; they are a channels-last image, so nothing is copied."""
         image = x.unflatten(1, size).permute(0, 3, 1, 2)
         return self.dwconv(image).permute(0, 2, 3, 1).flatten(1, 2)
 
@@ -128,7 +128,7 @@ class MotionBlock(nn.Module):
         self.mlp = ConvMlp(channels, mlp_channels, **options)
 
     def forward(self, tokens: Tensor, size: tuple[int, int], with_motion: bool) -> tuple[Tensor, Tensor | None]:
-        """`[2, B, N, C]` tokens of both frames, N = rows * columns of `size` -> the same, and motion."""
+        """Tokens `[2, B, N, C]` of both frames after the block, and motion; N = rows * columns of `size`."""
         layout = window_layout(*size, self.window, self.shifted, tokens.device, tokens.dtype)
         normed = self.norm1(tokens)
         padding = self.norm1(tokens.new_zeros(1, tokens.shape[-1]))

@@ -99,12 +99,12 @@ class StridedEmbedding(nn.Module):
 
 
 def _tokens(x: Tensor) -> Tensor:
-    """`[B, C, h, w]` -> `[B, h * w, C]`; free for channels-last maps."""
+    """A map `[B, C, h, w]` as tokens `[B, h * w, C]`; free for channels-last maps."""
     return x.flatten(2).transpose(1, 2)
 
 
 def _images(tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """`[2, B, h * w, C]` -> two channels-last `[B, C, h, w]`."""
+    """Tokens `[2, B, h * w, C]` as two channels-last maps `[B, C, h, w]`."""
     first, second = tokens.unflatten(2, size).permute(0, 1, 4, 2, 3)
     return first, second
 

@@ -79,7 +79,7 @@ class Frame:
 
 @dataclass
 class Lazy:
-    """A image `[1, 3, H, W]` that is looked at only when it is halved on from."""
+    """An image `[1, 3, H, W]` whose features are computed only when further frames are made from it."""
 
     image: Tensor
     frame: Frame | None = None
@@ -226,7 +226,7 @@ def build(
     dtype: torch.dtype | None = None,
     device: Any = None,
 ) -> EmaVfiInterpolator:
-    """An interpolation model from the content of a weight file (`ours.pkl` and its kin, or safetensors copies).
+    """An interpolation model from the content of a weight file (`ours.pkl` and its variants, or safetensors copies).
 
     Raises `WrongCheckpointError` or `IncompleteCheckpointError` where the file is something else or not whole.
     """

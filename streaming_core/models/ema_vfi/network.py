@@ -54,7 +54,7 @@ class EmaVfi(nn.Module):
 def enlarge(flow: Flow, images: tuple[Tensor, Tensor], factor: float) -> Flow:
     """A flow found on shrunk frames as a flow of `images`, `factor` times larger (section 6, high resolution).
 
-    Flow is resized and its pixels counted anew; the mask is only resized.
+    Flow is resized and multiplied by `factor`; the mask is only resized.
     """
     field, mask = resize(flow.flow, factor) * factor, resize(flow.mask_logit, factor)
     first, second = (image.float().expand(len(field), -1, -1, -1) for image in images)

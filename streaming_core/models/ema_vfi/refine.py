@@ -56,7 +56,7 @@ class Refinement(nn.Module):
         self.conv = conv3x3(base, 3, **options)
 
     def forward(self, pair: PairFeatures, estimate: Flow) -> Tensor:
-        """`[B, 3, H, W]` in 0..1, where 0.5 means no change."""
+        """The correction `[B, 3, H, W]` in 0..1, where 0.5 means no change."""
         dtype = pair.appearance[0][0].dtype
         images = [image.expand_as(estimate.warped[0]) for image in pair.images]
         planes = torch.cat((*images, *estimate.warped, estimate.mask_logit, estimate.flow), dim=1).to(dtype)

@@ -46,7 +46,7 @@ def _ranges(length: int, edges: tuple[int, ...]) -> Tensor:
 
 
 def _cut(grid: Tensor, window: int) -> Tensor:
-    """`[rows, columns]` -> `[windows, slots]`."""
+    """Cut a map `[rows, columns]` into windows `[windows, slots]`."""
     rows, columns = grid.shape
     grid = grid.reshape(rows // window, window, columns // window, window)
     return grid.transpose(1, 2).reshape(-1, window * window)

@@ -67,9 +67,10 @@ class I2VGenXLConfig:
 def detect(shapes: Shapes, source: str = "the file", norm_groups: int = 32) -> I2VGenXLConfig:
     """The configuration of the network with these keys and shapes.
 
-    The number of groups of the normalizations leaves no trace in the weights: 32 unless told otherwise. Raises
-    `WrongCheckpointError` with what is missing when the keys are another network's, `CheckpointError` when the shapes
-    contradict each other.
+    The number of groups of the normalizations leaves no trace in the weights: `norm_groups` says it.
+
+    Raises `WrongCheckpointError` with what is missing when the keys are another network's, `CheckpointError` when the
+    shapes contradict each other.
     """
     ARCHITECTURE.check(shapes, source)
     try:

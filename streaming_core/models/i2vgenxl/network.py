@@ -1,4 +1,4 @@
-"""I2VGen-XL's network: the shared 3-D UNet, told about an image and a frame rate (reference: enhancer, section 9).
+"""I2VGen-XL's network: the shared 3-D UNet, conditioned on an image and a frame rate (reference: enhancer, section 9).
 
 Sub-modules have the names of the published keys. Widths below that are not in the configuration are the same at every
 size of the network.
@@ -29,7 +29,7 @@ IMAGE_ENCODER_HEADS = 2
 
 
 def position_ramp(first: Tensor, num_frames: int) -> Tensor:
-    """Image latents of a clip: the encoded image in frame 0, constant planes of k/(F-1) in frame k.
+    """Image latents of a video: the encoded image in frame 0, constant planes of k/(F-1) in frame k.
 
     `first` `[rows, C, h, w]`, result `[rows, C, num_frames, h, w]` (reference: enhancer, section 2).
     """
@@ -102,7 +102,7 @@ class ImageEncoder(nn.Module):
         self.ff = PlainFeedForward(channels, 4 * channels, operations, dtype, device)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[pixels, frames, channels]` to the same."""
+        """Encode `[pixels, frames, channels]`; the shape stays."""
         # Heads are as narrow as the latents have channels, which fused kernels of hosts need not take.
         x = x + self.attn1.attend(self.norm1(x), attend)
         return x + self.ff(x)
@@ -159,7 +159,7 @@ class I2VGenXL(UNet3D):
         frugal: bool = False,
         skips_of: SkipsOf | None = None,
     ) -> Tensor:
-        """v-prediction of a clip, `[rows, C, F, h, w]` like `sample`; one row per guidance branch.
+        """v-prediction of a video, `[rows, C, F, h, w]` like `sample`; one row per guidance branch.
 
         `timestep` and `fps` `[rows]`; `context` `[rows, tokens, width]`; `image_latents` of all frames (see
         `position_ramp`); `image_embeddings` `[rows, 1, width]`. `frugal` runs row after row and keeps skips in

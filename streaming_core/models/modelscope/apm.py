@@ -1,4 +1,4 @@
-"""APM, the long-term memory: anchor frames become tokens behind the text (reference: streamingmodelscope, section 4.2).
+"""APM, the long-term memory: anchor frames become tokens after the text (reference: streamingmodelscope, section 4.2).
 
 The mixers that bring those tokens into the UNet are part of it: `unet.mix_context`.
 """
@@ -36,12 +36,12 @@ class ImageProjector(nn.Module):
         )
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        """`[videos, anchors, width]` to `[videos, tokens, width]`; several anchors are averaged before, as official."""
+        """Image tokens `[videos, tokens, width]` of `[videos, anchors, width]`; several anchors are averaged first."""
         first, _, second = self.context_embedding
         flat = second(F.silu(first(embeddings.mean(dim=1))))
         return rearrange(flat, "b (t c) -> b t c", t=self.config.tokens)
 
 
 def join_context(text: Tensor, image_tokens: Tensor) -> Tensor:
-    """`[b, text tokens, width]` and `[b, image tokens, width]` to the context of the mixers, text first."""
+    """The context of the mixers: `[b, text tokens, width]`, then `[b, image tokens, width]`."""
     return torch.cat([text, image_tokens.to(text)], dim=1)

@@ -90,7 +90,7 @@ class VideoUNet(UNet3D):
                 add_mixer(attn, config.mixers, config.context_width, operations, dtype, device)
 
     def project_context(self, context: Tensor, anchor_weight: float = 1.0) -> Tensor:
-        """As in every UNet; where there are mixers, `context` is the text followed by the image tokens.
+        """Keys and values for `context`; where there are mixers, that is the text followed by the image tokens.
 
         `anchor_weight` scales what the mixers add to the text.
         """
@@ -99,7 +99,7 @@ class VideoUNet(UNet3D):
         return self._project(lambda attn: mix_context(attn, context, anchor_weight))
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """As `denoise`; hosts call the network by arguments of their own."""
+        """Call `denoise`; subclasses of hosts have arguments of their own."""
         return self.denoise(*args, **kwargs)
 
     def denoise(

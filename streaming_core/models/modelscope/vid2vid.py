@@ -151,7 +151,7 @@ def fit_refiner_size(
     width = round(width_px * scale) // step * step
     if height < step or width < step:
         raise SettingsError(
-            f"a image of {width_px}x{height_px} has no size inside {box_width_px}x{box_height_px} for MS-Vid2Vid; "
+            f"an image of {width_px}x{height_px} has no size inside {box_width_px}x{box_height_px} for MS-Vid2Vid; "
             f"its width is a multiple of {step} and its height {extra} more than one: use a larger box"
         )
     return height, width

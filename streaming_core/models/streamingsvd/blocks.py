@@ -1,7 +1,7 @@
 """Spatio-temporal blocks of the SVD video UNet, as the CAM encoder needs them (reference: streamingsvd, section 4).
 
 Module names equal the official keys. Activations are `[batch * frames, channels, height, width]` with frames varying
-fastest; `frames` is the number of frames of one clip.
+fastest; `frames` is the number of frames of one video.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class SpatioTemporalTransformer(nn.Module):
         self.proj_out = operations.Linear(channels, channels, **options)
 
     def forward(self, x: Tensor, context: Tensor, frames: int, compute: Compute) -> Tensor:
-        """`context` `[batch * frames, tokens, context_width]`; over time each clip sees its first frame's context."""
+        """`context` `[batch * frames, tokens, context_width]`; over time each video sees its first frame's context."""
         height, width = x.shape[-2:]
         y = self.proj_in(rearrange(self.norm(x), "bt c h w -> bt (h w) c"))
         positions = sinusoid(torch.arange(frames, device=x.device), x.shape[1]).to(x.dtype)

@@ -1,4 +1,4 @@
-"""What the model is told besides noise: anchor preprocessing, augmentation noise, per-frame guidance."""
+"""What the model is conditioned on: anchor preprocessing, augmentation noise, per-frame guidance."""
 
 from __future__ import annotations
 

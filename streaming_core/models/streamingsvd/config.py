@@ -37,7 +37,7 @@ class VideoUNetConfig:
 
 @dataclass(frozen=True)
 class CamConfig:
-    """The CAM network beside its UNet. Pixel encoder of the release: 32, 96, 256, 512."""
+    """The CAM network and the UNet it belongs to. Pixel encoder of the release: 32, 96, 256, 512."""
 
     unet: VideoUNetConfig
     pixel_channels: tuple[int, ...]

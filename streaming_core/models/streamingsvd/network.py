@@ -1,7 +1,7 @@
 """The CAM network of StreamingSVD: pixel encoder, encoder branch, mergers (reference: streamingsvd, sections 5 and 6).
 
 CAM (conditional attention module) is the short-term memory of StreamingT2V: a copy of the video UNet's encoder looks at
-the first frames of the clip together with the pixels of the last finished frames, and every skip of the UNet then
+the first frames of the chunk together with the pixels of the last finished frames, and every skip of the UNet then
 attends to its features over time.
 """
 
@@ -133,7 +133,7 @@ class CamNetwork(nn.Module):
         return self.cross_attention_merger_input_blocks[index](skip, feature, frames, compute)
 
     def merge_middle(self, h: Tensor, features: CamFeatures, frames: int, compute: Compute) -> Tensor:
-        """Merge the running activation behind the middle block and free its feature."""
+        """Merge the running activation after the middle block and free its feature."""
         feature, features.middle = features.middle, None
         return self.cross_attention_merger_mid_block(h, feature, frames, compute)
 
