@@ -38,7 +38,7 @@ def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
         return cam.network.encode_pixels(pixels).to(mm.intermediate_device())
 
 
-def weaken(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
+def at_strength(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
     """`merged` at strength 1, `plain` at 0, in between and beyond on the line through both."""
     return merged if strength == 1 else torch.lerp(plain, merged.to(plain.dtype), strength)
 

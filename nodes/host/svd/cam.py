@@ -21,7 +21,14 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.attention import Compute
 from ....streaming_core.models.cam import CamFeatures
 from ....streaming_core.models.streamingsvd.network import CamNetwork
-from ..cam import ALREADY_ATTACHED, StreamingCam, check_call, check_control_frames, encode_control_frames, weaken
+from ..cam import (
+    ALREADY_ATTACHED,
+    StreamingCam,
+    at_strength,
+    check_call,
+    check_control_frames,
+    encode_control_frames,
+)
 
 KEY = "streamingt2v_cam"
 
@@ -90,10 +97,10 @@ class CamGuide:
         call: CamCall = transformer_options[KEY]
         network, block = self.cam.network, transformer_options["block"][1]
         if block == 0:
-            h = weaken(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
+            h = at_strength(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
         index = len(call.features.skips) - 1 - block
         merged = network.merge_skip(index, skip, call.features, call.frames, call.compute)
-        return h, weaken(skip, merged, self.strength)
+        return h, at_strength(skip, merged, self.strength)
 
     def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
         """As many slices as keep the largest feed-forward within half of the free memory."""

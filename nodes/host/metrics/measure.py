@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 
 import comfy.model_management as mm
-import folder_paths
 import torch
 from PIL import PngImagePlugin
 from torch import Tensor, nn
 
-from ...streaming_core.atomic import atomic_write
-from ...streaming_core.errors import SettingsError
-from ...streaming_core.frames import FrameStream
-from ...streaming_core.loop.layout import Layout
-from ...streaming_core.metrics.chart import draw_report
-from ...streaming_core.metrics.clip_scores import ClipTools
-from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
-from ...streaming_core.metrics.mawe import Mawe
-from ...streaming_core.metrics.measure import Measures, measure, measure_mawe
-from ...streaming_core.metrics.report import as_csv, as_json, as_text
-from .files import model_file, read_weights
-from .patchers import managed
-from .progress import check_cancel, frames_bar
-from .video.files import output_file, workflow_metadata
+from ....streaming_core.atomic import atomic_write
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.frames import FrameStream
+from ....streaming_core.loop.layout import Layout
+from ....streaming_core.metrics.chart import draw_report
+from ....streaming_core.metrics.clip_scores import ClipTools
+from ....streaming_core.metrics.flow import RAFT_LARGE, FlowEstimator, raft_estimator
+from ....streaming_core.metrics.mawe import Mawe
+from ....streaming_core.metrics.measure import Measures, measure, measure_mawe
+from ....streaming_core.metrics.report import as_csv, as_json, as_text
+from ..progress import check_cancel, frames_bar
+from ..video.files import output_file, workflow_metadata
 
 # All-pairs correlations of one pair at 720x720, their pyramid and the recurrent unit's activations, float32.
 RAFT_BYTES = 1_500_000_000
-
-
-def ensure_folder() -> None:
-    """The model folder, for hosts that do not have it yet. Paths a user has added stay."""
-    if not folder_paths.folder_names_and_paths.get(RAFT_FOLDER, ((), ()))[1]:
-        folder_paths.add_model_folder_path(
-            RAFT_FOLDER, os.path.join(folder_paths.models_dir, RAFT_FOLDER), is_default=True
-        )
-        paths = folder_paths.folder_names_and_paths[RAFT_FOLDER][0]
-        # A folder made this way accepts every file; the host's own folders list weight files only.
-        folder_paths.folder_names_and_paths[RAFT_FOLDER] = (paths, folder_paths.supported_pt_extensions)
-
-
-def optical_flow_names() -> list[str]:
-    """Weight files in `models/optical_flow`."""
-    return folder_paths.get_filename_list(RAFT_FOLDER)
-
-
-def optical_flow_file(name: str) -> str:
-    """Path of one of them; raises when it is not there or leads outside."""
-    return model_file(RAFT_FOLDER, name)
-
-
-def load_raft(name: str):
-    """OPTICAL_FLOW as newer hosts have it: torchvision's RAFT-large in float32 under a patcher."""
-    network = build_raft(read_weights(optical_flow_file(name)), name).float()
-    return managed(network, mm.get_torch_device(), mm.unet_offload_device())
 
 
 def work_device() -> torch.device:
