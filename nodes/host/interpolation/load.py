@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.model_management as mm
 import comfy.ops
 import torch
+from comfy.model_patcher import ModelPatcher
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.interpolation.stream import InterpolationModel
@@ -33,7 +36,7 @@ def interpolation_file(name: str) -> str:
     return model_file(FOLDER, name)
 
 
-def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None):
+def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None) -> ModelPatcher:
     """An INTERP_MODEL: EMA-VFI under the host's patcher, in `dtype` or in what the host would choose."""
     device = mm.get_torch_device()
     if dtype is None:
@@ -43,12 +46,12 @@ def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None)
     return managed(network, device, mm.unet_offload_device())
 
 
-def to_core(patcher) -> InterpolationModel:
+def to_core(patcher: Any) -> InterpolationModel:
     """Any INTERP_MODEL, the host's RIFE and FILM included, as what the core works with.
 
     Raises `SettingsError` for values that are something else.
     """
-    network = getattr(patcher, "model", None)
+    network: Any = getattr(patcher, "model", None)
     lacking = [name for name in ("memory_used_forward", "extract_features") if not hasattr(network, name)]
     if lacking:
         raise SettingsError(

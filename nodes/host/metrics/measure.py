@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as mm
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
 from PIL import PngImagePlugin
 from torch import Tensor, nn
 
@@ -33,7 +38,7 @@ def work_device() -> torch.device:
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def estimator(optical_flow) -> FlowEstimator:
+def estimator(optical_flow: Any) -> FlowEstimator:
     """RAFT from an OPTICAL_FLOW of ours or of the host's own loader.
 
     Raises:
@@ -54,7 +59,7 @@ def estimator(optical_flow) -> FlowEstimator:
     return raft_estimator(flow)
 
 
-def text_embedding(clip, text: str, width: int) -> Tensor:
+def text_embedding(clip: CLIP, text: str, width: int) -> Tensor:
     """Projected embedding `[width]` of a text, in the space of a CLIP vision model of that width.
 
     Raises:
@@ -96,7 +101,9 @@ def check_projection(weight: Tensor) -> None:
         )
 
 
-def clip_tools(clip_vision, clip=None, text: str = "", anchor: Tensor | None = None) -> ClipTools:
+def clip_tools(
+    clip_vision: ClipVisionModel, clip: CLIP | None = None, text: str = "", anchor: Tensor | None = None
+) -> ClipTools:
     """CLIP scores from the host's models; the text score needs `clip` and a text."""
 
     def embed(frames: Tensor) -> Tensor:
@@ -110,12 +117,14 @@ def clip_tools(clip_vision, clip=None, text: str = "", anchor: Tensor | None = N
     return ClipTools(embed, text=embedded, anchor=anchor, name="CLIP vision")
 
 
-def host_mawe(stream: FrameStream, optical_flow) -> Mawe:
+def host_mawe(stream: FrameStream, optical_flow: ModelPatcher) -> Mawe:
     """MAWE with the host's progress bar and Cancel."""
     return measure_mawe(stream, estimator(optical_flow), work_device(), frames_bar(stream), check_cancel)
 
 
-def host_measures(stream: FrameStream, layout: Layout | None, optical_flow, clip: ClipTools | None) -> Measures:
+def host_measures(
+    stream: FrameStream, layout: Layout | None, optical_flow: ModelPatcher | None, clip: ClipTools | None
+) -> Measures:
     """Every measure with the host's progress bar and Cancel."""
     return measure(
         stream,
@@ -139,7 +148,9 @@ class SavedReport:
     image: Tensor
 
 
-def save_report(measures: Measures, prefix: str, prompt, extra_pnginfo) -> SavedReport:
+def save_report(
+    measures: Measures, prefix: str, prompt: Mapping[str, Any] | None, extra_pnginfo: Mapping[str, Any] | None
+) -> SavedReport:
     """Write image, text, JSON and CSV below the output folder, under one name."""
     chart, texts = draw_report(measures), {".txt": as_text(measures), ".json": as_json(measures)}
     path, subfolder = output_file(prefix, ".png", *chart.size)

@@ -13,6 +13,7 @@ from typing import Any, cast
 import comfy.model_management as mm
 import comfy.ops
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor
@@ -118,7 +119,9 @@ def _merge_at_strength(merge: Merge, strength: float) -> Merge:
     )
 
 
-def with_modelscope_cam(model: Any, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> Any:
+def with_modelscope_cam(
+    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
+) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
     `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
