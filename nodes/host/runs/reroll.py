@@ -115,8 +115,8 @@ def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
             f"run {name!r} was made with other settings: {sentence(changes)}; connect the chunk sampler that Stream "
             "Sampler made it with"
         )
-    own = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
-    return Job(sampler, plan, identity, own, chained_hashes(identity, own))
+    chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
+    return Job(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
 
 
 def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
@@ -173,11 +173,15 @@ class _Maker:
             previous = _finished(self.run, index - 1).settings_hash
             state, frames = continue_video(resumed_state(self.run, job.sampler, plan, index, self.anchor), job.sampler)
         self.anchor = state.anchor if index or self.request.scope == SCOPES[1] else None
-        own = chunk_identity(job.sampler, plan.chunk(index))
-        made, wanted = chained_hashes(job.identity, [own], previous)[0], job.hashes[index]
+        chunk = chunk_identity(job.sampler, plan.chunk(index))
+        made, wanted = chained_hashes(job.identity, [chunk], previous)[0], job.hashes[index]
         store_chunk(
             self.run,
-            replace(job, own=_put(job.own, index, own), hashes=_put(job.hashes, index, made)),
+            replace(
+                job,
+                chunk_identities=_put(job.chunk_identities, index, chunk),
+                hashes=_put(job.hashes, index, made),
+            ),
             index,
             frames,
             state,

@@ -87,7 +87,7 @@ class Job:
     Attributes:
         sampler, plan: as `ChunkSampler.accept` left the plan.
         identity: what all chunks are made with, readable.
-        own: what decides each chunk besides, readable.
+        chunk_identities: what decides each chunk besides, readable.
         hashes: the settings hash of each chunk. It holds the hash of the chunk before, so that a change makes
             everything after it again.
     """
@@ -95,7 +95,7 @@ class Job:
     sampler: ChunkSampler
     plan: VideoPlan
     identity: dict[str, Any]
-    own: tuple[Mapping[str, Any], ...] = field(repr=False)
+    chunk_identities: tuple[Mapping[str, Any], ...] = field(repr=False)
     hashes: tuple[str, ...] = field(repr=False)
 
     @classmethod
@@ -103,8 +103,8 @@ class Job:
         """Raises `SettingsError` where the sampler cannot follow the plan."""
         plan = sampler.accept(plan)
         identity = run_identity(sampler, plan)
-        own = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
-        return cls(sampler, plan, identity, own, chained_hashes(identity, own))
+        chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
+        return cls(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
 
 
 def run_identity(sampler: ChunkSampler, plan: VideoPlan) -> dict[str, Any]:
@@ -127,11 +127,11 @@ def chunk_identity(sampler: ChunkSampler, chunk: Chunk) -> dict[str, Any]:
 
 
 def chained_hashes(
-    identity: Mapping[str, Any], own: Iterable[Mapping[str, Any]], previous: str = ""
+    identity: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]], previous: str = ""
 ) -> tuple[str, ...]:
     """The settings hashes of chunks in a row; `previous` is that of the chunk before the first of them."""
     hashes: list[str] = []
-    for chunk in own:
+    for chunk in chunks:
         previous = settings_hash({"run": identity, "chunk": chunk}, previous=previous)
         hashes.append(previous)
     return tuple(hashes)
@@ -214,7 +214,7 @@ def store_chunk(
         ChunkContent(core_to_images(frames), state.tail, {**extra, **carried}, seam),
         settings_hash=job.hashes[index],
         identity=job.identity,
-        own=job.own[index],
+        own=job.chunk_identities[index],
         seconds=seconds,
         **options,
     )
@@ -227,7 +227,7 @@ def _select(run: RunFolder, job: Job) -> tuple[int, ...]:
     if len(missing) < job.plan.num_chunks:
         reused = f"{job.plan.num_chunks - len(missing)} of {job.plan.num_chunks} chunks are reused"
         log.info("run %s: %s", before.name, "; ".join(filter(None, (reused, kept_rerolls(run.manifest, missing)))))
-    if changes := why_made_again(before, missing, job.identity, job.own):
+    if changes := why_made_again(before, missing, job.identity, job.chunk_identities):
         log.info("run %s: %s; the takes that were there are kept", before.name, changes)
     if unknown := undescribed(job.identity):
         log.info("run %s: changes inside of %s are not noticed", before.name, ", ".join(unknown))

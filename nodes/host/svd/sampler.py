@@ -170,11 +170,11 @@ class ChunkNoise:
 
 
 def draw_noise(
-    chunk: Chunk, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], kind: AugmentationNoise
+    chunk: Chunk, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], distribution: AugmentationNoise
 ) -> ChunkNoise:
     """Draw a chunk's noise on the CPU, in the official order: augmentation first, then latents."""
     generator = chunk.generator()
-    augmentation = augmentation_noise(image_shape, kind, generator)
+    augmentation = augmentation_noise(image_shape, distribution, generator)
     latent = torch.randn(latent_shape, generator=generator)
     return ChunkNoise(augmentation, latent, int(torch.randint(2**62, (), generator=generator)))
 

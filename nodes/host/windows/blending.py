@@ -241,12 +241,12 @@ def with_blending(model: ModelPatcher, window_frames: int, overlap_frames: int, 
     check_window(window_frames, overlap_frames)
     model = model.clone()
     # The host's own window nodes leave wrappers that expect the host's own handler.
-    for kind, key in (
+    for wrapper_type, key in (
         (WrappersMP.PREPARE_SAMPLING, "ContextWindows_prepare_sampling"),
         (WrappersMP.SAMPLER_SAMPLE, "ContextWindows_sampler_sample"),
         (WrappersMP.PREPARE_SAMPLING, KEY),
     ):
-        model.remove_wrappers_with_key(kind, key)
+        model.remove_wrappers_with_key(wrapper_type, key)
     model.model_options["context_handler"] = RandomizedBlending(window_frames, overlap_frames, handovers)
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _plan_memory_for_one_window)
     return model
