@@ -143,8 +143,8 @@ def stage_inputs() -> list[io.Input]:
 
 def plan_stage(frames: Any, fps: float = 24.0, **values: Any) -> tuple[Enhancer, EnhanceJob]:
     """Node values to the models and the job, with every refusal that needs no sampling."""
-    models = (values[name] for name in ("model", "clip", "clip_vision", "vae"))
-    enhancer = Enhancer(*models, low_memory=values["memory"] == "low")
+    models = {name: values[name] for name in ("model", "clip", "clip_vision", "vae")}
+    enhancer = Enhancer(**models, low_memory=values["memory"] == "low")
     settings = EnhanceSettings(
         strength=values["strength"],
         steps=values["steps"],

@@ -10,7 +10,7 @@ from ..streaming_core.interpolation.stream import CUT_THRESHOLD, InterpolatedFra
 from ..streaming_core.models.ema_vfi.interpolator import EmaVfiSettings
 from .host.compat import io, schema
 from .host.files import file_stamp
-from .host.interpolation import (
+from .host.interpolation.load import (
     DTYPES,
     ensure_folder,
     interpolation_file,

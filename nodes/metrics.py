@@ -6,16 +6,8 @@ from ..streaming_core.loop.chunk_layout import lay_out, parse_chunks
 from ..streaming_core.metrics.mawe import Mawe
 from .host.compat import blocked, io, schema, ui
 from .host.files import file_stamp
-from .host.metrics import (
-    clip_tools,
-    ensure_folder,
-    host_mawe,
-    host_measures,
-    load_raft,
-    optical_flow_file,
-    optical_flow_names,
-    save_report,
-)
+from .host.metrics.load import ensure_folder, load_raft, optical_flow_file, optical_flow_names
+from .host.metrics.measure import clip_tools, host_mawe, host_measures, save_report
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 from .types import FrameStream

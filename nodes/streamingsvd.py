@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..streaming_core.frames import to_rgb
-from ..streaming_core.frames.fitting import FITS, fit
+from ..streaming_core.frames.fitting import FITS, Fit, fit
 from ..streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 from .forms import seed_input
 from .host import pixels
@@ -179,9 +180,9 @@ class SvdAnchorEncode(io.ComfyNode):
         return io.NodeOutput(positive, negative, {"samples": torch.zeros(latent_shape)})
 
 
-def fit_frame(images, height, width, how):
+def fit_frame(images: Tensor, height: int, width: int, mode: Fit) -> Tensor:
     """The first image of an IMAGE as one core frame of the given size."""
-    return fit(pixels.images_to_core(to_rgb(images[:1])), height, width, how)
+    return fit(pixels.images_to_core(to_rgb(images[:1])), height, width, mode)
 
 
 class AlignYourStepsStreamingSVD(io.ComfyNode):

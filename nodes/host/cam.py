@@ -6,24 +6,29 @@ from dataclasses import dataclass
 
 import comfy.model_management as mm
 import torch
+from comfy.model_patcher import ModelPatcher
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...streaming_core.errors import FrameMismatchError, SettingsError
+from ...streaming_core.models.modelscope.cam import ModelscopeCam
+from ...streaming_core.models.modelscope.config import ModelscopeCamConfig
+from ...streaming_core.models.streamingsvd.config import CamConfig
+from ...streaming_core.models.streamingsvd.network import CamNetwork
 
 
 @dataclass(frozen=True)
 class StreamingCam:
     """A STREAMING_CAM: the CAM network of a family under the host's patcher."""
 
-    patcher: object
+    patcher: ModelPatcher
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> CamNetwork | ModelscopeCam:
         return self.patcher.model
 
     @property
-    def config(self):
+    def config(self) -> CamConfig | ModelscopeCamConfig:
         return self.network.config
 
 
@@ -38,7 +43,7 @@ def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
         return cam.network.encode_pixels(pixels).to(mm.intermediate_device())
 
 
-def weaken(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
+def at_strength(plain: Tensor, merged: Tensor, strength: float) -> Tensor:
     """`merged` at strength 1, `plain` at 0, in between and beyond on the line through both."""
     return merged if strength == 1 else torch.lerp(plain, merged.to(plain.dtype), strength)
 

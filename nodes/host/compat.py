@@ -8,12 +8,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-from comfy_api.latest import ComfyExtension, InputImpl, io, ui
+from comfy_api.latest import ComfyExtension, Input, InputImpl, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
-__all__ = ["FIXED_SEED", "ComfyExtension", "InputImpl", "blocked", "io", "schema", "supported", "ui"]
+__all__ = [
+    "FIXED_SEED",
+    "ComfyExtension",
+    "Input",
+    "InputImpl",
+    "blocked",
+    "classes",
+    "io",
+    "schema",
+    "supported",
+    "ui",
+]
 
 FIXED_SEED: Any = io.ControlAfterGenerate.fixed if hasattr(io, "ControlAfterGenerate") else True
 """`control_after_generate` of a seed that stays as it is until the user says otherwise.
@@ -34,6 +46,11 @@ def schema(**fields: Any) -> io.Schema:
 def supported(function: Callable, **options: Any) -> dict[str, Any]:
     """Those of `options` that `function` (or a class's constructor) takes on this host."""
     return {name: value for name, value in options.items() if name in inspect.signature(function).parameters}
+
+
+def classes(module: ModuleType, *names: str) -> tuple[type, ...]:
+    """Those classes of a module of the host that this host has, for isinstance: with none of them it is false."""
+    return tuple(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def blocked(message: str) -> ExecutionBlocker:

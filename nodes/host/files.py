@@ -19,6 +19,20 @@ def model_file(folder: str, name: str) -> str:
     return folder_paths.get_full_path_or_raise(folder, name)
 
 
+def add_model_folder(folder: str) -> None:
+    """A model folder of that name, for hosts that do not have it yet. Paths a user has added stay."""
+    if not folder_paths.folder_names_and_paths.get(folder, ((), ()))[1]:
+        folder_paths.add_model_folder_path(folder, os.path.join(folder_paths.models_dir, folder), is_default=True)
+        paths = folder_paths.folder_names_and_paths[folder][0]
+        # A folder made this way accepts every file; the host's own folders list weight files only.
+        folder_paths.folder_names_and_paths[folder] = (paths, folder_paths.supported_pt_extensions)
+
+
+def model_names(folder: str) -> list[str]:
+    """Files in a model folder of the host."""
+    return folder_paths.get_filename_list(folder)
+
+
 def file_stamp(path: str) -> str:
     """Text that changes when the file does: name, size and time of its last change."""
     status = os.stat(path)
@@ -51,9 +65,9 @@ def read_weights(path: str) -> dict[str, Tensor]:
 
 def diffusion_model_names() -> list[str]:
     """Files in the host's diffusion_models folder."""
-    return folder_paths.get_filename_list("diffusion_models")
+    return model_names("diffusion_models")
 
 
 def checkpoint_names() -> list[str]:
     """Files in the host's checkpoints folder."""
-    return folder_paths.get_filename_list("checkpoints")
+    return model_names("checkpoints")

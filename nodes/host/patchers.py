@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 import comfy.model_management as mm
 import comfy.model_patcher
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
 from torch import Tensor, nn
 
 from ...streaming_core.loop.sampler import StepMemory
 
 
-def managed(network: nn.Module, load_device: torch.device, offload_device: torch.device):
+def managed(network: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
     """`network` under the host's current patcher class (the dynamic-memory one where the host has switched to it)."""
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher_class(network, load_device=load_device, offload_device=offload_device)
 
 
-def assign_option(patcher) -> dict:
+def assign_option(patcher: ModelPatcher) -> dict[str, bool]:
     """Dynamic patchers want weights assigned, not copied; older hosts do not know the option."""
     return {"assign": patcher.is_dynamic()} if hasattr(patcher, "is_dynamic") else {}
 
@@ -31,7 +33,9 @@ def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:
     return max(sizes, key=sizes.__getitem__, default=torch.float32)
 
 
-def step_memory(model, shape: Sequence[int], vae, decoded_together: int, networks: Sequence) -> StepMemory:
+def step_memory(
+    model: ModelPatcher, shape: Sequence[int], vae: VAE, decoded_together: int, networks: Sequence[ModelPatcher]
+) -> StepMemory:
     """What a step on latents of `shape` takes, by the host's estimates.
 
     `decoded_together`: frames of one call of the decoder, where frames are the batch. `networks`: patchers of all that

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.model_management as mm
 import torch
+from comfy.sd import VAE
 from torch import Tensor
 
 from ...streaming_core.models.towers import VaeConfig
 from .progress import check_cancel
 
 
-def autoencoder_params(config: VaeConfig) -> dict:
+def autoencoder_params(config: VaeConfig) -> dict[str, Any]:
     """A KL autoencoder in the host's words."""
     return {
         "double_z": True,
@@ -26,7 +29,7 @@ def autoencoder_params(config: VaeConfig) -> dict:
     }
 
 
-def decode_clip(vae, latents: Tensor) -> Tensor:
+def decode_clip(vae: VAE, latents: Tensor) -> Tensor:
     """Decode `[n, 4, h, w]` in one call as one video, whatever memory is free: `[n, 3, H, W]` in [0, 1].
 
     The host's own `VAE.decode` splits frames by free memory, which changes what a temporal decoder makes of them.

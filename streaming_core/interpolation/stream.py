@@ -116,7 +116,7 @@ class InterpolatedFrames(DerivedFrames):
     def slices(
         self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None
     ) -> Generator[Tensor, None, None]:
-        """As every stream's, but a slice ends with its source pair: what waits for frames moves on pair by pair."""
+        """Slices of at most `size` frames; each also ends with its source pair, so that progress moves pair by pair."""
         if size < 1:
             raise SettingsError(f"slices need at least one frame, got {size}")
         stop = len(self) if stop is None else stop

@@ -365,6 +365,13 @@ def test_lengths_are_given_in_frames_of_the_video(models, kind):
     assert handler.handovers == SeededHandovers(3)
 
 
+def test_what_this_pack_knows_of_latent_formats_is_what_newer_hosts_say():
+    known = [(frames, form) for frames, forms in blending.UNSTATED_COMPRESSION.items() for form in forms]
+    assert len(known) == 6
+    for frames, form in known:
+        assert getattr(form, "temporal_downscale_ratio", frames) == frames == blending.frames_per_latent(form())
+
+
 @pytest.mark.parametrize("compression", [1, 4, 6, 8])
 def test_every_overlap_below_the_window_fits_in_latent_frames_too(compression):
     for window in range(1, 90):

@@ -23,7 +23,7 @@ import comfy.model_management as mm  # noqa: E402
 import comfy.ops  # noqa: E402
 import folder_paths  # noqa: E402
 from comfyui_streamingt2v.nodes import interpolation as nodes  # noqa: E402
-from comfyui_streamingt2v.nodes.host import interpolation as host  # noqa: E402
+from comfyui_streamingt2v.nodes.host.interpolation import load as host  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

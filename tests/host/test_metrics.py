@@ -31,7 +31,9 @@ import comfy.model_management as mm  # noqa: E402
 import folder_paths  # noqa: E402
 from comfy_api.latest import InputImpl, Types  # noqa: E402
 from comfyui_streamingt2v.nodes import metrics as nodes  # noqa: E402
-from comfyui_streamingt2v.nodes.host import metrics as host  # noqa: E402
+from comfyui_streamingt2v.nodes.host.metrics.load import load_raft, optical_flow_names  # noqa: E402
+from comfyui_streamingt2v.nodes.host.metrics.measure import clip_tools, estimator  # noqa: E402
+from comfyui_streamingt2v.nodes.host.patchers import managed  # noqa: E402
 from comfyui_streamingt2v.nodes.host.video import streams  # noqa: E402
 
 from tiny_models.clip import tiny_clip, tiny_clip_vision  # noqa: E402
@@ -91,7 +93,7 @@ def quick(optical_flow):
 def test_the_folder_lists_weight_files_only(files):
     (files / "notes.txt").write_text("no weights")
     folder_paths.filename_list_cache.clear()
-    assert set(host.optical_flow_names()) == {RAFT_FILE, SAFE_FILE}
+    assert set(optical_flow_names()) == {RAFT_FILE, SAFE_FILE}
 
 
 @pytest.mark.parametrize("name", [RAFT_FILE, SAFE_FILE])
@@ -109,9 +111,9 @@ def test_wrong_and_damaged_weights_are_refused(files, weights):
     (files / "broken.pth").write_bytes(b"not weights")
     try:
         with pytest.raises(CheckpointError, match="1 missing"):
-            host.load_raft("short.safetensors")
+            load_raft("short.safetensors")
         with pytest.raises(CheckpointError, match="damaged|Python objects"):
-            host.load_raft("broken.pth")
+            load_raft("broken.pth")
     finally:
         (files / "short.safetensors").unlink()
         (files / "broken.pth").unlink()
@@ -119,16 +121,16 @@ def test_wrong_and_damaged_weights_are_refused(files, weights):
 
 def test_other_values_are_no_optical_flow():
     with pytest.raises(SettingsError, match="connect Load RAFT"):
-        host.estimator(object())
+        estimator(object())
     with pytest.raises(CheckpointError, match="is not a RAFT-large"):
-        host.estimator(host.managed(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu")))
+        estimator(managed(torch.nn.Linear(2, 2), torch.device("cpu"), torch.device("cpu")))
 
 
 def test_mawe_of_the_node_is_mawe_of_the_core(files, shown_frames):
     from streaming_core.metrics.flow import raft_estimator
     from streaming_core.metrics.measure import measure_mawe
 
-    optical_flow = quick(host.load_raft(SAFE_FILE))
+    optical_flow = quick(load_raft(SAFE_FILE))
     frames = shown_frames[28:31]
     value, is_still, text = nodes.MeasureMawe.execute(frames, optical_flow).result
     want = measure_mawe(stream(frames), raft_estimator(lambda left, right: optical_flow.model(left, right)[-1]))
@@ -138,7 +140,7 @@ def test_mawe_of_the_node_is_mawe_of_the_core(files, shown_frames):
 
 
 def test_a_still_video_has_no_mawe(files, shown_frames):
-    optical_flow = quick(host.load_raft(SAFE_FILE))
+    optical_flow = quick(load_raft(SAFE_FILE))
     value, is_still, text = nodes.MeasureMawe.execute(shown_frames[:1].expand(3, -1, -1, -1), optical_flow).result
     assert is_still and text.startswith("still: none of the 2 frame pairs")
     assert type(value).__name__ == "ExecutionBlocker"
@@ -148,14 +150,14 @@ def test_a_still_video_has_no_mawe(files, shown_frames):
 def test_the_hosts_own_loader_gives_the_same(files, shown_frames):
     from comfy_extras.nodes_void import OpticalFlowLoader
 
-    theirs, ours = OpticalFlowLoader.execute(SAFE_FILE).result[0], host.load_raft(SAFE_FILE)
+    theirs, ours = OpticalFlowLoader.execute(SAFE_FILE).result[0], load_raft(SAFE_FILE)
     pair = shown_frames[:2].movedim(-1, 1)[..., :64, :96].contiguous() * 255
     pair = torch.nn.functional.interpolate(pair, (128, 128))
-    assert torch.equal(*(host.estimator(model).estimate(pair[:1], pair[1:]) for model in (theirs, ours)))
+    assert torch.equal(*(estimator(model).estimate(pair[:1], pair[1:]) for model in (theirs, ours)))
 
 
 def test_cancel_ends_within_one_pair(files, shown_frames):
-    optical_flow = quick(host.load_raft(SAFE_FILE))
+    optical_flow = quick(load_raft(SAFE_FILE))
     calls = []
 
     def press_cancel(*_):
@@ -173,7 +175,7 @@ def test_cancel_ends_within_one_pair(files, shown_frames):
 
 def test_clip_scores_are_cosines_of_projected_embeddings(shown_frames, tmp_path):
     clip_vision, clip = tiny_clip_vision(tmp_path, 24), tiny_clip(l=16, g=24)
-    tools = host.clip_tools(clip_vision, clip, " a cat ")
+    tools = clip_tools(clip_vision, clip, " a cat ")
     part = clip.cond_stage_model.clip_g
     tokens = clip.tokenize("a cat")["g"]
     part.set_clip_options({"projected_pooled": False})
@@ -192,19 +194,19 @@ def test_the_clip_is_left_as_it_was(tmp_path):
     clip_vision, clip = tiny_clip_vision(tmp_path, 24), tiny_clip(l=24)
     part = clip.cond_stage_model.clip_l
     before = part.return_projected_pooled, part.layer
-    host.clip_tools(clip_vision, clip, "a cat")
+    clip_tools(clip_vision, clip, "a cat")
     assert (part.return_projected_pooled, part.layer) == before
 
 
 def test_only_words_and_a_clip_give_a_text_score(tmp_path):
     clip_vision = tiny_clip_vision(tmp_path, 24)
-    assert host.clip_tools(clip_vision, tiny_clip(l=24), "  ").text is None
-    assert host.clip_tools(clip_vision, None, "a cat").text is None
+    assert clip_tools(clip_vision, tiny_clip(l=24), "  ").text is None
+    assert clip_tools(clip_vision, None, "a cat").text is None
 
 
 def test_parts_of_different_clips_are_refused(tmp_path):
     with pytest.raises(SettingsError, match="width 24, clip has l: 16; load the text encoder of the same CLIP"):
-        host.clip_tools(tiny_clip_vision(tmp_path, 24), tiny_clip(l=16), "a cat")
+        clip_tools(tiny_clip_vision(tmp_path, 24), tiny_clip(l=16), "a cat")
 
 
 @pytest.mark.parametrize("weight", [torch.zeros(24, 24), torch.eye(24), torch.full((24, 24), torch.nan)])
@@ -212,13 +214,13 @@ def test_a_clip_without_projection_is_refused(tmp_path, weight):
     clip = tiny_clip(l=24)
     clip.cond_stage_model.clip_l.transformer.text_projection.weight.copy_(weight)
     with pytest.raises(SettingsError, match="without text_projection"):
-        host.clip_tools(tiny_clip_vision(tmp_path, 24), clip, "a cat")
+        clip_tools(tiny_clip_vision(tmp_path, 24), clip, "a cat")
 
 
 def test_an_anchor_may_have_alpha_and_company(shown_frames, tmp_path):
     clip_vision = tiny_clip_vision(tmp_path, 24)
     anchor = torch.cat((shown_frames[5:8], torch.ones_like(shown_frames[5:8, ..., :1])), -1)
-    tools = host.clip_tools(clip_vision, anchor=anchor)
+    tools = clip_tools(clip_vision, anchor=anchor)
     assert measure(stream(shown_frames), clip=tools).anchor.values[5] == pytest.approx(1, abs=1e-5)
 
 

@@ -19,7 +19,9 @@ from streaming_core.loop.steps import continue_video, pick_anchor, state_after_f
 import_host()
 import_pack()
 
+import comfy.model_base  # noqa: E402
 import comfy.samplers  # noqa: E402
+from comfyui_streamingt2v.nodes.host.native import conditions  # noqa: E402
 from comfyui_streamingt2v.nodes.host.native import sampler as native  # noqa: E402
 from comfyui_streamingt2v.nodes.host.native.conditions import condition_kind  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
@@ -81,6 +83,17 @@ def begun(sampler, kind, num_frames=40, chunk=17, overlap=9, seed=3):
     image = torch.rand(1, 3, *size_of(kind)) if kind.frame_batch else None
     first = sampler.first_chunk(plan.chunk(0), size_of(kind), image)
     return state_after_first(plan, first, pick_anchor(first.frames, 0), sampler), first
+
+
+def test_this_host_has_the_classes_that_families_are_told_by():
+    """A class that a newer host renamed would make its models "none" without a word."""
+    assert conditions.SVD and conditions.LTX and conditions.WAN and len(conditions.HUNYUAN_FROM_IMAGE) == 3
+
+
+def test_a_wan_model_that_does_not_say_whether_it_takes_images_is_shown_none():
+    silent = object.__new__(comfy.model_base.WAN22_S2V)
+    assert not hasattr(silent, "image_to_video")
+    assert condition_kind(SimpleNamespace(model=silent)) == "none"
 
 
 @every_family

@@ -37,8 +37,6 @@ ROOMS = (
 DEVELOPERS = ("hosting", "training", "tiny_models", "benchmarks")
 """Rooms that are not part of the pack; each may import those before it and the pack's, none of them tests/."""
 LONGEST_MODULE, LONGEST_EXECUTE = 400, 25
-STILL_LEADING_BACK = {"nodes/host/metrics.py": ".nodes.host.video.files"}
-"""Imports that close a circle of folders and wait to be moved: by file, how the imported names begin."""
 MOST_FILES = {"nodes/host": 12, "streaming_core": 6}
 """Python files of a folder, those of its wings and its __init__.py left out."""
 
@@ -186,15 +184,14 @@ Arrows = dict[Path, dict[Path, str]]
 
 
 def arrows(files: list[Path]) -> tuple[Arrows, Arrows]:
-    """Between files, and between the folders in which they lie; those that are known to lead back are left out."""
+    """Between files, and between the folders in which they lie."""
     known, by_file, by_folder = set(files), {path: {} for path in files}, {path.parent: {} for path in files}
     for path in files:
         for line, name in imports(path):
             for target in files_of(name, path):
                 if target in known and target != path:
                     by_file[path].setdefault(target, where(path, line, name))
-                    known_back = STILL_LEADING_BACK.get(path.relative_to(ROOT).as_posix())
-                    if target.parent != path.parent and not (known_back and name.startswith(known_back)):
+                    if target.parent != path.parent:
                         by_folder[path.parent].setdefault(target.parent, where(path, line, name))
     return by_file, by_folder
 

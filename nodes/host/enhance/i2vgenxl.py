@@ -133,8 +133,8 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
         """Width of text tokens and of image embeddings."""
         return self.model_config.unet_config["config"].cross_attention_dim
 
-    def check_text(self, tokens: Tensor | None) -> None:
-        """Raise `SettingsError` unless `tokens` are one prompt `[1, n, condition_width]`."""
+    def check_text(self, tokens: Tensor | None) -> Tensor:
+        """`tokens`; raises `SettingsError` unless they are one prompt `[1, n, condition_width]`."""
         width = self.condition_width
         if tokens is None or tokens.ndim != 3 or tokens.shape[-1] != width or tokens.shape[0] != 1:
             got = "nothing" if tokens is None else f"shape {list(tokens.shape)}"
@@ -142,6 +142,7 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
                 f"I2VGen-XL takes one prompt of width {width}, got {got}; encode it with OpenCLIP ViT-H, "
                 "the text encoder of Stable Diffusion 2.1"
             )
+        return tokens
 
     def check_embedding(self, embedding: Tensor) -> None:
         """Raise `SettingsError` unless `embedding` is as wide as `condition_width`."""
@@ -152,8 +153,8 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
             )
 
     def extra_conds(self, **kwargs: Any) -> dict[str, comfy.conds.CONDRegular]:
-        text, image, noise = kwargs.get("cross_attn"), kwargs.get("concat_latent_image"), kwargs["noise"]
-        self.check_text(text)
+        text = self.check_text(kwargs.get("cross_attn"))
+        image, noise = kwargs.get("concat_latent_image"), kwargs["noise"]
         if image is None:
             raise SettingsError(
                 "I2VGen-XL needs an image that shows what the video looks like; make the conditioning with "

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ....streaming_core.enhance.job import WindowedPass
 from ....streaming_core.enhance.size import FrameTarget, Size
-from ....streaming_core.errors import SettingsError
+from ....streaming_core.errors import FrameError, SettingsError
 from ....streaming_core.frames import FrameStream, to_rgb
 from ....streaming_core.frames.fitting import fit
 from ....streaming_core.runs.content import ChunkContent
@@ -66,6 +66,8 @@ def encode_video(vae: VAE, frames: FrameStream, target: FrameTarget, advance: Ca
         latents[done : done + len(encoded)] = encoded
         done += len(encoded)
         advance(len(part))
+    if latents is None:
+        raise FrameError("the video has no frames")
     return latents
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
 
@@ -26,7 +27,7 @@ from .model import APM_TOKENS, APM_WEIGHT
 class StreamingApm:
     """A STREAMING_APM: the token network under the host's patcher."""
 
-    patcher: Any
+    patcher: ModelPatcher
 
     @property
     def network(self) -> ImageProjector:
@@ -48,7 +49,7 @@ class AnchorTokens:
     negative: Tensor
 
 
-def anchor_tokens(clip_vision: Any, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
+def anchor_tokens(clip_vision: ClipVisionModel, apm: StreamingApm, frames: Tensor) -> AnchorTokens:
     """Tokens of one or several anchor frames `[n, 3, H, W]` in [0, 1]; several are averaged.
 
     The negative row officially sees an image of zeros in [-1, 1], which is mid-gray, and not zero tokens.
@@ -68,7 +69,7 @@ def anchor_tokens(clip_vision: Any, apm: StreamingApm, frames: Tensor) -> Anchor
     return AnchorTokens(*(row.float().to(mm.intermediate_device()) for row in rows))
 
 
-def _embed(clip_vision: Any, pixels: Tensor) -> Tensor:
+def _embed(clip_vision: ClipVisionModel, pixels: Tensor) -> Tensor:
     """Pooled and projected embeddings `[n, width]` of images in [-1, 1]."""
     prepared = clip_pixels(pixels, clip_vision.image_size, clip_vision.image_mean, clip_vision.image_std)
     return embed_pixels(clip_vision, prepared)

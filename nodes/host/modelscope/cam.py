@@ -13,6 +13,7 @@ from typing import Any, cast
 import comfy.model_management as mm
 import comfy.ops
 import torch
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor
@@ -22,7 +23,14 @@ from ....streaming_core.models.modelscope.cam import ModelscopeCam
 from ....streaming_core.models.modelscope.config import ModelscopeCamConfig
 from ....streaming_core.models.modelscope.unet import Merge
 from ....streaming_core.models.registry import load_strict
-from ..cam import ALREADY_ATTACHED, StreamingCam, check_call, check_control_frames, encode_control_frames, weaken
+from ..cam import (
+    ALREADY_ATTACHED,
+    StreamingCam,
+    at_strength,
+    check_call,
+    check_control_frames,
+    encode_control_frames,
+)
 from ..patchers import managed, stored_dtype
 from ..progress import check_cancel
 from .model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
@@ -89,7 +97,7 @@ class ModelscopeCamGuide:
             self.control_embedding.to(device=x.device, dtype=dtype),
             settings,
         )
-        merge = _weakened(_in_type(self.network.merging(features, frames, settings), dtype), self.strength)
+        merge = _merge_at_strength(_in_type(self.network.merging(features, frames, settings), dtype), self.strength)
         options = {**transformer_options, MERGE_KEY: merge}
         return executor(x, timesteps, context, control, options, cam_memory=cam_memory, **kwargs)
 
@@ -101,16 +109,19 @@ def _in_type(merge: Merge, dtype: torch.dtype) -> Merge:
     )
 
 
-def _weakened(merge: Merge, strength: float) -> Merge:
+def _merge_at_strength(merge: Merge, strength: float) -> Merge:
     """`merge` at a strength; the same at 1."""
     if strength == 1:
         return merge
     return Merge(
-        lambda index, h: weaken(h, merge.skip(index, h), strength), lambda h: weaken(h, merge.middle(h), strength)
+        lambda index, h: at_strength(h, merge.skip(index, h), strength),
+        lambda h: at_strength(h, merge.middle(h), strength),
     )
 
 
-def with_modelscope_cam(model: Any, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> Any:
+def with_modelscope_cam(
+    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
+) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
     `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.

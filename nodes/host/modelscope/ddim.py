@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ....streaming_core.schedules.modelscope import ddim_eta_step, signal_scale
+from ..progress import SamplerCallback
 
 
 def step_seed(seed: int) -> int:
@@ -21,7 +23,7 @@ def step_seed(seed: int) -> int:
 class _FromNoise(comfy.samplers.KSAMPLER):
     """Starts from unit noise at whatever level comes first; the host would do so at the highest level only."""
 
-    def max_denoise(self, model_wrap, sigmas):
+    def max_denoise(self, model_wrap: Any, sigmas: Tensor) -> bool:
         return True
 
 
@@ -37,14 +39,30 @@ class Ddim(comfy.samplers.Sampler):
         self.extra_options = {"eta": eta}
 
     def sample(
-        self, model_wrap, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
-    ):
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: SamplerCallback | None,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
         empty = latent_image is None or not torch.count_nonzero(latent_image)
         inner = (_FromNoise if empty else comfy.samplers.KSAMPLER)(self._run)
         return inner.sample(model_wrap, sigmas, extra_args, callback, noise, latent_image, denoise_mask, disable_pbar)
 
     @torch.no_grad()
-    def _run(self, model, x, sigmas, extra_args=None, callback=None, disable=None):
+    def _run(
+        self,
+        model: Callable[..., Tensor],
+        x: Tensor,
+        sigmas: Tensor,
+        extra_args: dict[str, Any] | None = None,
+        callback: Callable[[dict[str, Any]], None] | None = None,
+        disable: bool | None = None,
+    ) -> Tensor:
         extra_args = extra_args or {}
         generator = torch.Generator("cpu").manual_seed(step_seed(extra_args.get("seed") or 0))
         for step in range(len(sigmas) - 1):

@@ -6,6 +6,10 @@ import logging
 import os
 from typing import NamedTuple
 
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP, VAE
+
 from ....streaming_core.models.modelscope.detect import (
     APM_PREFIX,
     BASE_ARCHITECTURE,
@@ -31,10 +35,10 @@ log = logging.getLogger(__name__)
 class StreamingModelscope(NamedTuple):
     """MODEL, CLIP, CLIP_VISION, VAE, STREAMING_CAM and STREAMING_APM of one file."""
 
-    model: object
-    clip: object
-    clip_vision: object
-    vae: object
+    model: ModelPatcher
+    clip: CLIP
+    clip_vision: ClipVisionModel
+    vae: VAE
     cam: StreamingCam
     apm: StreamingApm
 
@@ -62,7 +66,7 @@ def load_streamingmodelscope(name: str, safetensors_copy: bool = False) -> Strea
     return loaded
 
 
-def load_modelscope_unet(name: str):
+def load_modelscope_unet(name: str) -> ModelPatcher:
     """MODEL of the base text-to-video UNet in the diffusers layout, from the host's diffusion_models folder."""
     path = model_file("diffusion_models", name)
     tensors, source = read_weights(path), os.path.basename(path)

@@ -19,6 +19,7 @@ import comfy.model_management as mm
 import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
@@ -190,7 +191,7 @@ def build_modelscope(
     what: str,
     model_class: type[ModelscopeModel] = ModelscopeModel,
     keep_in: torch.dtype | None = None,
-) -> Any:
+) -> ModelPatcher:
     """MODEL from a UNet's tensors, keyed as in `VideoUNet`; loaded strictly. `what` names the network in errors."""
     parameters = sum(tensor.numel() for tensor in tensors.values())
     model = empty_modelscope(config, stored_dtype(tensors), parameters, model_class=model_class, keep_in=keep_in)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import Sampler
+from comfy.sd import CLIP, VAE
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
-from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
@@ -22,7 +27,7 @@ from ..encoders import Conditioning, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
-from ..progress import StepProgress, check_cancel
+from ..progress import check_cancel
 from .apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
 from .cam import with_modelscope_cam
 from .ddim import Ddim
@@ -35,7 +40,7 @@ TRAINED_SIZE = (256, 256)
 class ModelscopeSampling:
     """How one clip is sampled: SAMPLER, SIGMAS and guidance."""
 
-    sampler: object
+    sampler: Sampler
     sigmas: Tensor
     cfg: float
 
@@ -70,7 +75,13 @@ def draw_noise(chunk: Chunk, latent_shape: tuple[int, ...]) -> ClipNoise:
     return ClipNoise(latent, int(torch.randint(2**62, (), generator=generator)))
 
 
-def sample_clip(model, settings: ModelscopeSampling, conds, noise: ClipNoise, progress: StepProgress | None) -> Tensor:
+def sample_clip(
+    model: ModelPatcher,
+    settings: ModelscopeSampling,
+    conds: tuple[Conditioning, Conditioning],
+    noise: ClipNoise,
+    progress: Progress | None,
+) -> Tensor:
     """Sample one clip; latents as the host's VAE takes them."""
     positive, negative = conds
     return comfy.sample.sample_custom(
@@ -88,7 +99,7 @@ def sample_clip(model, settings: ModelscopeSampling, conds, noise: ClipNoise, pr
     )
 
 
-def decode_frames(vae, latents: Tensor) -> Tensor:
+def decode_frames(vae: VAE, latents: Tensor) -> Tensor:
     """Latents `[n, 4, h, w]` to frames `[n, 3, H, W]` in [0, 1]; every frame is decoded by itself."""
     frames = []
     for latent in latents.split(1):
@@ -97,7 +108,7 @@ def decode_frames(vae, latents: Tensor) -> Tensor:
     return torch.cat(frames)
 
 
-def encode_prompts(clip, texts: Iterable[str]) -> dict[str, Conditioning]:
+def encode_prompts(clip: CLIP, texts: Iterable[str]) -> dict[str, Conditioning]:
     """CONDITIONING of each different text."""
     return {text: encode_prompt(clip, text) for text in dict.fromkeys(texts)}
 
@@ -113,22 +124,22 @@ class ModelscopeChunkSampler(ChunkSampler):
     the VAE where recorded values are replayed.
     """
 
-    model: object
+    model: ModelPatcher
     cam: StreamingCam
-    vae: object
+    vae: VAE
     prompts: tuple[Conditioning, ...]
     negative: Conditioning
-    first_model: object
-    clip_vision: object | None = None
+    first_model: ModelPatcher
+    clip_vision: ClipVisionModel | None = None
     apm: StreamingApm | None = None
     anchor_weight: float = 1.0
     sampling: ModelscopeSampling = field(default_factory=official_sampling)
     first_sampling: ModelscopeSampling = field(default_factory=first_clip_sampling)
     tokens: Callable[[Tensor], AnchorTokens] | None = None
     noise: Callable[[Chunk, tuple[int, ...]], ClipNoise] | None = None
-    decode_frames: Callable[[object, Tensor], Tensor] | None = None
-    progress: StepProgress | None = None
-    clip: object | None = None
+    decode_frames: Callable[[VAE, Tensor], Tensor] | None = None
+    progress: Progress | None = None
+    clip: CLIP | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False)
 
     family = "streamingmodelscope"
@@ -145,24 +156,26 @@ class ModelscopeChunkSampler(ChunkSampler):
         """Whether APM remembers the anchor."""
         return self.apm is not None or self.tokens is not None
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         # Prompts decide single chunks: `chunk_identity`.
         return fields_identity(self, "prompts", "clip", "progress")
 
-    def chunk_identity(self, chunk: Chunk) -> dict:
+    def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
         names = ("cam_strength", "anchor_strength") if self.has_anchor else ("cam_strength",)
         return {**prompt, **chunk.cues(*names)} if chunk.index else prompt
 
-    def with_progress(self, progress: StepProgress) -> ModelscopeChunkSampler:
+    def with_progress(self, progress: Progress) -> ModelscopeChunkSampler:
         return replace(self, progress=progress)
 
     def steps(self, chunk: Chunk) -> int:
         return (self.sampling if chunk.index else self.first_sampling).steps
 
-    def networks(self) -> tuple:
-        anchor = () if self.apm is None else (self.clip_vision.patcher, self.apm.patcher)
-        return self.model, self.first_model, self.cam.patcher, self.vae.patcher, *anchor
+    def networks(self) -> tuple[ModelPatcher, ...]:
+        networks = self.model, self.first_model, self.cam.patcher, self.vae.patcher
+        if self.apm is None or self.clip_vision is None:
+            return networks
+        return *networks, self.clip_vision.patcher, self.apm.patcher
 
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
         return step_memory(self.model, self._latent_shape(chunk, *size), self.vae, 1, (self.model, self.cam.patcher))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.sd
 import comfy.sd1_clip
@@ -12,10 +13,12 @@ import folder_paths
 import safetensors.torch
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.sd import CLIP, VAE
 from comfy.text_encoders.sd2_clip import SD2Tokenizer
 from torch import Tensor
 
 from ....streaming_core.errors import CheckpointError
+from ....streaming_core.models.layers import Device
 from ....streaming_core.models.modelscope.config import TextEncoderConfig
 from ....streaming_core.models.modelscope.vae_names import rename_vae
 from ....streaming_core.models.registry import compare_keys, shapes_of
@@ -44,7 +47,7 @@ def write_safetensors_copy(path: str, tensors: Mapping[str, Tensor]) -> str | No
     return target
 
 
-def build_kl_vae(tensors: Mapping[str, Tensor], config: VaeConfig):
+def build_kl_vae(tensors: Mapping[str, Tensor], config: VaeConfig) -> VAE:
     """VAE from a KL autoencoder in the diffusers layout, loaded strictly."""
     levels = len(config.channel_multipliers)
     renamed = rename_vae(tensors, levels)
@@ -57,7 +60,7 @@ def build_kl_vae(tensors: Mapping[str, Tensor], config: VaeConfig):
     return vae
 
 
-def text_tower_class(config: TextEncoderConfig) -> type:
+def text_tower_class(config: TextEncoderConfig) -> type[comfy.sd1_clip.SD1ClipModel]:
     """The host's CLIP model class for `config`: last hidden state after the final norm, padded with token 0."""
     described = {
         "hidden_act": "gelu",
@@ -72,7 +75,12 @@ def text_tower_class(config: TextEncoderConfig) -> type:
     }
 
     class TextTower(comfy.sd1_clip.SDClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
+        def __init__(
+            self,
+            device: Device = "cpu",
+            dtype: torch.dtype | None = None,
+            model_options: dict[str, Any] | None = None,
+        ) -> None:
             super().__init__(
                 device=device,
                 dtype=dtype,
@@ -84,14 +92,19 @@ def text_tower_class(config: TextEncoderConfig) -> type:
             )
 
     class TextModel(comfy.sd1_clip.SD1ClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options=None):
+        def __init__(
+            self,
+            device: Device = "cpu",
+            dtype: torch.dtype | None = None,
+            model_options: dict[str, Any] | None = None,
+        ) -> None:
             options = model_options or {}
             super().__init__(device, dtype, options, clip_name="h", clip_model=TextTower)
 
     return TextModel
 
 
-def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig):
+def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig) -> CLIP:
     """CLIP from a text tower in the transformers layout, loaded strictly.
 
     Stable Diffusion 2's tower without its last layer, whose output officially goes through the final norm: what the
@@ -102,8 +115,8 @@ def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig)
     clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=parameters)
     tower = clip.cond_stage_model.clip_h.transformer
     tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
-    own = {key: tensor for key, tensor in tower.state_dict().items() if not key.startswith("text_projection.")}
-    compare_keys(shapes_of(own), shapes_of(tensors), "the text encoder")
+    expected = {key: tensor for key, tensor in tower.state_dict().items() if not key.startswith("text_projection.")}
+    compare_keys(shapes_of(expected), shapes_of(tensors), "the text encoder")
     # The projection of the pooled output is the host's addition; nothing here reads it, but it must not be garbage.
     identity = {"text_projection.weight": torch.eye(config.width)}
     missing, _ = clip.load_sd({**tensors, **identity})

@@ -6,12 +6,16 @@ It predicts velocity on its own 1000 noise levels, the last of which holds no si
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.model_base
 import comfy.model_sampling
+import comfy.supported_models_base
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ....streaming_core.models.layers import Device
 from ....streaming_core.models.modelscope.detect import detect_unet
 from ....streaming_core.models.modelscope.vid2vid import ARCHITECTURE, rename
 from ....streaming_core.models.registry import shapes_of
@@ -25,7 +29,7 @@ SIGMA_MAX = 1e4
 class Vid2VidSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
     """The host's sampling object on the refiner's levels."""
 
-    def __init__(self, model_config=None):
+    def __init__(self, model_config: comfy.supported_models_base.BASE | None = None) -> None:
         super().__init__(model_config)
         noise = refiner_noise().double()
         self.set_sigmas((noise / signal_of(noise)).clamp(max=SIGMA_MAX).float())
@@ -34,7 +38,7 @@ class Vid2VidSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sa
 class Vid2VidModel(ModelscopeModel):
     """The refiner as the host's model object."""
 
-    def __init__(self, model_config, device=None):
+    def __init__(self, model_config: comfy.supported_models_base.BASE, device: Device = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device)
         self.model_sampling = Vid2VidSampling(model_config)
 
@@ -44,7 +48,7 @@ def build_vid2vid(
     source: str = "the file",
     head_width: int = 64,
     keep_in: torch.dtype | None = None,
-):
+) -> ModelPatcher:
     """MODEL from an MS-Vid2Vid UNet under its official names, loaded strictly.
 
     `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
@@ -56,14 +60,14 @@ def build_vid2vid(
     return build_modelscope(renamed, config, "the MS-Vid2Vid UNet", Vid2VidModel, keep_in)
 
 
-def with_rescaled_guidance(model, rescale: float):
+def with_rescaled_guidance(model: ModelPatcher, rescale: float) -> ModelPatcher:
     """A clone of `model` whose guidance is partly brought back to the spread of the conditional prediction.
 
     The spread is of velocities and over all frames together, as officially over a window; the host's own node measures
     every frame of a batch by itself.
     """
 
-    def guided(args):
+    def guided(args: dict[str, Any]) -> Tensor:
         x = args["input"]
         sigma = args["sigma"].to(x).view(-1, *[1] * (x.ndim - 1))
         signal = (1 + sigma**2).rsqrt()
@@ -71,8 +75,8 @@ def with_rescaled_guidance(model, rescale: float):
         def velocity(denoised: Tensor) -> Tensor:
             return (signal**2 * x - denoised) / (sigma * signal)
 
-        rows = (velocity(args[name])[None] for name in ("cond_denoised", "uncond_denoised"))
-        v = rescaled_guidance(*rows, args["cond_scale"], rescale)[0]
+        cond, uncond = (velocity(args[name])[None] for name in ("cond_denoised", "uncond_denoised"))
+        v = rescaled_guidance(cond, uncond, args["cond_scale"], rescale)[0]
         # The host wants what is to be taken away from x.
         return x - (signal**2 * x - sigma * signal * v)
 

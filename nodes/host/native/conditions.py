@@ -13,49 +13,65 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import comfy.model_base
 import torch
+from comfy.clip_vision import Output as ClipVisionOutput
 from comfy.ldm.lightricks.symmetric_patchifier import latent_to_pixel_coords
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
+from ..compat import classes
 from ..encoders import Conditioning
 
 IMAGE_CONDITIONS = ("anchor", "tail")
+ConditionKind = Literal["every_frame", "first_frames", "guide", "none"]
+ConditioningPair = tuple[Conditioning, Conditioning]
+"""Positive and negative."""
+
+# No attribute of the host's models says which conditioning values they read, so families are told apart by class. A
+# host without one of these classes has no such models; a test notices when a newer host renames one.
+LTX_WITH_AUDIO = classes(comfy.model_base, "LTXAV")
+LTX = classes(comfy.model_base, "LTXV")
+SVD = classes(comfy.model_base, "SVD_img2vid")
+WAN = classes(comfy.model_base, "WAN21")
+HUNYUAN_FROM_IMAGE = classes(comfy.model_base, "HunyuanVideo15", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V")
 
 
-def condition_kind(model) -> str:
+def condition_kind(model: ModelPatcher) -> ConditionKind:
     """How a MODEL takes images, see above.
 
     Raises `SettingsError` for models that make audio along with the image.
     """
     base = model.model
-    names = {kind.__name__ for kind in type(base).__mro__}
-    if "LTXAV" in names:
+    if isinstance(base, LTX_WITH_AUDIO):
         raise SettingsError("LTX models that make audio are not supported; use an LTX-Video model without audio")
-    if "SVD_img2vid" in names:
+    if isinstance(base, SVD):
         return "every_frame"
-    if "LTXV" in names:
+    if isinstance(base, LTX):
         return "guide"
-    if names & {"HunyuanVideo15", "HunyuanVideoI2V", "HunyuanVideoSkyreelsI2V"}:
-        return "first_frames"
-    if "WAN21" in names and getattr(base, "image_to_video", False):
-        return "first_frames"
-    return "none"
+    # Not every Wan model has the attribute (WAN22_S2V), and other families have it, too (CogVideoX).
+    wan_from_image = isinstance(base, WAN) and getattr(base, "image_to_video", False)
+    return "first_frames" if wan_from_image or isinstance(base, HUNYUAN_FROM_IMAGE) else "none"
+
+
+def expects_gray(model: ModelPatcher) -> bool:
+    """Whether gray frames stand for those behind an image, as for Wan; for other models zeros in the latent do."""
+    return isinstance(model.model, WAN)
 
 
 @dataclass(frozen=True)
 class ShownImage:
     """An anchor or start image as models take it: its latent, what CLIP vision sees in it, and itself as IMAGE.
 
-    `latent` is None where the model has no use for it. `_filled`: latents of the image and what stands for unknown
-    frames behind it, by length.
+    `_filled`: latents of the image and what stands for unknown frames behind it, by length.
     """
 
     image: Tensor
-    latent: Tensor | None
-    vision: Any = None
+    latent: Tensor
+    vision: ClipVisionOutput | None = None
     _filled: dict[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def filled(self, num_frames: int, encode: Callable[[Tensor], Tensor]) -> Tensor:
@@ -67,15 +83,15 @@ class ShownImage:
         return self._filled[num_frames]
 
 
-def set_values(conditioning: Conditioning, **values) -> Conditioning:
-    """The same texts with `values` beside them."""
-    return [[text, {**beside, **values}] for text, beside in conditioning]
+def set_values(conditioning: Conditioning, **values: Any) -> Conditioning:
+    """The same texts with `values` among their options."""
+    return [[text, {**options, **values}] for text, options in conditioning]
 
 
 def without_guides(conditioning: Conditioning) -> Conditioning:
     """Less the guides of LTX's own nodes, whose latents are not part of this video."""
     dropped = ("keyframe_idxs", "guide_attention_entries", "generated_keyframes")
-    return [[text, {k: v for k, v in beside.items() if k not in dropped}] for text, beside in conditioning]
+    return [[text, {k: v for k, v in options.items() if k not in dropped}] for text, options in conditioning]
 
 
 @dataclass(frozen=True)
@@ -92,53 +108,62 @@ class ClipRequest:
     strength: float = 1.0
 
     @property
-    def has_image(self) -> bool:
-        return self.image is not None and self.strength > 0
+    def shown(self) -> ShownImage | None:
+        """The image, where any of it counts."""
+        return self.image if self.strength > 0 else None
 
 
-def every_frame(positive, negative, request: ClipRequest):
+def every_frame(positive: Conditioning, negative: Conditioning, request: ClipRequest) -> ConditioningPair:
     """SVD: the image's latent beside each frame, its embedding as text, zeros in the negative half."""
-    if not request.has_image:
+    shown = request.shown
+    if shown is None:
         return positive, negative
-    latent = request.image.latent * request.strength
-    if request.image.vision is not None:
-        embedding = request.image.vision.image_embeds.float().reshape(1, 1, -1)
-        positive = [[embedding, beside] for _, beside in positive]
-        negative = [[torch.zeros_like(embedding), beside] for _, beside in negative]
+    latent = shown.latent * request.strength
+    if shown.vision is not None:
+        embedding = shown.vision.image_embeds.float().reshape(1, 1, -1)
+        positive = [[embedding, options] for _, options in positive]
+        negative = [[torch.zeros_like(embedding), options] for _, options in negative]
     return (
         set_values(positive, concat_latent_image=latent),
         set_values(negative, concat_latent_image=torch.zeros_like(latent)),
     )
 
 
-def first_frames(positive, negative, request: ClipRequest, image_condition: str, gray: Callable | None):
+def first_frames(
+    positive: Conditioning,
+    negative: Conditioning,
+    request: ClipRequest,
+    image_condition: str,
+    encode_gray: Callable[[Tensor], Tensor] | None,
+) -> ConditioningPair:
     """Wan and Hunyuan image-to-video: known latents at the beginning, a mask, and CLIP vision of the image.
 
-    `gray`: encodes what stands for unknown frames; None where zeros do.
+    `encode_gray`: encodes what stands for unknown frames; None where zeros do.
     """
+    shown = request.shown
     held = 0 if request.held is None else request.held.shape[2]
     # A single held latent stays: without it in the condition the clip would begin elsewhere.
-    from_image = request.has_image and (not held or (image_condition == "anchor" and held > 1))
-    if not held and not request.has_image:
+    from_image = shown is not None and (not held or (image_condition == "anchor" and held > 1))
+    if not held and shown is None:
         return positive, negative
-    if gray is not None and request.image is not None:
-        image = request.image.filled(request.num_frames, gray).clone()
+    if encode_gray is not None and request.image is not None:
+        image = request.image.filled(request.num_frames, encode_gray).clone()
     else:
         image = torch.zeros(request.shape)
-        if request.has_image:
-            image[:, :, :1] = request.image.latent
+        if shown is not None:
+            image[:, :, :1] = shown.latent
     first = 1 if from_image else 0
-    if held > first:
+    if request.held is not None and held > first:
         image[:, :, first:held] = request.held[:, :, first:]
     mask = torch.ones(1, 1, *request.shape[2:])
     mask[:, :, : max(held, first)] = 0
-    values = {"concat_latent_image": image, "concat_mask": mask}
-    if request.has_image and request.image.vision is not None:
-        values["clip_vision_output"] = request.image.vision
+    values: dict[str, Any] = {"concat_latent_image": image, "concat_mask": mask}
+    if shown is not None and shown.vision is not None:
+        values["clip_vision_output"] = shown.vision
     return set_values(positive, **values), set_values(negative, **values)
 
 
-def guide_coordinates(model, image: ShownImage) -> Tensor:
+def guide_coordinates(model: ModelPatcher, image: ShownImage) -> Tensor:
     """Where LTX-Video sees a guide: one latent before the clip, in the coordinates of the host's own model."""
     network = model.model.diffusion_model
     _, coordinates = network.patchifier.patchify(image.latent)

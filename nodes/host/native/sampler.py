@@ -6,13 +6,18 @@ Nothing is decoded and encoded again at joins. The held latents of a chunk are t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import Sampler
+from comfy.sd import CLIP, VAE
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
@@ -20,19 +25,22 @@ from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import decode_all
 from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
 from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ..encoders import Conditioning, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images, images_to_core
-from ..progress import StepProgress, check_cancel
+from ..progress import check_cancel
 from ..vae import decode_clip as decode_frame_batch
 from .conditions import (
     ClipRequest,
+    ConditioningPair,
+    ConditionKind,
     ShownImage,
     condition_kind,
     every_frame,
+    expects_gray,
     first_frames,
     guide_coordinates,
     set_values,
@@ -42,7 +50,7 @@ from .conditions import (
 log = logging.getLogger(__name__)
 
 
-def latent_layout(model, vae) -> LatentLayout:
+def latent_layout(model: ModelPatcher, vae: VAE) -> LatentLayout:
     """How the latents of MODEL and VAE stand for frames.
 
     Raises `SettingsError` when the two do not belong together, or make no video this loop can continue.
@@ -71,11 +79,11 @@ def latent_layout(model, vae) -> LatentLayout:
     return layout
 
 
-def pixels_per_latent(vae) -> int:
+def pixels_per_latent(vae: VAE) -> int:
     return vae.spacial_compression_encode()
 
 
-def patch_px(model) -> int:
+def patch_px(model: ModelPatcher) -> int:
     """Latent pixels per side of what a transformer sees as one."""
     size = getattr(model.model.diffusion_model, "patch_size", 1)
     return size[-1] if isinstance(size, Sequence) else int(size)
@@ -89,7 +97,7 @@ class ChunkGuider(comfy.samplers.CFGGuider):
         self.inner_set_conds(conds if blind is None else {**conds, "blind": blind})
         self.set_cfg(cfg)
 
-    def blind_conds(self, axis: int, held: int) -> list:
+    def blind_conds(self, axis: int, held: int) -> list[dict[str, Any]]:
         """The prepared conditioning in which no latent counts as held."""
         conds = []
         for cond in self.conds["blind"]:
@@ -102,14 +110,16 @@ class ChunkGuider(comfy.samplers.CFGGuider):
         return conds
 
 
-def against_previous(guider: ChunkGuider, noise: Tensor, weight: float, axis: int):
+def against_previous(
+    guider: ChunkGuider, noise: Tensor, weight: float, axis: int
+) -> Callable[[dict[str, Any]], Tensor]:
     """Guidance `e + w (e_c - e_u)` where e_u knows nothing of the chunk before (reference: lvdm, section 6.4).
 
     `noise`: what is in place of the held latents then, `[.., held, ..]`. One more model call per step.
     """
     held = noise.shape[axis]
 
-    def guide(args):
+    def guide(args: dict[str, Any]) -> Tensor:
         x, sigma, model = args["input"].clone(), args["sigma"], args["model"]
         level = sigma.reshape(-1, *[1] * (x.ndim - 1))
         # Frames in the batch have a level each; those of the held ones are the first.
@@ -155,19 +165,19 @@ class AnyModelChunkSampler(ChunkSampler):
     first, "anchor" or "tail". `previous_guidance`: weight of the guidance against the previous chunk.
     """
 
-    model: object
-    vae: object
+    model: ModelPatcher
+    vae: VAE
     positive: Conditioning
     negative: Conditioning
-    sampler: object
+    sampler: Sampler
     sigmas: Tensor
     cfg: float
-    clip: object | None = None
-    clip_vision: object | None = None
+    clip: CLIP | None = None
+    clip_vision: ClipVisionModel | None = None
     held_noise: float = 0.0
     image_condition: str = "anchor"
     previous_guidance: float = 0.0
-    progress: StepProgress | None = None
+    progress: Progress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)
 
     family = "any_model"
@@ -191,16 +201,16 @@ class AnyModelChunkSampler(ChunkSampler):
             )
         return fitted
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         return fields_identity(self, "clip", "progress")
 
-    def chunk_identity(self, chunk: Chunk) -> dict:
-        own = {}
+    def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
+        prompt = {}
         if chunk.prompt is not None:
-            own = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
-        return {**own, **chunk.cues("anchor_strength")} if chunk.index else own
+            prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
+        return {**prompt, **chunk.cues("anchor_strength")} if chunk.index else prompt
 
-    def with_progress(self, progress: StepProgress) -> AnyModelChunkSampler:
+    def with_progress(self, progress: Progress) -> AnyModelChunkSampler:
         return replace(self, progress=progress)
 
     def with_perturbed_tail(self, level: float) -> AnyModelChunkSampler:
@@ -209,7 +219,7 @@ class AnyModelChunkSampler(ChunkSampler):
     def steps(self, chunk: Chunk) -> int:
         return len(self.sigmas) - 1
 
-    def networks(self) -> tuple:
+    def networks(self) -> tuple[ModelPatcher, ...]:
         vision = () if self.clip_vision is None else (self.clip_vision.patcher,)
         return self.model, self.vae.patcher, *vision
 
@@ -217,11 +227,12 @@ class AnyModelChunkSampler(ChunkSampler):
         shape = self._shape(self.layout.latents(chunk.num_frames), *size)
         return step_memory(self.model, shape, self.vae, 1, (self.model,))
 
-    def embed_anchor(self, frame: Tensor) -> ShownImage:
+    def embed_anchor(self, frame: Tensor) -> ShownImage | None:
         check_cancel()
+        if condition_kind(self.model) == "none":
+            return None
         image = core_to_images(frame)
-        kind = condition_kind(self.model)
-        latent = None if kind == "none" else self.encode(image)
+        latent = self.encode(image)
         vision = None if self.clip_vision is None else self.clip_vision.encode_image(image, crop=False)
         return ShownImage(image, latent, vision)
 
@@ -291,26 +302,26 @@ class AnyModelChunkSampler(ChunkSampler):
         return (count, channels, *size) if self.layout.axis == 0 else (1, channels, count, *size)
 
     def _prompt(self, chunk: Chunk) -> Conditioning:
-        """The positive conditioning of a chunk: the plan's prompt with what stands beside the connected one."""
+        """The positive conditioning of a chunk: the plan's prompt with the options of the connected one."""
         if chunk.prompt is None:
             return self.positive
         if self.clip is None:
             raise SettingsError("the plan has prompts; connect clip to Any Model Chunk Sampler, which encodes them")
         if chunk.prompt not in self._encoded:
+            connected = self.positive[0][1] if self.positive else {}
             encoded = encode_prompt(self.clip, chunk.prompt)
-            beside = self.positive[0][1] if self.positive else {}
-            self._encoded[chunk.prompt] = [[text, {**beside, **own}] for text, own in encoded]
+            self._encoded[chunk.prompt] = [[text, {**connected, **options}] for text, options in encoded]
         return self._encoded[chunk.prompt]
 
-    def _conditions(self, kind: str, chunk: Chunk, request: ClipRequest) -> tuple[Conditioning, Conditioning]:
+    def _conditions(self, kind: ConditionKind, chunk: Chunk, request: ClipRequest) -> ConditioningPair:
         positive, negative = without_guides(self._prompt(chunk)), without_guides(self.negative)
         if kind == "every_frame":
             return every_frame(positive, negative, request)
         if kind == "first_frames":
-            gray = self.encode if "WAN21" in {each.__name__ for each in type(self.model.model).__mro__} else None
-            return first_frames(positive, negative, request, self.image_condition, gray)
-        if kind == "guide" and request.has_image:
-            values = {"keyframe_idxs": guide_coordinates(self.model, request.image)}
+            encode_gray = self.encode if expects_gray(self.model) else None
+            return first_frames(positive, negative, request, self.image_condition, encode_gray)
+        if kind == "guide" and request.shown is not None:
+            values = {"keyframe_idxs": guide_coordinates(self.model, request.shown)}
             return set_values(positive, **values), set_values(negative, **values)
         return positive, negative
 
@@ -323,10 +334,11 @@ class AnyModelChunkSampler(ChunkSampler):
         request = ClipRequest(shape, chunk.num_frames, seen, image, min(1.0, chunk.anchor_strength))
         positive, negative = self._conditions(kind, chunk, request)
         latent, mask, unit = self._start(shape, seen, noise.latent)
-        if kind == "guide" and request.has_image:
-            latent = torch.cat([latent, image.latent], dim=2)
+        guide_image = request.shown if kind == "guide" else None
+        if guide_image is not None:
+            latent = torch.cat([latent, guide_image.latent], dim=2)
             mask = torch.cat([mask, torch.full((1, 1, 1, 1, 1), 1 - request.strength)], dim=2)
-            unit = torch.cat([unit, torch.zeros_like(image.latent)], dim=2)
+            unit = torch.cat([unit, torch.zeros_like(guide_image.latent)], dim=2)
         model, blind = self.model, None
         guided = bool(self.previous_guidance) and count > 0
         if guided:
@@ -346,7 +358,7 @@ class AnyModelChunkSampler(ChunkSampler):
             latent,
             self.sampler,
             self.sigmas,
-            denoise_mask=mask if count or kind == "guide" and request.has_image else None,
+            denoise_mask=mask if count or guide_image is not None else None,
             callback=self.progress.sampler_callback(model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=noise.sampler_seed,

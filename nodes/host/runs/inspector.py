@@ -33,6 +33,8 @@ TILE_PX = 160
 COLUMNS = 6
 LINE_PX = 14
 MAX_TILES = 120
+Tile = tuple[Tensor | None, Sequence[str]]
+"""An image `[H, W, 3]` and the lines of text below it."""
 
 
 def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
@@ -73,7 +75,7 @@ def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
         return f"deleted older takes, {_size(delete_older(run))}"
 
 
-def runs_stamp() -> tuple:
+def runs_stamp() -> tuple[tuple[str, int, int], ...]:
     """Changes when any run below the root changes."""
     found = sorted(runs_root().glob(f"*/{MANIFEST}"))
     return tuple((path.parent.name, path.stat().st_mtime_ns, path.stat().st_size) for path in found)
@@ -90,7 +92,8 @@ def describe_all() -> tuple[str, Tensor]:
     """All runs, one line and one image each."""
     root = runs_root()
     found = list_runs(root) if root.is_dir() else []
-    lines, tiles = [f"{len(found)} runs in {root}", "run | frames | chunks | size | fps | made by | on disk"], []
+    lines = [f"{len(found)} runs in {root}", "run | frames | chunks | size | fps | made by | on disk"]
+    tiles: list[Tile] = []
     for run in found:
         if isinstance(run, StreamingError):
             lines.append(f"damaged: {run}")
@@ -123,16 +126,17 @@ def describe_run(name: str) -> tuple[str, Tensor]:
         stream: FrameStream | None = run.frames_stream(sum(record.num_frames for record in _whole(manifest)))
     except StreamingError:
         stream = None
-    tiles, start = [], 0
+    tiles: list[Tile] = []
+    start = 0
     for index in sorted({record.index for record in manifest.records} | set(manifest.missing)):
         check_cancel()
         record = manifest.chunk(index)
         status = _status(run, index, record)
         lines += [_chunk_line(index, record, start, status), *_take_lines(run, index, record)]
         if len(tiles) < MAX_TILES and (record is not None or index in manifest.missing):
-            words = [f"chunk {index}  {status}", "" if record is None else f"seed {record.seed}"]
+            caption = [f"chunk {index}  {status}", "" if record is None else f"seed {record.seed}"]
             image = None if record is None else _image(stream, start + record.num_frames // 2)
-            tiles.append((image, words))
+            tiles.append((image, caption))
         start += 0 if record is None else record.num_frames
     return "\n".join(lines), sheet(tiles)
 
@@ -154,12 +158,12 @@ def _take_lines(run: RunFolder, index: int, current: ChunkRecord | None) -> list
             continue
         # Contents are compared when a take is chosen; to list takes, their sizes must do.
         if not is_intact(run, take, content=False):
-            words = "damaged"
+            difference = "damaged"
         elif current is None:
-            words = "made with other settings"
+            difference = "made with other settings"
         else:
-            words = f"compared with take {current.take}: {take_text(run.manifest, current, take)}"
-        lines.append(f"    take {take.take} | seed {take.seed} | {_size(take.num_bytes)} | {words}")
+            difference = f"compared with take {current.take}: {take_text(run.manifest, current, take)}"
+        lines.append(f"    take {take.take} | seed {take.seed} | {_size(take.num_bytes)} | {difference}")
     return lines
 
 
@@ -211,8 +215,8 @@ def _image(stream: FrameStream | None, index: int) -> Tensor | None:
         return None
 
 
-def sheet(tiles: Sequence[tuple[Tensor | None, Sequence[str]]]) -> Tensor:
-    """Images `[H, W, 3]` in 0..1 in rows, each with its lines of words below: `[1, height, width, 3]`.
+def sheet(tiles: Sequence[Tile]) -> Tensor:
+    """Images `[H, W, 3]` in 0..1 in rows, each with its lines of text below: `[1, height, width, 3]`.
 
     A tile without an image is gray; no tiles at all are one of them.
     """
@@ -222,13 +226,13 @@ def sheet(tiles: Sequence[tuple[Tensor | None, Sequence[str]]]) -> Tensor:
     columns, step = min(COLUMNS, len(tiles)), high + 2 * LINE_PX + 6
     page = Image.new("RGB", (columns * (TILE_PX + 4) + 4, -(-len(tiles) // columns) * step + 4), (24, 24, 24))
     draw = ImageDraw.Draw(page)
-    for number, (image, (_, words)) in enumerate(zip(images, tiles, strict=True)):
+    for number, (image, (_, caption)) in enumerate(zip(images, tiles, strict=True)):
         x, y = 4 + number % columns * (TILE_PX + 4), 4 + number // columns * step
         if image is None:
             draw.rectangle((x, y, x + TILE_PX - 1, y + high - 1), fill=(96, 96, 96))
         else:
             page.paste(image, (x, y))
-        for line, text in enumerate(words):
+        for line, text in enumerate(caption):
             draw.text((x, y + high + 1 + line * LINE_PX), _printable(text), fill=(230, 230, 230))
     return torch.from_numpy(np.asarray(page, dtype=np.float32) / 255).unsqueeze(0)
 

@@ -6,16 +6,19 @@ import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management as mm
 import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.plan import Beginning, VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, StepMemory
 from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
-from ..progress import check_cancel
+from ..progress import SamplerCallback, check_cancel
 from .paths import runs_root
 
 TIMED_STEPS = 3
@@ -71,17 +74,16 @@ class Costs:
                 f"the run needs {_size(self.disk_needed)} of disk but {_size(self.disk_free)} are free; free some "
                 "disk space, plan fewer frames, or use a smaller size"
             )
-        on_cpu = self.memory is not None and self.memory.device_total is None
-        ram = self.ram_needed + (self.memory.least if on_cpu else 0)
+        memory = self.memory
+        ram = self.ram_needed + (memory.least if memory is not None and memory.device_total is None else 0)
         if ram > self.ram_free:
             raise SettingsError(
                 f"one chunk needs {_size(ram)} of RAM but {_size(self.ram_free)} are free; use a smaller chunk_frames "
                 "or a smaller size"
             )
-        if self.memory is not None and not on_cpu and self.memory.least > self.memory.device_total:
+        if memory is not None and memory.device_total is not None and memory.least > memory.device_total:
             raise SettingsError(
-                f"one step needs {_size(self.memory.least)} of VRAM but the device has "
-                f"{_size(self.memory.device_total)}; use a "
+                f"one step needs {_size(memory.least)} of VRAM but the device has {_size(memory.device_total)}; use a "
                 "smaller chunk_frames or a smaller size"
             )
 
@@ -134,14 +136,14 @@ class StepTimer:
     def __init__(self) -> None:
         self.times: list[float] = []
 
-    def advance(self, steps: int = 1, preview=None) -> None:
+    def advance(self, steps: int = 1, preview: Any = None) -> None:
         """As of a bar."""
         check_cancel()
 
-    def sampler_callback(self, model):
+    def sampler_callback(self, model: ModelPatcher) -> SamplerCallback:
         """A callback that notes when each step ended."""
 
-        def callback(step, denoised, x, total_steps):
+        def callback(step: int, denoised: Tensor, x: Tensor, total_steps: int) -> None:
             check_cancel()
             self.times.append(time.monotonic())
             if len(self.times) >= min(TIMED_STEPS, total_steps):

@@ -21,12 +21,12 @@ from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
 from ....streaming_core.runs.care import is_intact
 from ....streaming_core.runs.folder import RunFolder
-from ....streaming_core.runs.manifest import plain
+from ....streaming_core.runs.manifest import ChunkRecord, plain
 from ..identity import start_flags_identity, watch
 from ..progress import StepProgress, check_cancel
 from .handed_out import hand_out
 from .paths import runs_root
-from .videos import Job, chained_hashes, chunk_identity, kept_beginning, resumed_state, store_chunk
+from .videos import Job, chained_hashes, chunk_identity, kept_beginning, resumed_state, store_chunk, stored
 
 log = logging.getLogger(__name__)
 OWNER = "Reroll Chunks"
@@ -47,10 +47,10 @@ class RerollRequest:
     seed: int
     scope: str
 
-    def seed_of(self, index: int, own: int) -> int:
-        """The seed of a chunk that had `own`."""
+    def seed_of(self, index: int, present: int) -> int:
+        """The seed of a chunk that had `present`."""
         if index not in self.chunks:
-            return own
+            return present
         if self.seed_mode == "given":
             return self.seed
         digest = hashlib.blake2b(f"reroll:{self.seed}:{index}".encode(), digest_size=8).digest()
@@ -86,7 +86,7 @@ def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> Fram
         with watch(sampler):
             for index in indices:
                 check_cancel()
-                seed = request.seed_of(index, run.record(index).seed)
+                seed = request.seed_of(index, _finished(run, index).seed)
                 if _is_there(run, index, seed, request):
                     same += 1
                     progress.advance(sampler.steps(plan.chunk(index)))
@@ -115,30 +115,40 @@ def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
             f"run {name!r} was made with other settings: {sentence(changes)}; connect the chunk sampler that Stream "
             "Sampler made it with"
         )
-    own = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
-    return Job(sampler, plan, identity, own, chained_hashes(identity, own))
+    chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
+    return Job(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
 
 
 def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
-    for index, each in enumerate(wanted):
-        record = run.record(index)
-        if record is None or run.manifest.choice(index, each) != record:
-            what = "is not finished" if record is None else "was made with other settings"
-            raise SettingsError(
-                f"chunk {index} of run {run.manifest.name!r} {what}; run Stream Sampler first to complete the video"
-            )
+    for index, settings in enumerate(wanted):
+        if run.manifest.choice(index, settings) != _finished(run, index):
+            raise _unfinished(run, index, "was made with other settings")
+
+
+def _finished(run: RunFolder, index: int) -> ChunkRecord:
+    """The current take of a chunk; raises `SettingsError` when there is none."""
+    record = run.record(index)
+    if record is None:
+        raise _unfinished(run, index, "is not finished")
+    return record
+
+
+def _unfinished(run: RunFolder, index: int, reason: str) -> SettingsError:
+    return SettingsError(
+        f"chunk {index} of run {run.manifest.name!r} {reason}; run Stream Sampler first to complete the video"
+    )
 
 
 def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> bool:
     """Whether the present take is what would be made: from that seed, after the chunk before it, and intact."""
-    record = run.record(index)
+    record = _finished(run, index)
     if record.seed != seed:
         return False
     if index == 0:
         # Whether the anchor changed with the chunk depends on the scope of the request that made it.
         if record.take and record.notes.get("rerolled") != request.scope:
             return False
-    elif record.continues not in ("", run.record(index - 1).file):
+    elif record.continues not in ("", _finished(run, index - 1).file):
         return False
     return is_intact(run, record)
 
@@ -156,18 +166,22 @@ class _Maker:
         """Make and store another take of chunk `index`, from `seed`."""
         began, job = time.monotonic(), self.job
         plan = job.plan.with_seed(index, seed)
-        previous, extra = "", {}
+        previous, extra = "", dict[str, Tensor]()
         if index == 0:
             state, frames, extra = self._first_chunk(plan)
         else:
-            previous = self.run.record(index - 1).settings_hash
+            previous = _finished(self.run, index - 1).settings_hash
             state, frames = continue_video(resumed_state(self.run, job.sampler, plan, index, self.anchor), job.sampler)
         self.anchor = state.anchor if index or self.request.scope == SCOPES[1] else None
-        own = chunk_identity(job.sampler, plan.chunk(index))
-        made, wanted = chained_hashes(job.identity, [own], previous)[0], job.hashes[index]
+        chunk = chunk_identity(job.sampler, plan.chunk(index))
+        made, wanted = chained_hashes(job.identity, [chunk], previous)[0], job.hashes[index]
         store_chunk(
             self.run,
-            replace(job, own=_put(job.own, index, own), hashes=_put(job.hashes, index, made)),
+            replace(
+                job,
+                chunk_identities=_put(job.chunk_identities, index, chunk),
+                hashes=_put(job.hashes, index, made),
+            ),
             index,
             frames,
             state,
@@ -182,7 +196,7 @@ class _Maker:
         if plan.given_frames:
             raise SettingsError("chunk 0 of this run is your own start_frames and cannot be rerolled")
         video, file = self.job.identity["video"], self.run.chunk_file(0)
-        image, anchor = file.read("start_image"), file.read("anchor")
+        image, anchor = file.read("start_image"), stored(file, "anchor")
         if image is None and video.get("start_image") is not None:
             raise SettingsError(
                 "chunk 0 of this run keeps no start image, so it cannot be rerolled; use another seed in Stream Sampler"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,8 +15,10 @@ import comfy.model_management as mm
 import folder_paths
 from torch import Tensor
 
+from ....streaming_core.errors import RunDamagedError
 from ....streaming_core.frames import FrameStream, to_rgb, write_video
-from ....streaming_core.frames.fitting import fit
+from ....streaming_core.frames.fitting import Fit
+from ....streaming_core.frames.fitting import fit as fit_frames
 from ....streaming_core.identity import undescribed
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import Beginning, VideoPlan
@@ -24,6 +26,7 @@ from ....streaming_core.loop.sampler import ChunkSampler
 from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
 from ....streaming_core.runs.changes import why_made_again
+from ....streaming_core.runs.chunk_file import ChunkFile
 from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder, settings_hash
 from ....streaming_core.runs.takes import kept_rerolls
@@ -46,7 +49,7 @@ def plan_video(
     overlap_frames: int,
     width: int,
     height: int,
-    fit: str,
+    fit: Fit,
     seed: int,
     anchor_frame: int,
     fps: float = 12.0,
@@ -72,8 +75,8 @@ def plan_video(
     return VideoPlan(num_frames, chunk_frames, overlap_frames, seed, rate, **known)
 
 
-def _fitted(images: Tensor, height: int, width: int, how: str) -> Tensor:
-    return fit(images_to_core(to_rgb(images)), height, width, how)
+def _fitted(images: Tensor, height: int, width: int, fit: Fit) -> Tensor:
+    return fit_frames(images_to_core(to_rgb(images)), height, width, fit)
 
 
 @dataclass(frozen=True)
@@ -83,15 +86,15 @@ class Job:
     Attributes:
         sampler, plan: as `ChunkSampler.accept` left the plan.
         identity: what all chunks are made with, readable.
-        own: what decides each chunk besides, readable.
+        chunk_identities: what decides each chunk besides, readable.
         hashes: the settings hash of each chunk. It holds the hash of the chunk before, so that a change makes
             everything after it again.
     """
 
     sampler: ChunkSampler
     plan: VideoPlan
-    identity: Mapping[str, Any]
-    own: tuple[Mapping[str, Any], ...] = field(repr=False)
+    identity: dict[str, Any]
+    chunk_identities: tuple[Mapping[str, Any], ...] = field(repr=False)
     hashes: tuple[str, ...] = field(repr=False)
 
     @classmethod
@@ -99,8 +102,8 @@ class Job:
         """Raises `SettingsError` where the sampler cannot follow the plan."""
         plan = sampler.accept(plan)
         identity = run_identity(sampler, plan)
-        own = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
-        return cls(sampler, plan, identity, own, chained_hashes(identity, own))
+        chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
+        return cls(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
 
 
 def run_identity(sampler: ChunkSampler, plan: VideoPlan) -> dict[str, Any]:
@@ -123,12 +126,12 @@ def chunk_identity(sampler: ChunkSampler, chunk: Chunk) -> dict[str, Any]:
 
 
 def chained_hashes(
-    identity: Mapping[str, Any], own: Sequence[Mapping[str, Any]], previous: str = ""
+    identity: Mapping[str, Any], chunks: Iterable[Mapping[str, Any]], previous: str = ""
 ) -> tuple[str, ...]:
     """The settings hashes of chunks in a row; `previous` is that of the chunk before the first of them."""
     hashes: list[str] = []
-    for each in own:
-        previous = settings_hash({"run": identity, "chunk": each}, previous=previous)
+    for chunk in chunks:
+        previous = settings_hash({"run": identity, "chunk": chunk}, previous=previous)
         hashes.append(previous)
     return tuple(hashes)
 
@@ -177,7 +180,8 @@ def _fill(run: RunFolder, job: Job) -> None:
     with watch(job.sampler):
         for index in missing:
             check_cancel()
-            began, extra = time.monotonic(), {}
+            began = time.monotonic()
+            extra: dict[str, Tensor] = {}
             if index == 0:
                 state, frames = start_video(plan, sampler)
                 extra = kept_beginning(plan, state.anchor.frame)
@@ -209,7 +213,7 @@ def store_chunk(
         ChunkContent(core_to_images(frames), state.tail, {**extra, **carried}, seam),
         settings_hash=job.hashes[index],
         identity=job.identity,
-        own=job.own[index],
+        own=job.chunk_identities[index],
         seconds=seconds,
         **options,
     )
@@ -222,7 +226,7 @@ def _select(run: RunFolder, job: Job) -> tuple[int, ...]:
     if len(missing) < job.plan.num_chunks:
         reused = f"{job.plan.num_chunks - len(missing)} of {job.plan.num_chunks} chunks are reused"
         log.info("run %s: %s", before.name, "; ".join(filter(None, (reused, kept_rerolls(run.manifest, missing)))))
-    if changes := why_made_again(before, missing, job.identity, job.own):
+    if changes := why_made_again(before, missing, job.identity, job.chunk_identities):
         log.info("run %s: %s; the takes that were there are kept", before.name, changes)
     if unknown := undescribed(job.identity):
         log.info("run %s: changes inside of %s are not noticed", before.name, ", ".join(unknown))
@@ -241,11 +245,19 @@ def resumed_state(
 ) -> VideoState:
     """The state as it was when chunk `next_index - 1` had been stored; `anchor` spares embedding it again."""
     if anchor is None:
-        frame = run.chunk_file(0).read("anchor")
+        frame = stored(run.chunk_file(0), "anchor")
         anchor = Anchor(frame, sampler.embed_anchor(frame))
     last = run.chunk_file(next_index - 1)
-    carry = {key.removeprefix(CARRY): last.read(key) for key in last.keys() if key.startswith(CARRY)}
-    return VideoState(plan, anchor, last.read("tail"), next_index, carry)
+    carry = {key.removeprefix(CARRY): stored(last, key) for key in last.keys() if key.startswith(CARRY)}
+    return VideoState(plan, anchor, stored(last, "tail"), next_index, carry)
+
+
+def stored(file: ChunkFile, key: str) -> Tensor:
+    """A tensor that every chunk file of a run by this pack holds. Raises `RunDamagedError` where it is missing."""
+    tensor = file.read(key)
+    if tensor is None:
+        raise RunDamagedError(f"{file.path} holds no {key}; run Stream Sampler with another run_name")
+    return tensor
 
 
 class RunVideo(InputImpl.VideoFromFile):
@@ -254,7 +266,7 @@ class RunVideo(InputImpl.VideoFromFile):
     def __init__(self, stream: FrameStream):
         self._stream = stream
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         # Asked only for what is not there: what the host's class would have set, which it needs in all it does.
         if not name.startswith("_") or name.startswith("__") or "_stream" not in self.__dict__:
             raise AttributeError(name)

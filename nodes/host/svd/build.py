@@ -7,6 +7,7 @@ full size their configuration equals the one the host detects, which a test show
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import comfy.clip_vision
 import comfy.model_management as mm
@@ -17,8 +18,12 @@ import comfy.supported_models
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL, AutoencodingEngine
 from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
+from comfy.model_base import SVD_img2vid
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
 from torch import Tensor
 
+from ....streaming_core.models.layers import Device
 from ....streaming_core.models.registry import compare_keys, load_strict, shapes_of
 from ....streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
 from ....streaming_core.models.streamingsvd.network import CamNetwork
@@ -27,7 +32,7 @@ from ..patchers import assign_option, managed, stored_dtype
 from ..vae import autoencoder_params
 
 
-def host_unet_config(config: VideoUNetConfig) -> dict:
+def host_unet_config(config: VideoUNetConfig) -> dict[str, Any]:
     """The video UNet in the host's words: equal to what the host detects, where it does."""
     depths = [depth for level in config.levels for depth in level.transformer_depths]
     # The decoder mirrors the encoder with one block more per level; the host reads its list from the end.
@@ -62,7 +67,9 @@ def host_unet_config(config: VideoUNetConfig) -> dict:
     }
 
 
-def empty_video_unet(config: VideoUNetConfig, weight_dtype: torch.dtype, parameters: int, device=None):
+def empty_video_unet(
+    config: VideoUNetConfig, weight_dtype: torch.dtype, parameters: int, device: Device = None
+) -> SVD_img2vid:
     """The host's SVD model without weights; `parameters` lets the host choose type and device as for a file.
 
     `device`, where given, is where the weights are made; otherwise the host decides.
@@ -78,7 +85,7 @@ def empty_video_unet(config: VideoUNetConfig, weight_dtype: torch.dtype, paramet
     return model
 
 
-def build_video_unet(tensors: Mapping[str, Tensor], config: VideoUNetConfig):
+def build_video_unet(tensors: Mapping[str, Tensor], config: VideoUNetConfig) -> ModelPatcher:
     """MODEL: the host's SVD model under its patcher, loaded strictly. `tensors` are keyed without the UNet prefix."""
     parameters = sum(tensor.numel() for tensor in tensors.values())
     model = empty_video_unet(config, stored_dtype(tensors), parameters)
@@ -112,7 +119,9 @@ class SplitAutoencoder(AutoencodingEngine):
         width = 2 * encoder.latent_channels
         self.quant_conv = comfy.ops.disable_weight_init.Conv2d(width, width, 1)
 
-    def encode(self, x: Tensor, return_reg_log: bool = False, unregularized: bool = False):
+    def encode(
+        self, x: Tensor, return_reg_log: bool = False, unregularized: bool = False
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
         moments = self.quant_conv(self.encoder(x))
         if unregularized:
             return moments, {}
@@ -120,11 +129,11 @@ class SplitAutoencoder(AutoencodingEngine):
         return (latent, log) if return_reg_log else latent
 
 
-def build_vae(tensors: Mapping[str, Tensor], encoder: VaeConfig, decoder: VaeConfig):
+def build_vae(tensors: Mapping[str, Tensor], encoder: VaeConfig, decoder: VaeConfig) -> VAE:
     """VAE: the host's object around a `SplitAutoencoder`; `tensors` hold `encoder.*`, `quant_conv.*`, `decoder.*`."""
     # The host's constructor makes only full-size networks, so it gets a small stand-in, and then the real one.
-    params = {**autoencoder_params(encoder), "ch": 32, "ch_mult": [1] * len(encoder.channel_multipliers)}
-    params = {"ddconfig": {**params, "num_res_blocks": 1}, "embed_dim": encoder.latent_channels}
+    small = {**autoencoder_params(encoder), "ch": 32, "ch_mult": [1] * len(encoder.channel_multipliers)}
+    params = {"ddconfig": {**small, "num_res_blocks": 1}, "embed_dim": encoder.latent_channels}
     vae = comfy.sd.VAE(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
     network = SplitAutoencoder(encoder, decoder).eval()
     load_strict(network, tensors, "the VAE")
@@ -139,7 +148,7 @@ def build_vae(tensors: Mapping[str, Tensor], encoder: VaeConfig, decoder: VaeCon
     return vae
 
 
-def empty_cam(config: CamConfig, weight_dtype: torch.dtype, parameters: int, device=None) -> CamNetwork:
+def empty_cam(config: CamConfig, weight_dtype: torch.dtype, parameters: int, device: Device = None) -> CamNetwork:
     """The CAM network on the host's operations, without weights; types and devices chosen as for the UNet."""
     dtype = mm.unet_dtype(model_params=parameters, weight_dtype=weight_dtype)
     compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
@@ -150,7 +159,7 @@ def empty_cam(config: CamConfig, weight_dtype: torch.dtype, parameters: int, dev
     return network
 
 
-def build_cam(tensors: Mapping[str, Tensor], config: CamConfig):
+def build_cam(tensors: Mapping[str, Tensor], config: CamConfig) -> ModelPatcher:
     """The CAM network under a patcher, loaded strictly; keys as in `CamNetwork`."""
     parameters = sum(tensor.numel() for tensor in tensors.values())
     network = empty_cam(config, stored_dtype(tensors), parameters)

@@ -7,12 +7,15 @@ joins it, and the running activation is merged before the first one (reference: 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any, cast
 
 import comfy.model_management as mm
 import torch
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor
@@ -21,7 +24,14 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.attention import Compute
 from ....streaming_core.models.cam import CamFeatures
 from ....streaming_core.models.streamingsvd.network import CamNetwork
-from ..cam import ALREADY_ATTACHED, StreamingCam, check_call, check_control_frames, encode_control_frames, weaken
+from ..cam import (
+    ALREADY_ATTACHED,
+    StreamingCam,
+    at_strength,
+    check_call,
+    check_control_frames,
+    encode_control_frames,
+)
 
 KEY = "streamingt2v_cam"
 
@@ -43,15 +53,29 @@ class CamGuide:
         self.control_embedding = control_embedding
         self.strength = strength
 
-    def __deepcopy__(self, memo) -> CamGuide:
+    def __deepcopy__(self, memo: dict[int, Any]) -> CamGuide:
         # Hosts before 0.33 deep-copy model options at every clone.
         return self
+
+    @property
+    def network(self) -> CamNetwork:
+        return cast(CamNetwork, self.cam.network)
 
     @property
     def control_frames(self) -> int:
         return self.control_embedding.shape[0]
 
-    def around_unet(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+    def around_unet(
+        self,
+        executor: Callable[..., Tensor],
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: dict[str, Any] | None,
+        transformer_options: dict[str, Any],
+        **kwargs: Any,
+    ) -> Tensor:
         """DIFFUSION_MODEL wrapper: features for whatever part of the batch this call holds, then the call itself."""
         mm.throw_exception_if_processing_interrupted()
         frames = kwargs.get("num_video_frames")
@@ -72,7 +96,7 @@ class CamGuide:
             clips = rearrange(tensor, "(b t) ... -> b t ...", t=frames)
             return rearrange(clips[:, : self.control_frames], "b k ... -> (b k) ...")
 
-        features = self.cam.network.controlnet(
+        features = self.network.controlnet(
             head(x),
             head(timesteps),
             head(context),
@@ -85,24 +109,24 @@ class CamGuide:
         call = CamCall(features, frames, replace(compute, feed_forward_slices=1))
         return executor(x, timesteps, context, y, control, {**transformer_options, KEY: call}, **kwargs)
 
-    def merge(self, h: Tensor, skip: Tensor, transformer_options: dict) -> tuple[Tensor, Tensor]:
+    def merge(self, h: Tensor, skip: Tensor, transformer_options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Output-block patch: merge the skip that the decoder is about to join."""
         call: CamCall = transformer_options[KEY]
-        network, block = self.cam.network, transformer_options["block"][1]
+        network, block = self.network, transformer_options["block"][1]
         if block == 0:
-            h = weaken(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
+            h = at_strength(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
         index = len(call.features.skips) - 1 - block
         merged = network.merge_skip(index, skip, call.features, call.frames, call.compute)
-        return h, weaken(skip, merged, self.strength)
+        return h, at_strength(skip, merged, self.strength)
 
     def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
         """As many slices as keep the largest feed-forward within half of the free memory."""
         rows = x.shape[0] // frames * self.control_frames * x.shape[-1] * x.shape[-2]
-        wanted = rows * 8 * self.cam.config.unet.model_channels * x.element_size()
+        wanted = rows * 8 * self.network.config.unet.model_channels * x.element_size()
         return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
 
 
-def with_cam(model, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0):
+def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
     `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
+
 from ....streaming_core.models.registry import shapes_of
 from ....streaming_core.models.streamingsvd.detect import detect_streamingsvd
 from ....streaming_core.models.streamingsvd.file import split_file
@@ -17,9 +21,9 @@ from .build import build_cam, build_vae, build_video_unet
 class StreamingSVD(NamedTuple):
     """MODEL, CLIP_VISION, VAE and STREAMING_CAM of one file."""
 
-    model: object
-    clip_vision: object
-    vae: object
+    model: ModelPatcher
+    clip_vision: ClipVisionModel
+    vae: VAE
     cam: StreamingCam
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.sample
 import comfy.samplers
 import comfy.utils
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import Sampler
+from comfy.sd import VAE
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import Grouping, decode_all
-from ....streaming_core.loop.sampler import ChunkSampler, Size, StepMemory
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.models.streamingsvd.conditioning import (
     AugmentationNoise,
@@ -31,14 +36,16 @@ from ..encoders import Conditioning, embed_pixels
 from ..identity import fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
-from ..progress import StepProgress, check_cancel
+from ..progress import check_cancel
 from ..vae import decode_clip
 from .cam import with_cam
 
+ConditioningPair = tuple[Conditioning, Conditioning]
+"""Positive and negative."""
 PREPROCESSINGS = ("official", "comfyui")
 
 
-def embed_image(clip_vision, frame: Tensor, preprocessing: str = "official") -> Tensor:
+def embed_image(clip_vision: ClipVisionModel, frame: Tensor, preprocessing: str = "official") -> Tensor:
     """CLIP embedding `[1, 1, width]` of one frame `[1, 3, H, W]` in [0, 1].
 
     "official" resizes as StreamingSVD does (whole image, blurred before shrinking); "comfyui" as the host's own nodes
@@ -68,8 +75,8 @@ class MotionSettings:
 
 
 def image_conditioning(
-    vae, frame: Tensor, embedding: Tensor, noise: Tensor, motion: MotionSettings
-) -> tuple[Conditioning, Conditioning]:
+    vae: VAE, frame: Tensor, embedding: Tensor, noise: Tensor, motion: MotionSettings
+) -> ConditioningPair:
     """Positive and negative CONDITIONING of SVD for `frame` `[1, 3, H, W]` in [0, 1].
 
     `noise` `[1, 3, H, W]` is added at `motion.augmentation_level` on the scale of [-1, 1]. The image latent is not
@@ -88,10 +95,10 @@ def image_conditioning(
     return positive, negative
 
 
-def with_linear_guidance(model, min_cfg: float):
+def with_linear_guidance(model: ModelPatcher, min_cfg: float) -> ModelPatcher:
     """A clone of `model` whose guidance rises over the frames from `min_cfg` to the sampler's cfg."""
 
-    def per_frame(args):
+    def per_frame(args: dict[str, Any]) -> Tensor:
         scale = linear_guidance(min_cfg, args["cond_scale"], args["cond_denoised"].shape[0])
         return guide(args["uncond_denoised"], args["cond_denoised"], scale)
 
@@ -106,7 +113,7 @@ def with_linear_guidance(model, min_cfg: float):
 class SamplingSettings:
     """How one clip is sampled: SAMPLER, SIGMAS and guidance from `min_cfg` at the first frame to `cfg` at the last."""
 
-    sampler: object
+    sampler: Sampler
     sigmas: Tensor
     cfg: float
     min_cfg: float
@@ -126,7 +133,14 @@ def default_first_sampling() -> SamplingSettings:
     return SamplingSettings(comfy.samplers.sampler_object("euler"), karras_sigmas(25), 3.0, 1.0)
 
 
-def sample_clip(model, settings: SamplingSettings, conds, noise: Tensor, seed: int, progress: StepProgress | None):
+def sample_clip(
+    model: ModelPatcher,
+    settings: SamplingSettings,
+    conds: ConditioningPair,
+    noise: Tensor,
+    seed: int,
+    progress: Progress | None,
+) -> Tensor:
     """Sample one clip from unit `noise` `[F, 4, h, w]`; latents as the host's VAE takes them."""
     positive, negative = conds
     if not settings.cfg == settings.min_cfg == 1:  # else no frame needs the negative half, and the host leaves it out
@@ -155,10 +169,12 @@ class ChunkNoise:
     sampler_seed: int
 
 
-def draw_noise(chunk: Chunk, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], kind: AugmentationNoise):
+def draw_noise(
+    chunk: Chunk, image_shape: tuple[int, ...], latent_shape: tuple[int, ...], distribution: AugmentationNoise
+) -> ChunkNoise:
     """Draw a chunk's noise on the CPU, in the official order: augmentation first, then latents."""
     generator = chunk.generator()
-    augmentation = augmentation_noise(image_shape, kind, generator)
+    augmentation = augmentation_noise(image_shape, distribution, generator)
     latent = torch.randn(latent_shape, generator=generator)
     return ChunkNoise(augmentation, latent, int(torch.randint(2**62, (), generator=generator)))
 
@@ -171,11 +187,11 @@ class SvdChunkSampler(ChunkSampler):
     and the seeded generator where recorded values are replayed.
     """
 
-    model: object
+    model: ModelPatcher
     cam: StreamingCam
-    vae: object
-    clip_vision: object
-    first_model: object
+    vae: VAE
+    clip_vision: ClipVisionModel
+    first_model: ModelPatcher
     motion: MotionSettings = MotionSettings()
     sampling: SamplingSettings = field(default_factory=default_sampling)
     first_sampling: SamplingSettings = field(default_factory=default_first_sampling)
@@ -183,7 +199,7 @@ class SvdChunkSampler(ChunkSampler):
     preprocessing: str = "official"
     embed: Callable[[Tensor], Tensor] | None = None
     noise: Callable[..., ChunkNoise] | None = None
-    progress: StepProgress | None = None
+    progress: Progress | None = None
 
     family = "streamingsvd"
     follows = frozenset({"cam_strength"})
@@ -194,19 +210,19 @@ class SvdChunkSampler(ChunkSampler):
     def size_multiple(self) -> int:
         return self.cam.config.unet.multiple_px
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
         return fields_identity(self, "progress")
 
-    def chunk_identity(self, chunk: Chunk) -> dict:
+    def chunk_identity(self, chunk: Chunk) -> Mapping[str, Any]:
         return super().chunk_identity(chunk) if chunk.index else {}  # the first chunk has no CAM
 
-    def with_progress(self, progress: StepProgress) -> SvdChunkSampler:
+    def with_progress(self, progress: Progress) -> SvdChunkSampler:
         return replace(self, progress=progress)
 
     def steps(self, chunk: Chunk) -> int:
         return (self.sampling if chunk.index else self.first_sampling).steps
 
-    def networks(self) -> tuple:
+    def networks(self) -> tuple[ModelPatcher, ...]:
         return self.model, self.first_model, self.cam.patcher, self.vae.patcher, self.clip_vision.patcher
 
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
@@ -222,7 +238,7 @@ class SvdChunkSampler(ChunkSampler):
         """Shape of a chunk's latents `[F, C, h, w]` for frames of that size."""
         return chunk.num_frames, self.vae.latent_channels, height // 8, width // 8
 
-    def _condition(self, chunk: Chunk, anchor: Anchor):
+    def _condition(self, chunk: Chunk, anchor: Anchor) -> tuple[ConditioningPair, ChunkNoise]:
         """Conditioning and latent noise of a chunk."""
         latent_shape = self._latent_shape(chunk, *anchor.frame.shape[-2:])
         draw = self.noise or draw_noise
@@ -231,6 +247,8 @@ class SvdChunkSampler(ChunkSampler):
         return conds, noise
 
     def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
+        if image is None:
+            raise SettingsError("StreamingSVD makes the first chunk from an image; connect start_image or start_frames")
         conds, noise = self._condition(chunk, Anchor(image, self.embed_anchor(image)))
         latents = sample_clip(
             self.first_model, self.first_sampling, conds, noise.latent, noise.sampler_seed, self.progress

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.frames import AudioTrack
 
 
-class FileAudio(Mapping):
+class FileAudio(Mapping[str, Any]):
     """An AUDIO `{"waveform": [1, C, T], "sample_rate"}` that is decoded when a node first asks for the waveform.
 
     Save Stream reads the file in blocks instead, so that audio too takes no more memory for longer videos.
@@ -24,7 +25,7 @@ class FileAudio(Mapping):
     def waveform(self) -> Tensor:
         return self.track.read().unsqueeze(0)
 
-    def __getitem__(self, key: str):
+    def __getitem__(self, key: str) -> Tensor | int:
         if key == "waveform":
             return self.waveform
         if key == "sample_rate":
@@ -38,7 +39,7 @@ class FileAudio(Mapping):
         return 2
 
 
-def to_track(audio) -> AudioTrack | None:
+def to_track(audio: Any) -> AudioTrack | None:
     """Any AUDIO as what the core writes; None stays None.
 
     Raises:

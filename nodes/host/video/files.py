@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
@@ -22,7 +24,7 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
 
 
-def workflow_metadata(prompt, extra_pnginfo) -> dict:
+def workflow_metadata(prompt: Mapping[str, Any] | None, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, Any]:
     """What goes into a file so that it can be dragged back into the page; nothing where the host forbids metadata."""
     if args.disable_metadata:
         return {}
@@ -32,7 +34,7 @@ def workflow_metadata(prompt, extra_pnginfo) -> dict:
     return metadata
 
 
-def encode(stream: FrameStream, path: Path, codec: str, metadata: dict, **options) -> None:
+def encode(stream: FrameStream, path: Path, codec: str, metadata: dict[str, Any], **options: Any) -> None:
     """Encode a stream slice by slice with a progress bar; a canceled or failed run leaves no file.
 
     options: `crf`, `bitrate`, `audio` of `VideoWriter`.
@@ -48,7 +50,7 @@ def encode(stream: FrameStream, path: Path, codec: str, metadata: dict, **option
     )
 
 
-def save_images(stream: FrameStream, folder: Path, compress_level: int, metadata: dict) -> list[str]:
+def save_images(stream: FrameStream, folder: Path, compress_level: int, metadata: dict[str, Any]) -> list[str]:
     """Write a stream as PNG files into a new folder; their names in order. A canceled or failed run leaves none."""
     write_png_folder(
         stream,

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
 
 import comfy.model_management as mm
 import torch
 from torch import Tensor
 
 from ....streaming_core.errors import FrameError, SettingsError
-from ....streaming_core.frames import AudioTrack, FrameStream, ResampledFrames, TensorFrames, VideoFrames, to_tensor
-from ..compat import InputImpl
+from ....streaming_core.frames import (
+    AudioTrack,
+    FrameStream,
+    ResampledFrames,
+    TensorFrames,
+    VideoFrames,
+    as_rate,
+    to_tensor,
+)
+from ..compat import Input, InputImpl
 from ..progress import check_cancel
 from .audio import FileAudio
 
@@ -18,12 +28,12 @@ IMAGE_SHARE = 0.9
 """How much of the free memory an IMAGE may take."""
 
 
-def as_stream(video, fps: float) -> FrameStream:
+def as_stream(video: Any, fps: Fraction | float) -> FrameStream:
     """FRAME_STREAM, VIDEO or IMAGE as a stream; files are read in slices. `fps` is the rate of an IMAGE."""
     if isinstance(video, FrameStream):
         return video
     if isinstance(video, Tensor):
-        return TensorFrames(video, fps)
+        return TensorFrames(video, as_rate(fps))
     if not hasattr(video, "get_components"):
         raise FrameError(f"frames must be a frame stream, a video or images, got {type(video).__name__}")
     file = video_file(video)
@@ -33,7 +43,9 @@ def as_stream(video, fps: float) -> FrameStream:
     return TensorFrames(components.images, components.frame_rate)
 
 
-def stream_and_audio(video, fps: float) -> tuple[FrameStream, FileAudio | dict | None]:
+def stream_and_audio(
+    video: Input.Video, fps: Fraction | float
+) -> tuple[FrameStream, FileAudio | Mapping[str, Any] | None]:
     """A VIDEO at a constant rate, `fps` or (0) its own, and its AUDIO or None; files are read in slices.
 
     A file whose frames are spaced unevenly gets its average rate: for each time the frame that is shown then.
@@ -42,7 +54,7 @@ def stream_and_audio(video, fps: float) -> tuple[FrameStream, FileAudio | dict |
     if file is None:
         components = video.get_components()
         stream = TensorFrames(components.images, components.frame_rate)
-        return (ResampledFrames(stream, fps) if fps else stream), components.audio
+        return (ResampledFrames(stream, as_rate(fps)) if fps else stream), components.audio
     if fps or file.variable_rate:
         file = file.at_rate(fps or file.fps)
     start, seconds = trim_window(video)
@@ -50,7 +62,7 @@ def stream_and_audio(video, fps: float) -> tuple[FrameStream, FileAudio | dict |
     return trimmed_file(file, video), audio
 
 
-def video_file(video) -> VideoFrames | None:
+def video_file(video: Input.Video) -> VideoFrames | None:
     """The file behind a VIDEO; None where there is none, or where the host would show another part of its images."""
     source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
     if not isinstance(source, str):
@@ -60,12 +72,12 @@ def video_file(video) -> VideoFrames | None:
     return file if sorted(video.get_dimensions()) == sorted((file.width, file.height)) else None
 
 
-def trim_window(video) -> tuple[float, float]:
+def trim_window(video: Input.Video) -> tuple[float, float]:
     """Start and length in seconds of the part that a VIDEO of newer hosts is trimmed to; length 0: up to the end."""
     return video.get_active_trim_window() if hasattr(video, "get_active_trim_window") else (0.0, 0.0)
 
 
-def trimmed_file(stream: VideoFrames, video) -> FrameStream:
+def trimmed_file(stream: VideoFrames, video: Input.Video) -> FrameStream:
     """The part of a file that a VIDEO is trimmed to."""
     start, seconds = trim_window(video)
     if not start and not seconds:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import comfy.context_windows as host_windows
+import comfy.latent_formats
 import torch
 from comfy.latent_formats import LatentFormat
 from comfy.model_base import BaseModel
@@ -24,7 +25,7 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.windows.blending import write_window
 from ....streaming_core.windows.handovers import Handovers, Offsets, SeededHandovers, first_owned
 from ....streaming_core.windows.plan import Window, Windows, check_window, keyframes, plan_windows
-from ..compat import supported
+from ..compat import classes, supported
 from .conditions import WindowCutter, conditions_for_window
 
 KEY = "streamingt2v_blending"
@@ -34,16 +35,19 @@ Entries = list[dict] | None
 Conds = list[Entries]
 
 # Frames per latent frame, for hosts whose latent formats do not say it (docs/hosts.md).
-TEMPORAL_COMPRESSION = {"Mochi": 6, "LTXV": 8, "HunyuanVideo": 4, "HunyuanVideo15": 4, "Cosmos1CV8x8x8": 8, "Wan21": 4}
+UNSTATED_COMPRESSION = {
+    4: classes(comfy.latent_formats, "HunyuanVideo", "HunyuanVideo15", "Wan21"),
+    6: classes(comfy.latent_formats, "Mochi"),
+    8: classes(comfy.latent_formats, "LTXV", "Cosmos1CV8x8x8"),
+}
 
 
 def frames_per_latent(latent_format: LatentFormat) -> int:
     """Frames of the video that one latent frame of this model holds; the first latent frame holds a single one."""
-    said = getattr(latent_format, "temporal_downscale_ratio", None)
-    if said is not None:
-        return said
-    names = [kind.__name__ for kind in type(latent_format).__mro__]
-    return next((TEMPORAL_COMPRESSION[name] for name in names if name in TEMPORAL_COMPRESSION), 1)
+    stated = getattr(latent_format, "temporal_downscale_ratio", None)
+    if stated is not None:
+        return stated
+    return next((frames for frames, formats in UNSTATED_COMPRESSION.items() if isinstance(latent_format, formats)), 1)
 
 
 def latent_lengths(window: int, overlap: int, compression: int) -> tuple[int, int]:
@@ -58,7 +62,7 @@ def latent_lengths(window: int, overlap: int, compression: int) -> tuple[int, in
     return math.ceil((window - 1) / compression) + 1, math.ceil(overlap / compression)
 
 
-def frame_axis(shape: tuple[int, ...] | torch.Size) -> int:
+def frame_axis(shape: Sequence[int]) -> int:
     """The axis of a latent that counts frames. Raises `SettingsError` for latents that are not video."""
     axes = {4: 0, 5: 2}
     if len(shape) not in axes:
@@ -96,7 +100,7 @@ class RandomizedBlending(host_windows.ContextHandlerABC):
         self, cond_in: Entries, x_in: Tensor, window: _Window, device: torch.device | None = None
     ) -> Entries:
         run = _Run(self, window.dim)
-        run.windows = self.windows(x_in.size(window.dim))
+        run.windows = self.windows(x_in.shape[window.dim])
         return run.get_resized_cond(cond_in, x_in, window, device)
 
     def windows(self, num_frames: int) -> Windows:
@@ -172,7 +176,7 @@ class _Run(host_windows.IndexListContextHandler):
 
     def get_context_windows(self, model: BaseModel, x_in: Tensor, model_options: dict) -> list[_Window]:
         self.model = model
-        num_frames = x_in.size(self.dim)
+        num_frames = x_in.shape[self.dim]
         self.windows = self.settings.windows(num_frames)
         self.offsets = first_owned(self.settings.handovers, self.windows, self._step)
         return [_Window(window, self.dim, num_frames, self.context_overlap) for window in self.windows]
@@ -180,7 +184,7 @@ class _Run(host_windows.IndexListContextHandler):
     def get_resized_cond(
         self, cond_in: Entries, x_in: Tensor, window: _Window, device: torch.device | None = None
     ) -> Entries:
-        cutter = WindowCutter(window, x_in.size(self.dim), self.dim, x_in.ndim)
+        cutter = WindowCutter(window, x_in.shape[self.dim], self.dim, x_in.ndim)
         number = keyframes(self.windows).index(window.index_list[0])
         return conditions_for_window(cond_in, cutter, number, len(self.windows), self.model, x_in)
 
@@ -237,12 +241,12 @@ def with_blending(model: ModelPatcher, window_frames: int, overlap_frames: int, 
     check_window(window_frames, overlap_frames)
     model = model.clone()
     # The host's own window nodes leave wrappers that expect the host's own handler.
-    for kind, key in (
+    for wrapper_type, key in (
         (WrappersMP.PREPARE_SAMPLING, "ContextWindows_prepare_sampling"),
         (WrappersMP.SAMPLER_SAMPLE, "ContextWindows_sampler_sample"),
         (WrappersMP.PREPARE_SAMPLING, KEY),
     ):
-        model.remove_wrappers_with_key(kind, key)
+        model.remove_wrappers_with_key(wrapper_type, key)
     model.model_options["context_handler"] = RandomizedBlending(window_frames, overlap_frames, handovers)
     model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, _plan_memory_for_one_window)
     return model

@@ -102,8 +102,8 @@ def _entry_for_window(
             cut[key] = value
     per_window = entry.get(WINDOW_CONDITIONS)
     if per_window:
-        own = per_window[window_share(number, count, len(per_window))]
-        cut["model_conds"] = {**cut.get("model_conds", {}), **_encode(model, {**cut, **own}, cutter, x)}
+        options = per_window[window_share(number, count, len(per_window))]
+        cut["model_conds"] = {**cut.get("model_conds", {}), **_encode(model, {**cut, **options}, cutter, x)}
     return cut
 
 
@@ -134,13 +134,13 @@ def with_window_conditions(conditioning: Conditioning, windows: Sequence[Conditi
     Prompts and images come from the windows; areas, masks, time ranges and controls stay those of `conditioning`.
     """
     laid_over = []
-    for number, own in enumerate(windows):
-        if len(own) != 1:
+    for number, window in enumerate(windows):
+        if len(window) != 1:
             raise SettingsError(
-                f"the conditioning of window {number} has {len(own)} parts: use one prompt per window, "
+                f"the conditioning of window {number} has {len(window)} parts: use one prompt per window, "
                 "and combine or mask on the conditioning of the whole video"
             )
-        tokens, options = own[0]
+        tokens, options = window[0]
         forbidden = sorted({"control", "area", "mask", "start_percent", "end_percent", "hooks"} & options.keys())
         if forbidden:
             raise SettingsError(

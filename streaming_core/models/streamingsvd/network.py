@@ -7,6 +7,7 @@ attends to its features over time.
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -110,6 +111,9 @@ class CamEncoder(nn.Module):
 
 class CamNetwork(nn.Module):
     """Everything StreamingSVD adds to SVD, under its official names (the mergers' UNet prefix removed)."""
+
+    compute_dtype: torch.dtype = torch.float32
+    """What its weights are cast to."""
 
     def __init__(self, config: CamConfig, operations=nn, dtype=None, device=None):
         super().__init__()

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
-import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 
-from ...streaming_core.errors import SettingsError
-from ...streaming_core.interpolation.stream import InterpolationModel
-from ...streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
-from .files import model_file, read_weights
-from .patchers import managed
-from .progress import check_cancel
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.interpolation.stream import InterpolationModel
+from ....streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
+from ..files import add_model_folder, model_file, model_names, read_weights
+from ..patchers import managed
+from ..progress import check_cancel
 
 FOLDER = "frame_interpolation"
 DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -22,17 +22,13 @@ DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfl
 
 
 def ensure_folder() -> None:
-    """The model folder, for hosts that do not have it yet. Paths a user has added stay."""
-    if not folder_paths.folder_names_and_paths.get(FOLDER, ((), ()))[1]:
-        folder_paths.add_model_folder_path(FOLDER, os.path.join(folder_paths.models_dir, FOLDER), is_default=True)
-        paths = folder_paths.folder_names_and_paths[FOLDER][0]
-        # A folder made this way accepts every file; the host's own folders list weight files only.
-        folder_paths.folder_names_and_paths[FOLDER] = (paths, folder_paths.supported_pt_extensions)
+    """`models/frame_interpolation`, for hosts that do not have it yet."""
+    add_model_folder(FOLDER)
 
 
 def interpolation_names() -> list[str]:
     """Weight files in `models/frame_interpolation`."""
-    return folder_paths.get_filename_list(FOLDER)
+    return model_names(FOLDER)
 
 
 def interpolation_file(name: str) -> str:
@@ -40,7 +36,7 @@ def interpolation_file(name: str) -> str:
     return model_file(FOLDER, name)
 
 
-def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None):
+def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None) -> ModelPatcher:
     """An INTERP_MODEL: EMA-VFI under the host's patcher, in `dtype` or in what the host would choose."""
     device = mm.get_torch_device()
     if dtype is None:
@@ -50,12 +46,12 @@ def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None)
     return managed(network, device, mm.unet_offload_device())
 
 
-def to_core(patcher) -> InterpolationModel:
+def to_core(patcher: Any) -> InterpolationModel:
     """Any INTERP_MODEL, the host's RIFE and FILM included, as what the core works with.
 
     Raises `SettingsError` for values that are something else.
     """
-    network = getattr(patcher, "model", None)
+    network: Any = getattr(patcher, "model", None)
     lacking = [name for name in ("memory_used_forward", "extract_features") if not hasattr(network, name)]
     if lacking:
         raise SettingsError(

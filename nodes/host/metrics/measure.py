@@ -3,59 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as mm
-import folder_paths
 import torch
+from comfy.clip_vision import ClipVisionModel
+from comfy.model_patcher import ModelPatcher
+from comfy.sd import CLIP
 from PIL import PngImagePlugin
 from torch import Tensor, nn
 
-from ...streaming_core.atomic import atomic_write
-from ...streaming_core.errors import SettingsError
-from ...streaming_core.frames import FrameStream
-from ...streaming_core.loop.chunk_layout import ChunkLayout
-from ...streaming_core.metrics.chart import draw_report
-from ...streaming_core.metrics.clip_scores import ClipTools
-from ...streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, FlowEstimator, build_raft, raft_estimator
-from ...streaming_core.metrics.mawe import Mawe
-from ...streaming_core.metrics.measure import Measures, measure, measure_mawe
-from ...streaming_core.metrics.report import as_csv, as_json, as_text
-from .files import model_file, read_weights
-from .patchers import managed
-from .progress import check_cancel, frames_bar
-from .video.files import output_file, workflow_metadata
+from ....streaming_core.atomic import atomic_write
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.frames import FrameStream
+from ....streaming_core.loop.chunk_layout import ChunkLayout
+from ....streaming_core.metrics.chart import draw_report
+from ....streaming_core.metrics.clip_scores import ClipTools
+from ....streaming_core.metrics.flow import RAFT_LARGE, FlowEstimator, raft_estimator
+from ....streaming_core.metrics.mawe import Mawe
+from ....streaming_core.metrics.measure import Measures, measure, measure_mawe
+from ....streaming_core.metrics.report import as_csv, as_json, as_text
+from ..progress import check_cancel, frames_bar
+from ..video.files import output_file, workflow_metadata
 
 # All-pairs correlations of one pair at 720x720, their pyramid and the recurrent unit's activations, float32.
 RAFT_BYTES = 1_500_000_000
-
-
-def ensure_folder() -> None:
-    """The model folder, for hosts that do not have it yet. Paths a user has added stay."""
-    if not folder_paths.folder_names_and_paths.get(RAFT_FOLDER, ((), ()))[1]:
-        folder_paths.add_model_folder_path(
-            RAFT_FOLDER, os.path.join(folder_paths.models_dir, RAFT_FOLDER), is_default=True
-        )
-        paths = folder_paths.folder_names_and_paths[RAFT_FOLDER][0]
-        # A folder made this way accepts every file; the host's own folders list weight files only.
-        folder_paths.folder_names_and_paths[RAFT_FOLDER] = (paths, folder_paths.supported_pt_extensions)
-
-
-def optical_flow_names() -> list[str]:
-    """Weight files in `models/optical_flow`."""
-    return folder_paths.get_filename_list(RAFT_FOLDER)
-
-
-def optical_flow_file(name: str) -> str:
-    """Path of one of them; raises when it is not there or leads outside."""
-    return model_file(RAFT_FOLDER, name)
-
-
-def load_raft(name: str):
-    """OPTICAL_FLOW as newer hosts have it: torchvision's RAFT-large in float32 under a patcher."""
-    network = build_raft(read_weights(optical_flow_file(name)), name).float()
-    return managed(network, mm.get_torch_device(), mm.unet_offload_device())
 
 
 def work_device() -> torch.device:
@@ -64,7 +38,7 @@ def work_device() -> torch.device:
     return device if device.type == "cuda" else torch.device("cpu")
 
 
-def estimator(optical_flow) -> FlowEstimator:
+def estimator(optical_flow: Any) -> FlowEstimator:
     """RAFT from an OPTICAL_FLOW of ours or of the host's own loader.
 
     Raises:
@@ -85,7 +59,7 @@ def estimator(optical_flow) -> FlowEstimator:
     return raft_estimator(flow)
 
 
-def text_embedding(clip, text: str, width: int) -> Tensor:
+def text_embedding(clip: CLIP, text: str, width: int) -> Tensor:
     """Projected embedding `[width]` of a text, in the space of a CLIP vision model of that width.
 
     Raises:
@@ -127,7 +101,9 @@ def check_projection(weight: Tensor) -> None:
         )
 
 
-def clip_tools(clip_vision, clip=None, text: str = "", anchor: Tensor | None = None) -> ClipTools:
+def clip_tools(
+    clip_vision: ClipVisionModel, clip: CLIP | None = None, text: str = "", anchor: Tensor | None = None
+) -> ClipTools:
     """CLIP scores from the host's models; the text score needs `clip` and a text."""
 
     def embed(frames: Tensor) -> Tensor:
@@ -141,12 +117,14 @@ def clip_tools(clip_vision, clip=None, text: str = "", anchor: Tensor | None = N
     return ClipTools(embed, text=embedded, anchor=anchor, name="CLIP vision")
 
 
-def host_mawe(stream: FrameStream, optical_flow) -> Mawe:
+def host_mawe(stream: FrameStream, optical_flow: ModelPatcher) -> Mawe:
     """MAWE with the host's progress bar and Cancel."""
     return measure_mawe(stream, estimator(optical_flow), work_device(), frames_bar(stream), check_cancel)
 
 
-def host_measures(stream: FrameStream, layout: ChunkLayout | None, optical_flow, clip: ClipTools | None) -> Measures:
+def host_measures(
+    stream: FrameStream, layout: ChunkLayout | None, optical_flow: ModelPatcher | None, clip: ClipTools | None
+) -> Measures:
     """Every measure with the host's progress bar and Cancel."""
     return measure(
         stream,
@@ -170,7 +148,9 @@ class SavedReport:
     image: Tensor
 
 
-def save_report(measures: Measures, prefix: str, prompt, extra_pnginfo) -> SavedReport:
+def save_report(
+    measures: Measures, prefix: str, prompt: Mapping[str, Any] | None, extra_pnginfo: Mapping[str, Any] | None
+) -> SavedReport:
     """Write image, text, JSON and CSV below the output folder, under one name."""
     chart, texts = draw_report(measures), {".txt": as_text(measures), ".json": as_json(measures)}
     path, subfolder = output_file(prefix, ".png", *chart.size)

@@ -1,0 +1,1 @@
+"""INTERP_MODEL on every host."""

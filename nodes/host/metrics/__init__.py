@@ -1,0 +1,1 @@
+"""Measures of videos on the host: RAFT, CLIP scores, the report on disk."""
