@@ -25,11 +25,11 @@ RANDOMIZE = """(id) => {
   const node = APP.graph.getNodeById(id);
   for (const control of node.widgets.flatMap(widget => widget.linkedWidgets ?? [])) control.value = "randomize";
 }"""
-RUNNABLE = [
-    {"id": 1, "type": "EmptyImage", "pos": [100, 200], "widgets_values": [64, 64, 1, 0]}
-    | {"outputs": [{"name": "IMAGE", "type": "IMAGE", "links": [1]}]},
-    {"id": 2, "type": "PreviewImage", "pos": [100, 450]} | {"inputs": [{"name": "images", "type": "IMAGE", "link": 1}]},
-]
+RUNNABLE = """() => {
+  const [image, preview] = ["EmptyImage", "PreviewImage"].map(type => LiteGraph.createNode(type));
+  [image, preview].forEach((node, i) => { node.pos = [100, 150 + 250 * i]; APP.graph.add(node); });
+  image.connect(0, preview, 0);
+}"""
 """Nodes of the host that run without any file."""
 
 
@@ -138,8 +138,7 @@ def test_seeds_of_new_nodes_stay_over_two_runs(empty, page_server, image):
     sampler = "StreamingT2VStreamSampler"
     assert {sampler, "StreamingT2VEnhanceVideo", "StreamingT2VRandomizedBlending"} <= set(seeded)
     # Something that can run; the nodes beside it lack their inputs, and the host leaves them out.
-    empty.load({**EMPTY, "nodes": RUNNABLE, "links": [[1, 1, 0, 2, 0, "IMAGE"]], "last_node_id": 2, "last_link_id": 1})
-    empty.zoom(1.0)
+    empty.page.ask(script(RUNNABLE))
     empty.add_by_search("stream sampler", 900, 500)
     for node_type in sorted(set(seeded) - {sampler}):
         assert empty.page.ask(script(ADD), node_type) == ["fixed"] * len(seeded[node_type]), node_type
