@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import dev
 from hosting.workflow import load_workflow
 from streaming_core.frames import VideoFrames
 from tests.browser.graph_page import EMPTY, script
@@ -20,6 +21,16 @@ ADD = """(type) => {
   APP.graph.add(node);
   return node.widgets.flatMap(widget => widget.linkedWidgets ?? []).map(control => control.value);
 }"""
+RANDOMIZE = """(id) => {
+  const node = APP.graph.getNodeById(id);
+  for (const control of node.widgets.flatMap(widget => widget.linkedWidgets ?? [])) control.value = "randomize";
+}"""
+RUNNABLE = """() => {
+  const [image, preview] = ["EmptyImage", "PreviewImage"].map(type => LiteGraph.createNode(type));
+  [image, preview].forEach((node, i) => { node.pos = [100, 150 + 250 * i]; APP.graph.add(node); });
+  image.connect(0, preview, 0);
+}"""
+"""Nodes of the host that run without any file."""
 
 
 @pytest.fixture
@@ -61,7 +72,8 @@ def test_help_opens_and_shows_the_page_with_its_image(empty, image):
     empty.page.click(*empty.place(empty.find("StreamingT2VRandomizedBlending")))
     empty.press_button("[data-testid=info-button]")
     text = empty.page.wait_for("document.querySelector('.node-help-content')?.innerText", "the help page", 30)
-    assert "every step each overlap is cut at a new random frame" in " ".join(text.split())
+    written = (dev.ROOT / "web" / "docs" / "StreamingT2VRandomizedBlending.md").read_text("utf-8")
+    assert " ".join(written.split("\n\n")[1].split()) in " ".join(text.split())
     assert "When something goes wrong" in text
     seen = "[...document.querySelectorAll('.node-help-content img')].every(i => i.complete && i.naturalWidth > 100)"
     empty.page.wait_for(seen, "the image of the help page", 30)
@@ -98,20 +110,53 @@ def test_a_run_is_canceled_from_the_page(graph, image):
     assert list(run.glob("chunk_*.safetensors")), "finished chunks are kept"
 
 
-def test_seeds_of_new_nodes_are_fixed_and_saved_choices_stay(empty, page_server):
-    """On every page, also where the host cannot say it: a second Run must not start another video."""
+def seeded_nodes(server) -> dict[str, list[str]]:
+    """Names of the widgets that the page may change after each Run, by node type of this pack."""
     seeded = {}
-    for name, info in page_server.object_info().items():
+    for node_type, info in server.object_info().items():
         inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
-        controls = [options for _, options in (each for each in inputs.values() if len(each) > 1)]
-        count = sum(bool(options.get("control_after_generate")) for options in controls)
-        if name.startswith("StreamingT2V") and count:
-            seeded[name] = count
-    assert "StreamingT2VEnhanceVideo" in seeded and "StreamingT2VRandomizedBlending" in seeded
-    for name, count in seeded.items():
-        assert empty.page.ask(script(ADD), name) == ["fixed"] * count, name
-    saved = empty.save()
-    node = next(node for node in saved["nodes"] if node["type"] == "StreamingT2VRandomizedBlending")
+        controlled = [
+            name for name, (_, *options) in inputs.items() if options and options[0].get("control_after_generate")
+        ]
+        if node_type.startswith("StreamingT2V") and controlled:
+            seeded[node_type] = controlled
+    return seeded
+
+
+def seeds_after_run(page, nodes: dict[int, list[str]]) -> dict[tuple[int, str], int]:
+    """Press Run; the seeds in the prompt that was queued, by node and widget."""
+    known = len(page.history())
+    page.press_button(RUN)
+    entries = page.wait_for_history(known + 1)
+    prompt = max(entries, key=lambda entry: entry["prompt"][0])["prompt"][2]
+    return {(node, name): prompt[str(node)]["inputs"][name] for node, names in nodes.items() for name in names}
+
+
+def test_seeds_of_new_nodes_stay_over_two_runs(empty, page_server, image):
+    """On every page, also where the host cannot say it: a second Run must not start another video."""
+    seeded = seeded_nodes(page_server)
+    sampler = "StreamingT2VStreamSampler"
+    assert {sampler, "StreamingT2VEnhanceVideo", "StreamingT2VRandomizedBlending"} <= set(seeded)
+    # Something that can run; the nodes beside it lack their inputs, and the host leaves them out.
+    empty.page.ask(script(RUNNABLE))
+    empty.add_by_search("stream sampler", 900, 500)
+    for node_type in sorted(set(seeded) - {sampler}):
+        assert empty.page.ask(script(ADD), node_type) == ["fixed"] * len(seeded[node_type]), node_type
+    nodes = {int(node["id"]): seeded[node["type"]] for node in empty.look()["nodes"] if node["type"] in seeded}
+    assert len(nodes) == len(seeded)
+    first = seeds_after_run(empty, nodes)
+    assert seeds_after_run(empty, nodes) == first
+    # The page does change seeds where the user wants it: nothing above held because nothing moves.
+    randomized = int(empty.find("StreamingT2VRandomizedBlending"))
+    empty.page.ask(script(RANDOMIZE), randomized)
+    seeds_after_run(empty, nodes)
+    changed = seeds_after_run(empty, nodes)
+    assert {key for key in first if changed[key] != first[key]} == {(randomized, name) for name in nodes[randomized]}
+
+
+def test_what_a_saved_workflow_says_of_its_seed_stays(empty):
+    empty.page.ask(script(ADD), "StreamingT2VRandomizedBlending")
+    [node] = empty.save()["nodes"]
     assert node["widgets_values"][-1] == "fixed"
     node["widgets_values"][-1] = "randomize"
     loaded = empty.load({**EMPTY, "nodes": [node]})

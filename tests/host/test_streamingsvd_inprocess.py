@@ -172,6 +172,58 @@ def test_features_are_freed_as_they_are_merged(rooms, tiny):
     assert calls[:skips] == list(range(skips))[::-1]
 
 
+def guidances():
+    """Nodes and other packs' functions that change how a model is guided."""
+    from comfy_extras.nodes_model_advanced import RescaleCFG
+    from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+
+    def with_function(add):
+        def make(model):
+            clone = model.clone()
+            add(clone)
+            return clone
+
+        return make
+
+    def node(kind, model, **inputs):
+        execute = kind.execute if hasattr(kind, "execute") else getattr(kind(), kind.FUNCTION)  # older hosts
+        return execute(model, **inputs)[0]
+
+    return {
+        "PerturbedAttentionGuidance": partial(node, PerturbedAttentionGuidance, scale=3.0),
+        "RescaleCFG": partial(node, RescaleCFG, multiplier=0.7),
+        "after": with_function(lambda m: m.set_model_sampler_post_cfg_function(lambda args: args["denoised"] * 0.9)),
+        "before": with_function(
+            lambda m: m.set_model_sampler_pre_cfg_function(lambda a: [a["conds_out"][0] * 0.9, *a["conds_out"][1:]])
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", ["PerturbedAttentionGuidance", "RescaleCFG", "after", "before"])
+def test_guidance_that_other_nodes_put_on_a_model_is_kept(rooms, tiny, name):
+    """The guidance that rises over the frames once replaced theirs, and nobody could see that."""
+    with_linear_guidance, patched = rooms["svd"].with_linear_guidance, guidances()[name](tiny["model"])
+    plain = sample(with_linear_guidance(tiny["model"], 1.0))
+    assert not torch.allclose(plain, sample(with_linear_guidance(patched, 1.0)), atol=1e-3)
+    # One cfg for all frames is what the host does itself.
+    assert torch.allclose(sample(patched), sample(with_linear_guidance(patched, 2.5)), atol=1e-2)
+
+
+def test_a_guidance_function_is_asked_for_every_frame_with_its_cfg(rooms, tiny):
+    seen = []
+
+    def classic(args):
+        seen.append((args["cond_scale"], args["cond"].shape[0], args["sigma"].shape[0]))
+        return args["uncond"] + args["cond_scale"] * (args["cond"] - args["uncond"])
+
+    model = tiny["model"].clone()
+    model.set_model_sampler_cfg_function(classic)
+    guided = sample(rooms["svd"].with_linear_guidance(model, 1.0), steps=1)
+    assert [scale for scale, *_ in seen] == pytest.approx([1.0, 1.3, 1.6, 1.9, 2.2, 2.5])
+    assert all(each[1:] == (1, 1) for each in seen)
+    assert torch.allclose(guided, sample(rooms["svd"].with_linear_guidance(tiny["model"], 1.0), steps=1), atol=0.1)
+
+
 def test_wrong_control_frames_say_why(rooms, tiny):
     with_cam = rooms["cam"].with_cam
     with pytest.raises(FrameMismatchError, match="multiples of 16"):

@@ -96,17 +96,42 @@ def image_conditioning(
 
 
 def with_linear_guidance(model: ModelPatcher, min_cfg: float) -> ModelPatcher:
-    """A clone of `model` whose guidance rises over the frames from `min_cfg` to the sampler's cfg."""
+    """A clone of `model` whose guidance rises over the frames from `min_cfg` to the sampler's cfg.
+
+    What other nodes made of the guidance stays: a function in place of the host's own is asked for every frame with
+    that frame's cfg, and what works on the guided result gets ours.
+    """
+    clone = model.clone()
+    theirs = clone.model_options.get("sampler_cfg_function")
 
     def per_frame(args: dict[str, Any]) -> Tensor:
         scale = linear_guidance(min_cfg, args["cond_scale"], args["cond_denoised"].shape[0])
         return guide(args["uncond_denoised"], args["cond_denoised"], scale)
 
-    clone = model.clone()
+    def per_frame_by_theirs(args):
+        frames = args["cond"].shape[0]
+        scale = linear_guidance(min_cfg, args["cond_scale"], frames).flatten().tolist()
+        guided = [theirs({**_of_frame(args, index, frames), "cond_scale": scale[index]}) for index in range(frames)]
+        return torch.cat(guided)
+
+    # At cfg 1 the host would skip the negative half, which frames below cfg still need.
+    if theirs is not None:
+        clone.set_model_sampler_cfg_function(per_frame_by_theirs, disable_cfg1_optimization=True)
+        return clone
     # Behind the host's own guidance, not in place of it: that one works on x - denoised, which at sigma 700 costs
-    # four digits. At cfg 1 the host would skip the negative half, which frames below cfg still need.
+    # four digits. Before all others, which work on what they are given.
     clone.set_model_sampler_post_cfg_function(per_frame, disable_cfg1_optimization=True)
+    functions = clone.model_options["sampler_post_cfg_function"]
+    clone.model_options["sampler_post_cfg_function"] = [functions[-1], *functions[:-1]]
     return clone
+
+
+def _of_frame(args: dict[str, Any], index: int, frames: int) -> dict[str, Any]:
+    """What a guidance function is told, for one frame of a clip whose frames are the batch."""
+    return {
+        name: value[index : index + 1] if isinstance(value, Tensor) and value.shape[:1] == (frames,) else value
+        for name, value in args.items()
+    }
 
 
 @dataclass(frozen=True)
