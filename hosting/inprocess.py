@@ -88,6 +88,11 @@ class CoreAlias(MetaPathFinder, Loader):
     def exec_module(self, module):
         # The import system has just replaced the module's own spec, on which its relative imports depend.
         module.__spec__ = module.__spec__.loader_state
+        # What it has imported is known from now on: the import system would set a module that it loads as an attribute
+        # of its package, in place of a function of the same name (`identity.describe`).
+        inside = module.__name__ + "."
+        for name in [name for name in sys.modules if name.startswith(inside)]:
+            sys.modules.setdefault(f"{PACK_NAME}.{name}", sys.modules[name])
 
 
 def import_pack() -> ModuleType:

@@ -345,7 +345,9 @@ class RunFolder:
         try:
             manifest.save(self.path)
         except OSError as error:
-            raise RunFolderError(f"{self.path / MANIFEST} cannot be written: {error.strerror or error}") from error
+            raise RunFolderError(
+                f"{self.path / MANIFEST} cannot be written: {error.strerror or error}; finished chunks are kept"
+            ) from error
         self.manifest = manifest
 
     def _change_to(self, manifest: RunManifest) -> None:

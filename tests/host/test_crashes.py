@@ -112,17 +112,21 @@ def test_a_manifest_cut_in_half_is_refused_and_recovered(run):
     assert torch.equal(run.video(), whole) and stamps(run.folder) == before
 
 
-def test_another_model_between_two_runs_is_refused(server, run):
+def test_another_model_between_two_runs_makes_the_video_again_and_keeps_the_first(server, run):
     from tiny_models.streamingsvd import write_tiny_streamingsvd
 
     run.make()
-    before = stamps(run.folder)
+    whole, before = run.video(), stamps(run.folder)
     write_tiny_streamingsvd(server.base / "models" / "checkpoints" / "other.safetensors", seed=5)
-    prompt = video_prompt(run.name, num_frames=SHORT)
+    prompt, log = video_prompt(run.name, num_frames=SHORT), len(server.log())
     prompt["load"]["inputs"]["ckpt_name"] = "other.safetensors"
-    error = server.run(prompt).check("error").error
-    assert "other model weights" in error.message
-    assert stamps(run.folder) == before
+    server.run(prompt).check()
+    assert "chunks 0 to 2 are made again because" in server.log()[log:]
+    assert not torch.equal(run.video(), whole)
+    log = len(server.log())
+    run.make()
+    assert "3 of 3 chunks are reused" in server.log()[log:]
+    assert torch.equal(run.video(), whole) and stamps(run.folder) == before
 
 
 def test_a_run_that_another_server_writes_is_refused_with_its_holder(run):
@@ -187,15 +191,17 @@ def test_other_run_names_become_one_folder(server, name):
 
 
 def test_a_full_disk_costs_the_chunk_in_work_and_says_so(fresh_server, tmp_path):
-    """Files of the server may not grow beyond what one chunk takes, which fails like a full disk does."""
+    """Files of the server may not grow to what one chunk takes, which fails like a full disk does."""
     import resource
 
     prepare(tmp_path)
     server = fresh_server(base=tmp_path)
     server.run(video_prompt("full", num_frames=CHUNK_FRAMES)).check()
     before = stamps(tmp_path / RUNS / "full")
+    sizes = {path.suffix: path.stat().st_size for path in (tmp_path / RUNS / "full").iterdir()}
+    assert 2 * sizes[".json"] < sizes[".safetensors"]
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (sizes[".safetensors"] // 2, limits[1]))
     error = server.run(video_prompt("full", num_frames=SHORT)).check("error").error
     assert "chunk 1 could not be stored" in error.message and "the chunks before it are kept" in error.message
     assert stamps(tmp_path / RUNS / "full") == before
@@ -321,11 +327,12 @@ def test_a_plan_and_a_preflight_in_front_of_a_video(server, run):
     assert table.splitlines()[2].startswith("0-2 | 0-13 | 00:00.00-00:01.17 | 33 | 1 | 1 | -")
     [costs] = report.ui["flight"]["text"]
     assert f"video: {SHORT} frames in 3 chunks" in costs and "6 sampling steps" in costs and "about" in costs
-    # Only chunk 2 changes, so only chunk 2 is made; SVD knows no prompts and says so.
+    # Only chunk 2 changes, so only chunk 2 is made.
     log = len(server.log())
-    server.run(planned_prompt(run.name, cam_strength="1, 2: 0.5", prompts="0: a dog")).check()
+    server.run(planned_prompt(run.name, cam_strength="1, 2: 0.5")).check()
     assert "2 of 3 chunks are reused" in server.log()[log:]
-    assert "streamingsvd does not support the plan's prompt" in server.log()[log:]
+    error = server.run(planned_prompt(run.name, prompts="0: a dog")).check("error").error
+    assert "cannot follow the plan's prompt" in error.message, "SVD knows none"
 
 
 def test_a_video_that_cannot_fit_is_refused_before_anything_runs(server, run):

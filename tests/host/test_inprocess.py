@@ -43,6 +43,9 @@ def test_pack_shares_the_core_with_the_tests():
         "assert inner is streaming_core.errors\n"
         "assert inner.__spec__.name == 'streaming_core.errors'\n"
         "assert pack.comfy_entrypoint\n"
+        "from comfyui_streamingt2v.streaming_core.identity.describe import WEIGHTS\n"
+        "from streaming_core.identity import describe\n"
+        "assert callable(describe), 'a function gave way to the module of its name'\n"
     )
 
 
