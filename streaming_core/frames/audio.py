@@ -17,7 +17,10 @@ from av.stream import Stream
 from ..errors import SettingsError, VideoReadError, VideoWriteError
 from .media import audio_stream, time_base
 
-_LAYOUTS = {1: "mono", 2: "stereo", 4: "quad", 6: "5.1", 8: "7.1"}
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
+_MOST_CHANNELS = max(_LAYOUTS)
+_SAMPLES = "flt"
+"""Frames are packed: PyAV reads beyond planar frames of eight channels and more, which kills the process."""
 _SPECIAL_RATES = {"libopus": (48000,)}
 
 
@@ -44,13 +47,13 @@ class AudioTrack:
         """Audio from a tensor `[C, T]` or `[1, C, T]` in -1..1, as in the host's AUDIO.
 
         Raises:
-            SettingsError: another shape, a batch of several, or a number of channels without a common layout.
+            SettingsError: another shape, a batch of several, or more than 8 channels.
         """
         if waveform.ndim == 3 and waveform.shape[0] == 1:
             waveform = waveform[0]
         if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS:
             raise SettingsError(
-                "audio must be one waveform [channels, samples] with 1, 2, 4, 6 or 8 channels, got shape "
+                f"audio must be one waveform [channels, samples] with 1 to {_MOST_CHANNELS} channels, got shape "
                 f"{tuple(waveform.shape)}"
             )
         if sample_rate < 1:
@@ -75,7 +78,8 @@ class AudioTrack:
             with av.open(os.fspath(path)) as container:
                 audio = _audio_stream(container, path)
                 context, limit = audio.codec_context, None if seconds is None else Fraction(seconds)
-                return cls(context.sample_rate, context.layout.name, os.fspath(path), Fraction(start_seconds), limit)
+                layout = _named(context.layout, path)
+                return cls(context.sample_rate, layout, os.fspath(path), Fraction(start_seconds), limit)
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(f"the audio of {path} cannot be read: {error}") from error
 
@@ -84,10 +88,20 @@ class AudioTrack:
         allowed = _SPECIAL_RATES.get(encoder) or av.Codec(encoder, "w").audio_rates
         return self.sample_rate if not allowed or self.sample_rate in allowed else 48000
 
-    def blocks(self, sample_rate: int) -> Generator[np.ndarray, None, None]:
-        """The samples at `sample_rate` as planar float32 blocks `[C, n]`; ends where the source or `seconds` ends."""
+    def layout_for(self, encoder: str) -> str:
+        """The channel layout an encoder gets: the source's own if it can, else the usual one of as many channels, else
+        stereo.
+        """
+        own = [self.layout, _LAYOUTS[len(av.AudioLayout(self.layout).channels)]]
+        return next((layout for layout in own if _takes(encoder, layout, self.rate_for(encoder))), "stereo")
+
+    def blocks(self, sample_rate: int, layout: str | None = None) -> Generator[np.ndarray, None, None]:
+        """The samples at `sample_rate` as float32 blocks `[C, n]`; ends where the source or `seconds` ends.
+
+        `layout`: the channels, mixed from the source's; default the source's own.
+        """
         left = None if self.seconds is None else round(self.seconds * sample_rate)
-        with contextlib.closing(self._resampled(sample_rate)) as blocks:
+        with contextlib.closing(self._resampled(sample_rate, layout or self.layout)) as blocks:
             for block in blocks:
                 if left is not None:
                     block = block[:, :left]
@@ -102,14 +116,14 @@ class AudioTrack:
         blocks = [torch.from_numpy(block.copy()) for block in self.blocks(self.sample_rate)]
         return torch.cat(blocks, dim=1) if blocks else torch.zeros(len(av.AudioLayout(self.layout).channels), 0)
 
-    def _resampled(self, sample_rate: int) -> Generator[np.ndarray, None, None]:
-        resampler = av.AudioResampler(format="fltp", layout=self.layout, rate=sample_rate)
+    def _resampled(self, sample_rate: int, layout: str) -> Generator[np.ndarray, None, None]:
+        resampler = av.AudioResampler(format=_SAMPLES, layout=layout, rate=sample_rate)
         with contextlib.closing(self._source()) as frames:
             for frame in frames:
                 for piece in resampler.resample(frame):
-                    yield piece.to_ndarray()
+                    yield _samples_of(piece)
         for piece in resampler.resample(None):
-            yield piece.to_ndarray()
+            yield _samples_of(piece)
 
     def _source(self) -> Generator[av.AudioFrame, None, None]:
         if self.path is not None:
@@ -126,9 +140,7 @@ class AudioTrack:
             position += samples.shape[1]
 
     def _frame(self, samples: np.ndarray, position: int) -> av.AudioFrame:
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self.layout)
-        frame.sample_rate, frame.pts, frame.time_base = self.sample_rate, position, Fraction(1, self.sample_rate)
-        return frame
+        return _frame_of(samples, self.layout, self.sample_rate, position)
 
     def _file_frames(self, path: str) -> Generator[av.AudioFrame, None, None]:
         """Frames from the start on; silence before a late first sample, samples before the start cut off."""
@@ -139,7 +151,7 @@ class AudioTrack:
                 begin = origin + self.start
                 if self.start > 0:
                     container.seek(int(begin / time_base(audio)), stream=audio)
-                to_planar = av.AudioResampler(format="fltp", layout=self.layout, rate=self.sample_rate)
+                to_float = av.AudioResampler(format=_SAMPLES, layout=self.layout, rate=self.sample_rate)
                 position = 0
                 late: int | None = None
                 for frame in container.decode(audio):
@@ -148,8 +160,8 @@ class AudioTrack:
                         if late > 0:
                             yield self._frame(np.zeros((len(audio.codec_context.layout.channels), late), np.float32), 0)
                             position = late
-                    for piece in to_planar.resample(frame):
-                        samples = piece.to_ndarray()
+                    for piece in to_float.resample(frame):
+                        samples = _samples_of(piece)
                         if late is not None and late < 0:
                             cut = min(-late, samples.shape[1])
                             samples, late = samples[:, cut:], late + cut
@@ -167,6 +179,43 @@ def _audio_stream(container: InputContainer, path: str | os.PathLike[str]) -> av
     return audio
 
 
+def _named(layout: av.AudioLayout, path: str | os.PathLike[str]) -> str:
+    """The name of a file's layout; files that only count their channels have the usual one of as many."""
+    channels = len(layout.channels)
+    if channels > _MOST_CHANNELS:
+        raise VideoReadError(f"{path} has audio with {channels} channels; convert it to at most {_MOST_CHANNELS}")
+    return av.AudioLayout(f"{channels}c").name if layout.name.endswith(" channels") else layout.name
+
+
+def _takes(encoder: str, layout: str, rate: int) -> bool:
+    """Whether an encoder opens with this layout. Not every codec lists what it takes, so it is asked."""
+    try:
+        context = av.CodecContext.create(encoder, "w")
+        if not isinstance(context, av.AudioCodecContext):
+            return False
+        formats = context.codec.audio_formats or [av.AudioFormat("fltp")]
+        context.layout, context.sample_rate, context.format = layout, rate, formats[0]
+        context.time_base = Fraction(1, rate)
+        context.open()
+    except (av.FFmpegError, ValueError):
+        return False
+    return True
+
+
+def _samples_of(frame: av.AudioFrame) -> np.ndarray:
+    """Samples `[C, n]` of a packed frame."""
+    samples: np.ndarray = frame.to_ndarray().reshape(-1, len(frame.layout.channels)).T
+    return samples
+
+
+def _frame_of(samples: np.ndarray, layout: str, rate: int, position: int) -> av.AudioFrame:
+    """A packed frame of samples `[C, n]` that begins at sample `position`."""
+    packed = np.ascontiguousarray(samples.T, dtype=np.float32).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, format=_SAMPLES, layout=layout)
+    frame.sample_rate, frame.pts, frame.time_base = rate, position, Fraction(1, rate)
+    return frame
+
+
 def _start_of(stream: Stream) -> Fraction:
     return Fraction(0) if stream.start_time is None else stream.start_time * time_base(stream)
 
@@ -176,14 +225,14 @@ class AudioFeed:
 
     def __init__(self, track: AudioTrack, container: OutputContainer, encoder: str) -> None:
         self.rate = track.rate_for(encoder)
-        stream = container.add_stream(encoder, rate=self.rate, layout=track.layout)
+        self._layout = track.layout_for(encoder)
+        stream = container.add_stream(encoder, rate=self.rate, layout=self._layout)
         if not isinstance(stream, av.AudioStream):
             raise VideoWriteError(f"{encoder} is no audio encoder")
         self.stream = stream
         self._container = container
-        self._layout = track.layout
-        self._blocks = track.blocks(self.rate)
-        self._rest = np.zeros((len(av.AudioLayout(track.layout).channels), 0), np.float32)
+        self._blocks = track.blocks(self.rate, self._layout)
+        self._rest = np.zeros((len(av.AudioLayout(self._layout).channels), 0), np.float32)
         self._position = 0
 
     def advance(self, seconds: Fraction) -> None:
@@ -203,8 +252,7 @@ class AudioFeed:
             samples[:, filled : filled + taken.shape[1]] = taken
             self._rest = self._rest[:, taken.shape[1] :]
             filled += taken.shape[1]
-        frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=self._layout)
-        frame.sample_rate, frame.pts, frame.time_base = self.rate, self._position, Fraction(1, self.rate)
+        frame = _frame_of(samples, self._layout, self.rate, self._position)
         self._position += wanted
         self._container.mux(self.stream.encode(frame))
 

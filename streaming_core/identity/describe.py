@@ -121,8 +121,8 @@ class Describer:
     def value(self, value: Any) -> Plain:
         """Describe a value where a part of it is; never raises, whatever foreign objects do when looked at."""
         self._parts += 1
-        if value is None or type(value) in (bool, int):
-            return value  # type: ignore[no-any-return]
+        if value is None or type(value) is bool or type(value) is int:
+            return value
         if self._depth >= _DEEPEST or self._parts > _MOST_PARTS:
             return _opaque(value)
         self._depth += 1
@@ -235,8 +235,8 @@ class Describer:
             "attributes": {name: item for name, item in vars(value).items() if not name.startswith("__")},
         }
         for name, group in groups.items():
-            if group and (plain := self.part(name, dict(group))):
-                about[name] = plain  # type: ignore[assignment]
+            if group and (plain := self.part(name, dict(group))) and not isinstance(plain, Absent):
+                about[name] = plain
         return about
 
     def _module(self, value: nn.Module) -> Plain:

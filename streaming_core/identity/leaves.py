@@ -48,8 +48,8 @@ NOT_MINE: Final = NotMine.NOT_MINE
 
 def leaf(value: Any) -> Plain | NotMine:
     """Values that hold nothing else."""
-    if value is None or type(value) in (bool, int):
-        return value  # type: ignore[no-any-return]
+    if value is None or type(value) is bool or type(value) is int:
+        return value
     if isinstance(value, enum.Enum):
         return f"{type(value).__name__}.{value.name}"
     for kinds, describe in _LEAVES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import threading
 import weakref
@@ -20,6 +21,9 @@ _LONGEST_SHOWN = 16
 _CACHED_FROM = 1 << 16  # shorter tensors are hashed faster than looked up
 _SAMPLES = 256
 _SEEN_WHOLE = 1 << 14
+_SAID_FROM_BYTES = 1 << 30  # less takes about a second
+
+log = logging.getLogger(__name__)
 
 
 def _plain_tensor(tensor: Tensor) -> bool:
@@ -198,6 +202,9 @@ class WeightDigests:
         with self._lock:
             known = self._known.setdefault(owner, {})
         names = sorted(weights)
+        new_bytes = sum(weights[name].numel() * weights[name].element_size() for name in names if name not in known)
+        if new_bytes > _SAID_FROM_BYTES:
+            log.info("hashing %.1f GB of weights, once per server start", new_bytes / 1e9)
         workers = max(1, min(8, os.cpu_count() or 1))
         with ThreadPoolExecutor(workers) as pool:
             digests = list(pool.map(lambda name: self._one(known, name, weights[name]), names))

@@ -302,8 +302,8 @@ def test_audio_from_what_has_none(tmp_path):
         AudioTrack.from_file(tmp_path / "mute.mp4")
     with pytest.raises(VideoReadError, match="cannot be read"):
         AudioTrack.from_file(tmp_path / "missing.mp4")
-    with pytest.raises(SettingsError, match="3, 100"):
-        AudioTrack.from_waveform(torch.zeros(3, 100), 48000)
+    with pytest.raises(SettingsError, match="9, 100"):
+        AudioTrack.from_waveform(torch.zeros(9, 100), 48000)
     with pytest.raises(SettingsError, match="2, 2, 100"):
         AudioTrack.from_waveform(torch.zeros(2, 2, 100), 48000)
 

@@ -46,10 +46,6 @@ REFUSED = {
 }
 """Whole words, as regular expressions, and what to write instead."""
 
-PENDING = {
-    "docs/design.md",  # its table of words names refused ones, and two sentences are still to be changed
-}
-"""Files and folders that may still hold refused words."""
 
 WORDS = [(re.compile(rf"(?<![\w-])(?:{words})(?![\w-])"), instead) for words, instead in REFUSED.items()]
 CODE = re.compile(r"```.*?```|`[^`\n]*`|<!--.*?-->|\]\([^)]*\)", re.DOTALL)
@@ -140,10 +136,6 @@ def readers() -> Iterator[tuple[Path, Iterator[tuple[int, str]]]]:
         yield from ((path, python_texts(path)) for path in sorted((ROOT / room).rglob("*.py")))
 
 
-def is_pending(name: str) -> bool:
-    return any(name == each or name.startswith(f"{each}/") for each in PENDING)
-
-
 def complaints(name: str, texts: Iterator[tuple[int, str]]) -> list[str]:
     return [
         f"{name}:{line}: {found.group()!r}; write {instead}"
@@ -156,9 +148,7 @@ def complaints(name: str, texts: Iterator[tuple[int, str]]) -> list[str]:
 def test_users_read_the_words_of_the_host():
     found = []
     for path, texts in readers():
-        name = path.relative_to(ROOT).as_posix()
-        if not is_pending(name):
-            found += complaints(name, texts)
+        found += complaints(path.relative_to(ROOT).as_posix(), texts)
     assert not found, "\n".join(["words that users should not read:", *found])
 
 
@@ -168,7 +158,6 @@ def test_all_that_users_read_is_read():
     assert not any(name.startswith("docs/reference") for name in names)
     for start in ("web/docs/", "workflows/", "subgraphs/", "streaming_core/loop/", "nodes/host/runs/"):
         assert any(name.startswith(start) for name in names), start
-    assert all((ROOT / name).exists() for name in PENDING), "a pending file is gone"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""Every channel layout through every container, in processes of their own: mapped or refused, never a crash."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+
+import dev
+from streaming_core.errors import SettingsError, VideoReadError
+from streaming_core.frames import AudioTrack
+
+LAYOUTS = ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.0", "7.1", "7.1(wide)", "octagonal")
+RATES = (8000, 11025, 37800, 96000)
+WRITE = """
+import sys, torch
+from streaming_core.frames import AudioTrack, TensorFrames, write_video
+codec, suffix, folder, *sources = sys.argv[1:]
+frames = TensorFrames(torch.rand(10, 64, 64, 3), 10)
+for source in sources:
+    print(source, flush=True)
+    path = f"{folder}/out.{suffix}"
+    write_video(frames, path, codec=codec, audio=AudioTrack.from_file(source))
+    track = AudioTrack.from_file(path)
+    read = track.read()
+    assert abs(read.shape[1] - track.sample_rate) < 3000, read.shape
+    assert read.isfinite().all() and read.abs().max() > 0.01, read.abs().max()
+"""
+
+
+def file_of(path, layout: str, rate: int = 44100) -> None:
+    """One second of a tone per channel, as PCM in WAV, written by hand: PCM takes any layout."""
+    channels = len(av.AudioLayout(layout).channels)
+    time = np.arange(rate) / rate
+    samples = np.stack([0.3 * np.sin(2 * np.pi * (200 + 50 * channel) * time) for channel in range(channels)])
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=rate, layout=layout)
+        packed = np.ascontiguousarray((samples.T * 32767).astype(np.int16)).reshape(1, -1)
+        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", "mp4"), ("ffv1", "mkv"), ("av1", "webm")])
+def test_every_layout_and_rate_is_written_in_every_container(tmp_path, codec, suffix):
+    """In one process for each container: what it said last is the source that ended it."""
+    sources = [tmp_path / f"{layout}.mkv" for layout in LAYOUTS]
+    for source, layout in zip(sources, LAYOUTS, strict=True):
+        file_of(source, layout)
+    for rate in RATES:
+        sources.append(tmp_path / f"{rate}.mkv")
+        file_of(sources[-1], "stereo", rate)
+    command = [sys.executable, "-c", WRITE, codec, suffix, str(tmp_path), *map(str, sources)]
+    run = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout[-200:] + run.stderr[-2000:]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_samples_come_back_by_channel(tmp_path, layout):
+    source = tmp_path / "source.mkv"
+    file_of(source, layout)
+    samples = AudioTrack.from_file(source).read()
+    assert samples.shape == (len(av.AudioLayout(layout).channels), 44100)
+    for channel, row in enumerate(samples):
+        strongest = int(torch.fft.rfft(row).abs().argmax())
+        assert strongest == 200 + 50 * channel
+
+
+def test_waveforms_of_any_number_of_channels(tmp_path):
+    for channels in range(1, 9):
+        track = AudioTrack.from_waveform(torch.rand(1, channels, 1000), 8000)
+        assert track.read().shape == (channels, 1000)
+    with pytest.raises(SettingsError, match="1 to 8 channels"):
+        AudioTrack.from_waveform(torch.rand(9, 1000), 8000)
+
+
+def test_more_channels_than_a_video_takes_are_refused(tmp_path):
+    source = tmp_path / "source.mkv"
+    file_of(source, "hexadecagonal")
+    with pytest.raises(VideoReadError, match="16 channels; convert it to at most 8"):
+        AudioTrack.from_file(source)
