@@ -28,7 +28,7 @@ from .forms import (
 from .host.compat import io, schema
 from .host.enhance.enhancer import Enhancer, conditioning_pair, enhance, make_keyframes
 from .host.enhance.load import FOLDER, WEIGHT_TYPES, load_enhancer
-from .host.files import diffusion_model_names, file_stamp, model_file
+from .host.files import diffusion_model_names, file_stamp
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 
@@ -198,7 +198,7 @@ class LoadEnhancer(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, unet_name: str, weight_dtype: str) -> Any:
-        return file_stamp(model_file(FOLDER, unet_name))
+        return file_stamp(FOLDER, unet_name)
 
     @classmethod
     def execute(cls, unet_name: str, weight_dtype: str) -> io.NodeOutput:

@@ -12,8 +12,8 @@ from .host.compat import io, schema
 from .host.files import file_stamp
 from .host.interpolation.load import (
     DTYPES,
+    INTERPOLATION_FOLDER,
     ensure_folder,
-    interpolation_file,
     interpolation_names,
     load_ema_vfi,
     to_core,
@@ -96,7 +96,7 @@ class LoadEmaVfi(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name, **_):
-        return file_stamp(interpolation_file(model_name))
+        return file_stamp(INTERPOLATION_FOLDER, model_name)
 
     @classmethod
     def execute(cls, model_name, times, augmentation, flow_scale, dtype):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ..streaming_core.loop.chunk_layout import lay_out, parse_chunks
+from ..streaming_core.metrics.flow import RAFT_FOLDER
 from ..streaming_core.metrics.mawe import Mawe
 from .host.compat import blocked, io, schema, ui
 from .host.files import file_stamp
-from .host.metrics.load import ensure_folder, load_raft, optical_flow_file, optical_flow_names
+from .host.metrics.load import ensure_folder, load_raft, optical_flow_names
 from .host.metrics.measure import clip_tools, host_mawe, host_measures, save_report
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
@@ -75,7 +76,7 @@ class LoadRaft(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model_name):
-        return file_stamp(optical_flow_file(model_name))
+        return file_stamp(RAFT_FOLDER, model_name)
 
     @classmethod
     def execute(cls, model_name):

@@ -9,7 +9,7 @@ from ..streaming_core.frames import to_rgb
 from ..streaming_core.loop.script import chunk_prompts
 from ..streaming_core.schedules.modelscope import modelscope_sigmas
 from .host.compat import io, schema
-from .host.files import checkpoint_names, diffusion_model_names, file_stamp, model_file
+from .host.files import checkpoint_names, diffusion_model_names, file_stamp
 from .host.modelscope import sampler as modelscope
 from .host.modelscope.apm import anchor_tokens, with_tokens
 from .host.modelscope.ddim import Ddim
@@ -66,7 +66,7 @@ class LoadStreamingModelscope(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ckpt_name, safetensors_copy):
-        return file_stamp(model_file("checkpoints", ckpt_name))
+        return file_stamp("checkpoints", ckpt_name)
 
     @classmethod
     def execute(cls, ckpt_name, safetensors_copy):
@@ -102,7 +102,7 @@ class LoadModelscopeT2V(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, unet_name):
-        return file_stamp(model_file("diffusion_models", unet_name))
+        return file_stamp("diffusion_models", unet_name)
 
     @classmethod
     def execute(cls, unet_name):

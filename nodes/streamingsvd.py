@@ -11,7 +11,7 @@ from ..streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigma
 from .forms import seed_input
 from .host import pixels
 from .host.compat import io, schema
-from .host.files import checkpoint_names, file_stamp, model_file
+from .host.files import checkpoint_names, file_stamp
 from .host.svd import sampler as svd
 from .host.svd.load import load_streamingsvd
 from .types import CATEGORY as PACK_CATEGORY
@@ -101,7 +101,7 @@ class LoadStreamingSVD(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, ckpt_name):
-        return file_stamp(model_file("checkpoints", ckpt_name))
+        return file_stamp("checkpoints", ckpt_name)
 
     @classmethod
     def execute(cls, ckpt_name):

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 import comfy.utils
 import folder_paths
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ...streaming_core.errors import CheckpointError
+
+_SAFETENSORS = (".safetensors", ".sft")
 
 
 def model_file(folder: str, name: str) -> str:
@@ -33,10 +36,15 @@ def model_names(folder: str) -> list[str]:
     return folder_paths.get_filename_list(folder)
 
 
-def file_stamp(path: str) -> str:
-    """Text that changes when the file does: name, size and time of its last change."""
-    status = os.stat(path)
-    return f"{os.path.basename(path)}:{status.st_size}:{status.st_mtime_ns}"
+def file_stamp(folder: str, name: str | None) -> str:
+    """Text that changes when a file of a model folder does: name, size and time of its last change.
+
+    A name that comes by link is None while the host asks: then the link alone decides.
+    """
+    if name is None:
+        return ""
+    status = os.stat(model_file(folder, name))
+    return f"{name}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
@@ -46,7 +54,12 @@ def read_weights(path: str) -> dict[str, Tensor]:
     """
     name = os.path.basename(path)
     try:
-        tensors = comfy.utils.load_torch_file(path, safe_load=True)
+        begin = _first_bytes(path)
+        _refuse_other_content(begin, name)
+        if _is_safetensors(begin) and not path.endswith(_SAFETENSORS):
+            tensors = load_file(path)  # the host goes by the ending
+        else:
+            tensors = comfy.utils.load_torch_file(path, safe_load=True)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" not in str(error):
             raise CheckpointError(f"{name} is damaged or cut off (no readable pickle); download it again") from error
@@ -60,7 +73,36 @@ def read_weights(path: str) -> dict[str, Tensor]:
     nested = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else None
     if not isinstance(nested, Mapping):
         raise CheckpointError(f"{name} does not contain a state dict; use the official file")
-    return {key: tensor for key, tensor in nested.items() if isinstance(tensor, Tensor)}
+    return _unwrapped({key: tensor for key, tensor in nested.items() if isinstance(tensor, Tensor)})
+
+
+def _first_bytes(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(512)
+
+
+def _is_safetensors(begin: bytes) -> bool:
+    """Whether a file begins with the length of a header and the header, whatever its name says."""
+    return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") < 100_000_000
+
+
+def _refuse_other_content(begin: bytes, name: str) -> None:
+    """Raise `CheckpointError` for what downloads leave in place of weights."""
+    text = begin.lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{name} is a Git LFS pointer, a text of a few lines that stands for the weights; download the file itself"
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{name} is a web page, not weights; download it again with the page's download button")
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without what DataParallel and torch.compile put before the names of a network that was saved inside them."""
+    keys = [key.replace("_orig_mod.", "") for key in tensors]
+    if keys and all(key.startswith("module.") for key in keys):
+        keys = [key.removeprefix("module.") for key in keys]
+    return dict(zip(keys, tensors.values(), strict=True))
 
 
 def diffusion_model_names() -> list[str]:

@@ -16,24 +16,24 @@ from ..files import add_model_folder, model_file, model_names, read_weights
 from ..patchers import managed
 from ..progress import check_cancel
 
-FOLDER = "frame_interpolation"
+INTERPOLATION_FOLDER = "frame_interpolation"
 DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """`auto`: half on devices where the host would use it."""
 
 
 def ensure_folder() -> None:
     """`models/frame_interpolation`, for hosts that do not have it yet."""
-    add_model_folder(FOLDER)
+    add_model_folder(INTERPOLATION_FOLDER)
 
 
 def interpolation_names() -> list[str]:
     """Weight files in `models/frame_interpolation`."""
-    return model_names(FOLDER)
+    return model_names(INTERPOLATION_FOLDER)
 
 
 def interpolation_file(name: str) -> str:
     """Path of one of them; raises when it is not there or leads outside."""
-    return model_file(FOLDER, name)
+    return model_file(INTERPOLATION_FOLDER, name)
 
 
 def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None) -> ModelPatcher:
