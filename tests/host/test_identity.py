@@ -63,6 +63,7 @@ def test_the_same_value_gives_the_same_identity_when_the_node_runs_again(variant
     assert_same(variant.identity(second), variant.identity(made(variant, variant.old)))
 
 
+@pytest.mark.slow
 @sampled
 def test_sampling_changes_no_identity(variant):
     thing, plain = made(variant, variant.old), model_of(variant.kind)
@@ -76,6 +77,7 @@ def test_sampling_changes_no_identity(variant):
     assert differences(before, variant.identity(made(variant, variant.new)))
 
 
+@pytest.mark.slow
 @every_variant
 def test_another_process_gives_the_same_identity(variant, of_another_process):
     ours = variant.identity(made(variant, variant.old))

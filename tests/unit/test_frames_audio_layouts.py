@@ -47,6 +47,7 @@ def file_of(path, layout: str, rate: int = 44100) -> None:
         container.mux(stream.encode(None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("codec", "suffix"), [("h264", "mp4"), ("ffv1", "mkv"), ("av1", "webm")])
 def test_every_layout_and_rate_is_written_in_every_container(tmp_path, codec, suffix):
     """In one process for each container: what it said last is the source that ended it."""
