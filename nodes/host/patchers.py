@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.model_patcher
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy.sd import VAE
 from torch import Tensor, nn
 
 from ...streaming_core.loop.sampler import StepMemory
+from ...streaming_core.models.layers import Device, Operations
 
 
 def managed(network: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
     """`network` under the host's current patcher class (the dynamic-memory one where the host has switched to it)."""
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     return patcher_class(network, load_device=load_device, offload_device=offload_device)
+
+
+class HostNetwork(nn.Module):
+    """The constructor, call and wrappers that the host expects of a diffusion model, in front of a network of ours.
+
+    A class derives from this first and from the network second, and does its work in `_run`.
+    """
+
+    _run: Callable[..., Tensor]
+
+    def __init__(
+        self,
+        config: Any,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+        operations: Operations = nn,
+    ) -> None:
+        super().__init__(config, operations, dtype, device)
+        # The host asks for the type in which weights are stored.
+        self.dtype = dtype
+        self.requires_grad_(False).eval()
+
+    def forward(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **conds: Any,
+    ) -> Tensor:
+        transformer_options = transformer_options or {}
+        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
+        executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
+        return executor.execute(x, timesteps, context, control, transformer_options, **conds)
 
 
 def assign_option(patcher: ModelPatcher) -> dict[str, bool]:

@@ -21,7 +21,6 @@ import comfy.utils
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -29,11 +28,10 @@ from ....streaming_core.enhance.settings import EnhanceSettings
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from ....streaming_core.models.i2vgenxl.network import I2VGenXL, position_ramp
-from ....streaming_core.models.layers import Device, Operations
 from ....streaming_core.models.registry import compare_keys, shapes_of
 from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, noise_per_signal
 from ..encoders import PerVideo
-from ..patchers import assign_option, managed, stored_dtype
+from ..patchers import HostNetwork, assign_option, managed, stored_dtype
 
 IMAGE_EMBEDDING = "streamingt2v_image_embedding"
 """Key of a CONDITIONING's options: CLIP embedding of the condition image, `[1, 1, width]`; zeros when absent."""
@@ -50,34 +48,8 @@ class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_s
         self.set_sigmas(noise_per_signal(enhancer_alphas_cumprod()))
 
 
-class HostI2VGenXL(I2VGenXL):
+class HostI2VGenXL(HostNetwork, I2VGenXL):
     """The network with the signature and the wrappers that the host expects of a diffusion model."""
-
-    def __init__(
-        self,
-        config: I2VGenXLConfig,
-        dtype: torch.dtype | None = None,
-        device: Device = None,
-        operations: Operations = nn,
-    ):
-        super().__init__(config, operations, dtype, device)
-        # The host asks for the type in which weights are stored.
-        self.dtype = dtype
-        self.requires_grad_(False).eval()
-
-    def forward(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        control: dict | None = None,
-        transformer_options: dict | None = None,
-        **conds: Tensor,
-    ) -> Tensor:
-        transformer_options = transformer_options or {}
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
-        executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
-        return executor.execute(x, timesteps, context, control, transformer_options, **conds)
 
     def _run(
         self,

@@ -20,18 +20,17 @@ import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.attention import Compute
-from ....streaming_core.models.layers import Device, Operations
+from ....streaming_core.models.layers import Device
 from ....streaming_core.models.modelscope.apm import join_context
 from ....streaming_core.models.modelscope.config import UNet3DConfig
 from ....streaming_core.models.modelscope.unet import VideoUNet
 from ....streaming_core.models.registry import compare_keys, shapes_of
 from ..encoders import PerVideo
-from ..patchers import assign_option, managed, stored_dtype
+from ..patchers import HostNetwork, assign_option, managed, stored_dtype
 
 log = logging.getLogger(__name__)
 
@@ -48,33 +47,8 @@ def compute(transformer_options: dict) -> Compute:
     return Compute(attention=partial(optimized_attention, transformer_options=transformer_options))
 
 
-class HostVideoUNet(VideoUNet):
+class HostVideoUNet(HostNetwork, VideoUNet):
     """`VideoUNet` with the signature and the wrappers that the host expects of a diffusion model."""
-
-    def __init__(
-        self,
-        config: UNet3DConfig,
-        dtype: torch.dtype | None = None,
-        device: Device = None,
-        operations: Operations = nn,
-    ):
-        super().__init__(config, operations, dtype, device)
-        # The host asks for the type in which weights are stored.
-        self.dtype = dtype
-
-    def forward(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        control: dict | None = None,
-        transformer_options: dict | None = None,
-        **kwargs: Any,
-    ) -> Tensor:
-        transformer_options = transformer_options or {}
-        wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
-        executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
-        return executor.execute(x, timesteps, context, control, transformer_options, **kwargs)
 
     def _run(
         self,
