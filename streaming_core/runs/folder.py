@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ..atomic import remove_parts
 from ..errors import FrameError, RunFolderError, RunLockedError, RunMismatchError
@@ -37,7 +37,32 @@ from .record import ChunkRecord, take_file_name
 from .selection import selected
 from .takes import free_take, stored_chunk
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["ChunkContent", "ChunkRecord", "RunFolder", "RunManifest", "list_runs", "settings_hash"]
+
+
+class _Form(TypedDict):
+    kind: str
+    height: int
+    width: int
+    fps: float | Fraction | str
+
+
+class RunForm(_Form, total=False):
+    """What a run is, by name.
+
+    Attributes:
+        kind: which loop writes it, such as "streamingsvd"; other loops refuse the folder.
+        height, width: pixels of the frames.
+        fps: frame rate.
+        num_frames: the length that is asked for, if known.
+        owner: who writes, for the message a second writer gets.
+    """
+
+    num_frames: int | None
+    owner: str
 
 
 class RunFolder:
@@ -61,13 +86,7 @@ class RunFolder:
         root: str | os.PathLike[str],
         name: str,
         settings: Mapping[str, Any] | None = None,
-        *,
-        kind: str,
-        height: int,
-        width: int,
-        fps: float | Fraction | str,
-        num_frames: int | None = None,
-        owner: str = "",
+        **about: Unpack[RunForm],
     ) -> RunFolder:
         """Begin a new run and hold its lock. Whole chunk files that lie there without a manifest become older takes.
 
@@ -75,10 +94,7 @@ class RunFolder:
             root: the folder that all runs lie in; made if missing.
             name: see `name.run_path`.
             settings: what the run was made with, for people and the inspector; chunks carry their own hashes.
-            kind: which loop writes it, such as "streamingsvd"; other loops refuse the folder.
-            height, width: pixels of the frames.
-            num_frames: the length that is asked for, if known.
-            owner: who writes, for the message a second writer gets.
+            about: see `RunForm`.
 
         Raises:
             RunNameError: the name is empty or leads out of `root`.
@@ -87,16 +103,16 @@ class RunFolder:
         """
         path = run_path(root, name)
         manifest = RunManifest(
-            kind=kind,
+            kind=about["kind"],
             name=name,
-            height=height,
-            width=width,
-            fps=as_rate(fps),
-            num_frames=num_frames,
+            height=about["height"],
+            width=about["width"],
+            fps=as_rate(about["fps"]),
+            num_frames=about.get("num_frames"),
             created=time.time(),
             settings=plain(settings or {}),
         )
-        lock = _locked(path, owner)
+        lock = _locked(path, about.get("owner", ""))
         try:
             if (path / MANIFEST).exists():
                 raise RunFolderError(f"run {name!r} exists already; resume it or choose another run name")
@@ -138,13 +154,7 @@ class RunFolder:
         root: str | os.PathLike[str],
         name: str,
         settings: Mapping[str, Any] | None = None,
-        *,
-        kind: str,
-        height: int,
-        width: int,
-        fps: float | Fraction | str,
-        num_frames: int | None = None,
-        owner: str = "",
+        **about: Unpack[RunForm],
     ) -> RunFolder:
         """Continue the run of this name if there is one that fits, else begin it. Arguments and errors as `create`.
 
@@ -155,23 +165,12 @@ class RunFolder:
             RunDamagedError: the manifest is not readable.
         """
         if not (run_path(root, name) / MANIFEST).exists():
-            return cls.create(
-                root,
-                name,
-                settings,
-                kind=kind,
-                height=height,
-                width=width,
-                fps=fps,
-                num_frames=num_frames,
-                owner=owner,
-            )
-        run = cls.open(root, name, write=True, owner=owner)
+            return cls.create(root, name, settings, **about)
+        run = cls.open(root, name, write=True, owner=about.get("owner", ""))
         try:
-            run._expect(kind, height, width)
-            run._change_to(
-                replace(run.manifest, fps=as_rate(fps), num_frames=num_frames, settings=plain(settings or {}))
-            )
+            run._expect(about["kind"], about["height"], about["width"])
+            rate, length = as_rate(about["fps"]), about.get("num_frames")
+            run._change_to(replace(run.manifest, fps=rate, num_frames=length, settings=plain(settings or {})))
         except BaseException:
             run.close()
             raise
