@@ -131,7 +131,7 @@ def compared() -> dict[str, Tensor]:
     return {
         "the video: its first eight frames are given": truth,
         "with CAM": showcase.with_cam(parts, clip, COMPARED_FRAMES, SEED),
-        "without CAM: each clip starts from the last frame before it": showcase.without_cam(
+        "without CAM: each chunk starts from the last frame before it": showcase.without_cam(
             parts, clip, COMPARED_FRAMES, SEED
         ),
         "without the anchor: each chunk is shown the frame before it": showcase.without_anchor(
