@@ -1,4 +1,4 @@
-"""Layers that several families have in common: sinusoids, gated feed-forwards, the encoder of control frames.
+"""Layers that several families have in common: sinusoids, feed-forwards, the encoder of control frames.
 
 Names of sub-modules are those of the published keys.
 """
@@ -60,15 +60,39 @@ class GatedLinear(nn.Module):
         return value * F.gelu(gate)
 
 
-class FeedForward(nn.Module):
-    """GEGLU feed-forward, four times as wide inside."""
+class LinearGelu(nn.Module):
+    """A projection and a GELU; `[..., width]` to `[..., inner_width]`."""
 
     def __init__(
-        self, width: int, operations: Operations = nn, dtype: torch.dtype | None = None, device: Device = None
+        self,
+        width: int,
+        inner_width: int,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
     ):
         super().__init__()
+        self.proj = operations.Linear(width, inner_width, dtype=dtype, device=device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    """Feed-forward, four times as wide inside; `gated`: GEGLU, or else a plain GELU."""
+
+    def __init__(
+        self,
+        width: int,
+        operations: Operations = nn,
+        dtype: torch.dtype | None = None,
+        device: Device = None,
+        gated: bool = True,
+    ):
+        super().__init__()
+        enter = GatedLinear if gated else LinearGelu
         self.net = nn.Sequential(
-            GatedLinear(width, 4 * width, operations, dtype, device),
+            enter(width, 4 * width, operations, dtype, device),
             nn.Identity(),  # the official dropout; keeps the projection at index 2
             operations.Linear(4 * width, width, dtype=dtype, device=device),
         )

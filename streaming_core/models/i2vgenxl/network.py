@@ -10,12 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from ..attention import Attention, Compute, attend
-from ..layers import Device, Operations, sinusoid
+from ..layers import Device, FeedForward, Operations, sinusoid
 from ..unet3d import UNet3D, context_attentions
 from ..unet3d_layers import Call, SelfAttention, Skips
 from .detect import I2VGenXLConfig
@@ -44,46 +43,6 @@ def skips_in_system_memory(sample: Tensor) -> Skips:
     return Skips(put=lambda skip: skip.to("cpu"), take=lambda _, stored: stored.to(sample.device))
 
 
-class LinearGelu(nn.Module):
-    """A projection and its activation under one name."""
-
-    def __init__(
-        self,
-        width: int,
-        inner_width: int,
-        operations: Operations = nn,
-        dtype: torch.dtype | None = None,
-        device: Device = None,
-    ):
-        super().__init__()
-        self.proj = operations.Linear(width, inner_width, dtype=dtype, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x))
-
-
-class PlainFeedForward(nn.Module):
-    """Two linear layers with a GELU between; `[..., width]` to the same."""
-
-    def __init__(
-        self,
-        width: int,
-        inner_width: int,
-        operations: Operations = nn,
-        dtype: torch.dtype | None = None,
-        device: Device = None,
-    ):
-        super().__init__()
-        self.net = nn.Sequential(
-            LinearGelu(width, inner_width, operations, dtype, device),
-            nn.Identity(),  # the official dropout; keeps the projection at index 2
-            operations.Linear(inner_width, width, dtype=dtype, device=device),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
 class ImageEncoder(nn.Module):
     """Attention of every pixel of the image's latents over the frames, and a feed-forward without a norm before it."""
 
@@ -99,7 +58,7 @@ class ImageEncoder(nn.Module):
         self.attn1 = SelfAttention(
             channels, channels, None, operations, dtype, device, inner_width=IMAGE_ENCODER_HEADS * channels
         )
-        self.ff = PlainFeedForward(channels, 4 * channels, operations, dtype, device)
+        self.ff = FeedForward(channels, operations, dtype, device, gated=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Encode `[pixels, frames, channels]`; the shape stays."""
