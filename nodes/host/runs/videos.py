@@ -101,7 +101,11 @@ class Job:
     def of(cls, sampler: ChunkSampler, plan: VideoPlan) -> Job:
         """Raises `SettingsError` where the sampler cannot follow the plan."""
         plan = sampler.accept(plan)
-        identity = run_identity(sampler, plan)
+        return cls.described(sampler, plan, run_identity(sampler, plan))
+
+    @classmethod
+    def described(cls, sampler: ChunkSampler, plan: VideoPlan, identity: dict[str, Any]) -> Job:
+        """The job of an accepted plan whose `run_identity` is known."""
         chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
         return cls(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
 
