@@ -138,7 +138,7 @@ class FrameStream(ABC):
         return self._read(start, stop)
 
     def picked(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-        """The frames with these numbers, each once and ascending, and which of them each number is. Gaps are not read."""
+        """The frames with these numbers, each once and ascending, and which of them each number is; no others."""
         distinct = sorted(set(numbers))
         if distinct[-1] - distinct[0] + 1 == len(distinct):
             frames = self.read(distinct[0], distinct[-1] + 1)
