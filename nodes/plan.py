@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from ..streaming_core.frames import as_rate
 from ..streaming_core.loop.plan import VideoPlan
 from ..streaming_core.loop.script import MAX_SEED, Script, parse_cues, parse_numbers
 from .forms import seed_input
@@ -129,7 +130,7 @@ class ChunkPlanNode(io.ComfyNode):
         cam_strength,
         anchor_strength,
     ):
-        fps = Fraction(fps).limit_denominator(1001)
+        fps = as_rate(fps)
         script = Script(
             seeds=parse_numbers(seeds, "a seed", 0, MAX_SEED, int) if seed_mode == "list" else (),
             increment=seed_mode == "increment",

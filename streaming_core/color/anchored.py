@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import torch
 
-from ..frames.stream import DerivedFrames, FrameStream
+from ..frames.stream import DEFAULT_SLICE, DerivedFrames, FrameStream
 from ..loop.chunk_layout import ChunkLayout
 from .drift import (
     LEAST_LAB,
@@ -23,7 +23,6 @@ from .drift import (
 )
 
 log = logging.getLogger(__name__)
-SLICE = 16
 
 
 @dataclass
@@ -91,7 +90,7 @@ class AnchoredFrames(DerivedFrames):
             return None
         chunk = self.layout.chunks[number]
         grids, spreads, last = [], [], self._seen.last
-        for images in self.source.slices(SLICE, chunk.start, chunk.stop):
+        for images in self.source.slices(DEFAULT_SLICE, chunk.start, chunk.stop):
             small = small_frames(images.movedim(-1, 1))
             beside = small if last is None else torch.cat([last, small])
             if has_cut(beside, self.cut_threshold):

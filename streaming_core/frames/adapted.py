@@ -43,14 +43,8 @@ class AdaptedFrames(FrameStream):
         return len(self.source) - 1 - floor((len(self) - 1 - number) * self.source.fps / self.fps)
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
-        wanted = [self.number_of(number) for number in range(start, stop)]
-        numbers = sorted(set(wanted))
-        if len(numbers) == numbers[-1] - numbers[0] + 1:
-            frames = self.source.read(numbers[0], numbers[-1] + 1)
-        else:
-            frames = torch.cat([self.source.read(number, number + 1) for number in numbers])
-        fitted = fit(frames.movedim(-1, 1), self.height, self.width, self.how).movedim(1, -1).contiguous()
-        return fitted if numbers == wanted else fitted[[numbers.index(number) for number in wanted]]
+        frames, places = self.source.picked([self.number_of(number) for number in range(start, stop)])
+        return fit(frames.movedim(-1, 1), self.height, self.width, self.how).movedim(1, -1).contiguous()[places]
 
     def words(self) -> str:
         """What was adapted, in a sentence."""

@@ -26,8 +26,8 @@ def check_source(height_px: int, width_px: int) -> None:
 def fit(frames: Tensor, height: int, width: int, how: Fit = "crop") -> Tensor:
     """`[F, C, H, W]` in [0, 1] brought to `height` x `width` pixels, bicubic with antialiasing.
 
-    "crop" fills the size and cuts what stands out, centerd; "pad" shows everything and repeats the border pixels around
-    it; "stretch" ignores the aspect ratio. Raises `FrameError` for images that `check_source` refuses.
+    "crop" fills the size and cuts what stands out, centered; "pad" shows everything and repeats the border pixels
+    around it; "stretch" ignores the aspect ratio. Raises `FrameError` for images that `check_source` refuses.
     """
     if how not in FITS:
         raise SettingsError(f"fit must be one of {', '.join(FITS)}, got {how!r}")

@@ -33,7 +33,7 @@ def to_tensor(
     """The whole video as an IMAGE, float32 `[F, H, W, 3]` in 0..1 on the CPU. The one sink whose memory grows."""
     images = torch.empty(len(stream), stream.height, stream.width, 3)
     done = 0
-    for part in _watched(stream, slice_frames, check_cancel):
+    for part in watched(stream.slices(slice_frames), check_cancel):
         images[done : done + len(part)] = part
         done += len(part)
         if progress is not None:
@@ -73,11 +73,12 @@ def write_png_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VideoWriteError(f"{folder} exists and is not empty; choose another folder")
     total = len(frames) if isinstance(frames, FrameStream) else None
+    slices = frames.slices(slice_frames) if isinstance(frames, FrameStream) else frames
     temporary = temporary_name(folder)
     done = 0
     try:
         temporary.mkdir(parents=True)
-        for part in _watched(frames, slice_frames, check_cancel):
+        for part in watched(slices, check_cancel):
             for image in quantize(part):
                 path = temporary / f"{prefix}{done:0{digits}d}.png"
                 texts = _png_texts(metadata) if done == 0 else None
@@ -140,11 +141,9 @@ def read_ahead(items: Iterable[Item], depth: int = 2) -> Generator[Item, None, N
         thread.join()
 
 
-def _watched(
-    frames: FrameStream | Iterable[torch.Tensor], slice_frames: int, check_cancel: Callable[[], None] | None
-) -> Iterator[torch.Tensor]:
-    """The slices of a stream or iterator, with a look at Cancel before each."""
-    slices = iter(frames.slices(slice_frames) if isinstance(frames, FrameStream) else frames)
+def watched(parts: Iterable[torch.Tensor], check_cancel: Callable[[], None] | None) -> Iterator[torch.Tensor]:
+    """The same parts, with a look at Cancel before each."""
+    slices = iter(parts)
     while True:
         if check_cancel is not None:
             check_cancel()

@@ -7,7 +7,7 @@ Handles are immutable and cheap; reading has no effect that another reader could
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import floor
@@ -137,6 +137,15 @@ class FrameStream(ABC):
             return torch.zeros(0, self.height, self.width, 3)
         return self._read(start, stop)
 
+    def picked(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        """The frames with these numbers, each once and ascending, and which of them each number is; no others."""
+        distinct = sorted(set(numbers))
+        if distinct[-1] - distinct[0] + 1 == len(distinct):
+            frames = self.read(distinct[0], distinct[-1] + 1)
+        else:
+            frames = torch.cat([self.read(number, number + 1) for number in distinct])
+        return frames, [distinct.index(number) for number in numbers]
+
     def slices(
         self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None
     ) -> Generator[torch.Tensor, None, None]:
@@ -260,9 +269,8 @@ class ResampledFrames(DerivedFrames):
     def _read(self, start: int, stop: int) -> torch.Tensor:
         last = len(self.source) - 1
         wanted = [min(floor(number * self.source.fps / self.fps), last) for number in range(start, stop)]
-        numbers = sorted(set(wanted))  # what is left out is not read, what is repeated is read once
-        frames = torch.cat([self.source.read(number, number + 1) for number in numbers])
-        return frames[[numbers.index(number) for number in wanted]]
+        frames, places = self.source.picked(wanted)
+        return frames[places]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWri
 from .audio import AudioFeed, AudioTrack
 from .codecs import CONTAINERS, audio_encoder, check_size, choose_encoder, encoder_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
-from .sinks import read_ahead
+from .sinks import read_ahead, watched
 from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
 
 AHEAD_FRAMES = 4
@@ -355,12 +355,7 @@ def write_video(
     elif fps is None:
         raise SettingsError("a frame rate is needed to write frames that come without one")
     with VideoWriter(path, fps, check_cancel=check_cancel, **options) as writer, _closed(iter(frames)) as iterator:
-        while True:
-            if check_cancel is not None:
-                check_cancel()
-            part = next(iterator, None)
-            if part is None:
-                break
+        for part in watched(iterator, check_cancel):
             writer.write(part)
             if progress is not None:
                 progress(writer.num_frames, total)

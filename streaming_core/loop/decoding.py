@@ -29,41 +29,37 @@ class DecodeGroup:
     keep_stop: int
 
 
-def official_groups(num_frames: int, first: int, group_frames: int = GROUP_FRAMES) -> list[DecodeGroup]:
+def official_groups(num_frames: int, first: int) -> list[DecodeGroup]:
     """Consecutive groups without overlap over all frames, less those that end before `first`.
 
     25 frames give 8, 8, 8, 1: the last frame is decoded on its own, as in the official program.
     """
-    _check(num_frames, first, group_frames)
-    groups = [(start, min(start + group_frames, num_frames)) for start in range(0, num_frames, group_frames)]
+    _check(num_frames, first)
+    groups = [(start, min(start + GROUP_FRAMES, num_frames)) for start in range(0, num_frames, GROUP_FRAMES)]
     return [DecodeGroup(start, stop, max(start, first), stop) for start, stop in groups if stop > first]
 
 
-def overlapping_groups(
-    num_frames: int, first: int, group_frames: int = GROUP_FRAMES, context_frames: int = CONTEXT_FRAMES
-) -> list[DecodeGroup]:
-    """Groups of `group_frames` that keep their center: a kept frame has `context_frames` neighbors where there are.
+def overlapping_groups(num_frames: int, first: int) -> list[DecodeGroup]:
+    """Groups of `GROUP_FRAMES` that keep their center: a kept frame has `CONTEXT_FRAMES` neighbors where there are.
 
     Only groups that frames from `first` on need are made; the last moves back to be whole.
     """
-    _check(num_frames, first, group_frames)
-    if not 0 <= 2 * context_frames < group_frames:
-        raise SettingsError(f"a decode group of {group_frames} frames has no center with {context_frames} around it")
+    _check(num_frames, first)
     groups: list[DecodeGroup] = []
     kept = first
     while kept < num_frames:
-        start = max(0, kept - context_frames)
-        stop = min(start + group_frames, num_frames)
-        start = max(0, stop - group_frames)
-        keep_stop = num_frames if stop == num_frames else stop - context_frames
+        start = max(0, kept - CONTEXT_FRAMES)
+        stop = min(start + GROUP_FRAMES, num_frames)
+        start = max(0, stop - GROUP_FRAMES)
+        keep_stop = num_frames if stop == num_frames else stop - CONTEXT_FRAMES
         groups.append(DecodeGroup(start, stop, kept, keep_stop))
         kept = keep_stop
     return groups
 
 
-def _check(num_frames: int, first: int, group_frames: int) -> None:
-    if group_frames < 1 or not 0 <= first < num_frames:
-        raise SettingsError(f"cannot decode frames from {first} of {num_frames} in groups of {group_frames}")
+def _check(num_frames: int, first: int) -> None:
+    if not 0 <= first < num_frames:
+        raise SettingsError(f"cannot decode frames from {first} of {num_frames}")
 
 
 GROUPINGS: dict[str, Callable[[int, int], list[DecodeGroup]]] = {

@@ -131,7 +131,7 @@ class ChunkSampler(ABC):
                 f"{self.family} cannot follow the plan's {cue.replace('_', ' ')}; leave it empty in Chunk Plan, or use "
                 "a chunk sampler that can"
             )
-        for chunk in plan.chunks:
+        for chunk in {chunk.prompt: chunk for chunk in reversed(plan.chunks)}.values():
             self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
         return plan
 

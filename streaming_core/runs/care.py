@@ -131,10 +131,10 @@ def delete_older(run: RunFolder) -> int:
     A take that the video still needs, because the chunk after it continues it, is kept.
     """
     run.require_lock()
-    needed = {record.continues for record in run.chunks} | {record.file for record in run.chunks}
-    kept = {record.file for record in run.manifest.records if record.file in needed}
-    run.save_manifest(run.manifest.without({record.file for record in run.manifest.records} - kept))
-    return sum(_deleted(path) for path in own_files(run.path) if path.name not in kept | {MANIFEST})
+    needed = {record.continues for record in run.chunks}
+    run.save_manifest(run.manifest.without({record.file for record in run.manifest.older} - needed))
+    kept = {MANIFEST, *(record.file for record in run.manifest.records)}
+    return sum(_deleted(path) for path in own_files(run.path) if path.name not in kept)
 
 
 def delete_run(root: str | os.PathLike[str], name: str) -> tuple[int, tuple[str, ...]]:

@@ -27,7 +27,7 @@ from ..errors import FrameError, RunFolderError, RunLockedError, RunMismatchErro
 from ..frames.stream import as_rate, size_text
 from .chunk_file import ChunkFile, write_chunk_file
 from .content import ChunkContent
-from .frames import RunFolderFrames, StoredChunk
+from .frames import RunFolderFrames
 from .lock import LOCK, RunLock
 from .manifest import MANIFEST, RunManifest, list_runs
 from .name import run_path
@@ -312,18 +312,14 @@ class RunFolder:
         Raises:
             FrameError: no chunk is finished, or fewer frames than `num_frames`.
         """
-        parts: list[StoredChunk] = []
-        for record in self.chunks:
-            if record.index != len(parts):
-                break
-            parts.append(stored_chunk(self.path, self.manifest, record))
+        parts = tuple(stored_chunk(self.path, self.manifest, record) for record in self.manifest.shown)
         total = sum(part.num_frames for part in parts)
         if total == 0:
             raise FrameError(f"run {self.manifest.name!r} has no finished chunk yet")
         if num_frames is None:
             num_frames = min(total, self.manifest.num_frames or total)
         about = self.manifest
-        return RunFolderFrames(tuple(parts), about.height, about.width, about.fps, num_frames, about.name)
+        return RunFolderFrames(parts, about.height, about.width, about.fps, num_frames, about.name)
 
     # Inside
 

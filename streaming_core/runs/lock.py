@@ -37,7 +37,7 @@ _guard = threading.Lock()
 
 
 class RunLock:
-    """The lock of one run folder; `acquire` and `release`, or a with block.
+    """The lock of one run folder: `acquire` and `release`.
 
     Args:
         path: the lock file; it stays on disk, empty while nobody holds it.
@@ -105,12 +105,6 @@ class RunLock:
             if remove and os.name == "nt":
                 with contextlib.suppress(OSError):
                     self.path.unlink(missing_ok=True)
-
-    def __enter__(self) -> RunLock:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
     def _self_description(self) -> dict[str, Any]:
         return {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time(), "owner": self.owner}

@@ -69,6 +69,11 @@ class RunManifest:
         """The current take of every finished chunk, by index."""
         return tuple(self._current.values())
 
+    @property
+    def shown(self) -> tuple[ChunkRecord, ...]:
+        """The current takes from chunk 0 on without a gap: what can be played."""
+        return tuple(record for index, record in enumerate(self.chunks) if record.index == index)
+
     @cached_property
     def older(self) -> tuple[ChunkRecord, ...]:
         """All takes that the present video does not show, by index and take."""

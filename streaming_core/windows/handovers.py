@@ -36,19 +36,15 @@ def _uniform(seed: int, step: int, boundary: int, choices: int) -> int:
 class SeededHandovers:
     """Offsets drawn uniformly from 0 to the whole overlap, a pure function of (seed, step, boundary).
 
-    Attributes:
-        seed: any integer; the pack's nodes give 0 to 2^64 - 1.
-        keep_last: leave out the whole overlap, so the later window always owns some of it. This is the official choice,
-            which favors the later window by half a frame (reference: enhancer, section 10).
+    `seed`: any integer; the pack's nodes give 0 to 2^64 - 1. The official draw leaves out the whole overlap, which
+    favors the later window by half a frame (reference: enhancer, section 10).
     """
 
     seed: int
-    keep_last: bool = False
 
     def offsets(self, windows: Sequence[Window], step: int) -> Offsets:
         shared = overlaps(windows)
-        choices = [max(1, frames) if self.keep_last else frames + 1 for frames in shared]
-        return tuple(_uniform(self.seed, step, boundary, n) for boundary, n in enumerate(choices))
+        return tuple(_uniform(self.seed, step, boundary, frames + 1) for boundary, frames in enumerate(shared))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -110,6 +111,11 @@ def test_what_cannot_be_obeyed_is_refused_before_the_first_chunk(changes, words)
     with pytest.raises(SettingsError, match=words):
         sampler.accept(replace(plan(), **changes))
     assert sampler.made == []
+
+
+def test_a_typed_rate_is_the_one_that_was_meant():
+    widgets = {**SIZES, "seed": 5, "anchor_frame": 0}
+    assert videos.plan_video(**widgets, fps=23.976).fps == Fraction(24000, 1001)
 
 
 def test_a_beginning_is_needed():

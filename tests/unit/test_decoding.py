@@ -53,5 +53,3 @@ def test_the_better_grouping_costs_no_more_frames_than_the_official_one():
 def test_impossible_groups_say_why():
     with pytest.raises(SettingsError, match="frames from 5 of 5"):
         overlapping_groups(5, 5)
-    with pytest.raises(SettingsError, match="no center"):
-        overlapping_groups(9, 0, group_frames=2, context_frames=1)

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
-from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.plan import Beginning, VideoPlan
 from streaming_core.loop.sampler import ChunkSampler
+from streaming_core.loop.script import Script, parse_cues
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first, video_chunks
 
@@ -95,6 +96,21 @@ def test_a_complete_video_says_so():
     state = state_after_first(VideoPlan(5, 8, 3), ChunkResult(numbered(8)), numbered(1), Counting())
     with pytest.raises(SettingsError, match="already has its 5 frames"):
         continue_video(state, Counting())
+
+
+def test_a_plan_is_checked_once_per_prompt():
+    looked_at = []
+
+    class Prompted(Counting):
+        follows = frozenset({"prompt"})
+
+        def chunk_identity(self, chunk):
+            looked_at.append((chunk.index, chunk.prompt))
+            return super().chunk_identity(chunk)
+
+    script = Script(prompts=parse_cues("1: a\n3: b"))
+    Prompted().accept(VideoPlan(40, 8, 3, script=script, height=4, width=4, beginning=Beginning(numbered(1))))
+    assert sorted(looked_at) == [(0, None), (1, "a"), (3, "b")]
 
 
 def test_anchors_outside_the_clip_are_refused():

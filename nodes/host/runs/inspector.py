@@ -123,7 +123,7 @@ def describe_run(name: str) -> tuple[str, Tensor]:
     if manifest.missing:
         lines.insert(1, f"missing for the present settings: {chunks_text(manifest.missing)}")
     try:
-        stream: FrameStream | None = run.frames_stream(sum(record.num_frames for record in _whole(manifest)))
+        stream: FrameStream | None = run.frames_stream(sum(record.num_frames for record in manifest.shown))
     except StreamingError:
         stream = None
     tiles: list[Tile] = []
@@ -177,13 +177,8 @@ def _status(run: RunFolder, index: int, record: ChunkRecord | None) -> str:
     return "chosen by hand"
 
 
-def _whole(manifest: RunManifest) -> list[ChunkRecord]:
-    """The chunks from 0 on without a gap."""
-    return [record for index, record in enumerate(manifest.chunks) if record.index == index]
-
-
 def _video_length(manifest: RunManifest) -> str:
-    made = sum(record.num_frames for record in _whole(manifest))
+    made = sum(record.num_frames for record in manifest.shown)
     wanted = manifest.num_frames or made
     return f"{wanted}" if made >= wanted else f"{made} of {wanted}"
 

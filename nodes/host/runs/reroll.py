@@ -115,8 +115,7 @@ def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
             f"run {name!r} was made with other settings: {sentence(changes)}; connect the chunk sampler that Stream "
             "Sampler made it with"
         )
-    chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
-    return Job(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
+    return Job.described(sampler, plan, identity)
 
 
 def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:

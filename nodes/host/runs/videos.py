@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import folder_paths
 from torch import Tensor
 
 from ....streaming_core.errors import RunDamagedError
-from ....streaming_core.frames import FrameStream, to_rgb, write_video
+from ....streaming_core.frames import FrameStream, as_rate, to_rgb, write_video
 from ....streaming_core.frames.fitting import Fit
 from ....streaming_core.frames.fitting import fit as fit_frames
 from ....streaming_core.identity import undescribed
@@ -71,8 +70,7 @@ def plan_video(
     known: dict[str, Any] = {"height": height, "width": width, "beginning": beginning}
     if plan is not None:
         return replace(plan, **known)
-    rate = Fraction(fps).limit_denominator(1001)
-    return VideoPlan(num_frames, chunk_frames, overlap_frames, seed, rate, **known)
+    return VideoPlan(num_frames, chunk_frames, overlap_frames, seed, as_rate(fps), **known)
 
 
 def _fitted(images: Tensor, height: int, width: int, fit: Fit) -> Tensor:
@@ -101,7 +99,11 @@ class Job:
     def of(cls, sampler: ChunkSampler, plan: VideoPlan) -> Job:
         """Raises `SettingsError` where the sampler cannot follow the plan."""
         plan = sampler.accept(plan)
-        identity = run_identity(sampler, plan)
+        return cls.described(sampler, plan, run_identity(sampler, plan))
+
+    @classmethod
+    def described(cls, sampler: ChunkSampler, plan: VideoPlan, identity: dict[str, Any]) -> Job:
+        """The job of an accepted plan whose `run_identity` is known."""
         chunks = tuple(chunk_identity(sampler, chunk) for chunk in plan.chunks)
         return cls(sampler, plan, identity, chunks, chained_hashes(identity, chunks))
 
