@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import SettingsError
 from ..loop.chunk import Chunk
 from ..loop.sampler import WrappedSampler
 from ..loop.state import ChunkResult, VideoState
@@ -28,11 +29,20 @@ class ColorAnchor(WrappedSampler):
     above `cut_threshold` (0: do not look) end the correction: the video shows something else from there on.
 
     The corrected frames or latents are what the next chunk continues, where it continues frames or latents.
+
+    Raises `SettingsError` around another one: the two would measure into one place.
     """
 
     space: str = "lab"
     strength: float = 1.0
     cut_threshold: float = 0.6
+
+    def __post_init__(self) -> None:
+        inner = self.inner
+        while isinstance(inner, WrappedSampler):
+            if isinstance(inner, ColorAnchor):
+                raise SettingsError("this chunk sampler already has a Color Anchor; use one of them")
+            inner = inner.inner
 
     def identity(self) -> Mapping[str, Any]:
         own = {"space": self.space, "strength": self.strength, "cut_threshold": self.cut_threshold}

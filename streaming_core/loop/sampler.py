@@ -166,7 +166,7 @@ class ChunkSampler(ABC):
         return {}
 
     def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        """The same with noise of that size on the tail that the model sees."""
+        """The same with noise of that size on the tail that the model sees, in place of what there was."""
         return PerturbedTail(self, level)
 
     def networks(self) -> tuple[Any, ...]:
@@ -268,6 +268,9 @@ class PerturbedTail(WrappedSampler):
 
     def identity(self) -> Mapping[str, Any]:
         return {**self.inner.identity(), "perturbed_tail": {"level": self.level}}
+
+    def with_perturbed_tail(self, level: float) -> PerturbedTail:
+        return replace(self, level=level)
 
     def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
         # A generator of its own: the family's noise stays what it is without the perturbation.

@@ -11,7 +11,7 @@ from hosting.inprocess import import_host, import_pack
 from streaming_core.color.anchor import ColorAnchor
 from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
-from streaming_core.errors import FrameRangeError
+from streaming_core.errors import FrameRangeError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.loop.plan import VideoPlan
 from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
@@ -21,7 +21,7 @@ from streaming_core.loop.steps import start_video, state_after_first, video_chun
 import_host()
 import_pack()
 
-from comfyui_streamingt2v.nodes.drift import ColorAnchorStream, PerturbTail  # noqa: E402
+from comfyui_streamingt2v.nodes.drift import ColorAnchorNode, ColorAnchorStream, PerturbTail  # noqa: E402
 from comfyui_streamingt2v.nodes.extend import ExtendVideo  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 
@@ -174,6 +174,26 @@ def test_wrapped_samplers_compose_in_any_order():
         video, plain = made(sampler, 6), made(ColorAnchor(Drifting()), 6)
         assert not torch.equal(video[2], plain[2])
         assert (color_of(video[-1]) - color_of(video[0])).norm() < 2
+
+
+def test_a_second_perturb_tail_sets_the_level():
+    """As on Any Model, and with an identity that says what is done."""
+    twice, once = (
+        PerturbTail.execute(sampler, 0.1).args[0]
+        for sampler in (PerturbTail.execute(Drifting(), 0.05).args[0], Drifting())
+    )
+    assert twice.identity() == once.identity()
+    assert all(torch.equal(a, b) for a, b in zip(made(twice, 6), made(once, 6), strict=True))
+
+
+@pytest.mark.parametrize("between", [False, True], ids=["next to it", "a Perturb Tail between"])
+def test_a_second_color_anchor_is_refused(between):
+    """They would share what is measured, and the run could not tell the two from the second one alone."""
+    [sampler] = ColorAnchorNode.execute(Drifting(), space="latent").args
+    if between:
+        sampler = PerturbedTail(sampler, 0.05)
+    with pytest.raises(SettingsError, match="already has a Color Anchor; use one"):
+        ColorAnchorNode.execute(sampler, space="lab")
 
 
 def test_the_stream_node_corrects_a_finished_video():

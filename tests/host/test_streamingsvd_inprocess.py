@@ -127,6 +127,18 @@ def test_cam_has_a_strength(rooms, tiny):
     assert not torch.allclose(half, whole, atol=1e-3) and not torch.allclose(half, made(0.0), atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+def test_the_model_may_compute_in_another_type_than_cam(rooms, tiny, dtype):
+    """What ModelComputeDtype of the host does to a model."""
+    typed = tiny["model"].clone()
+    typed.set_model_compute_dtype(dtype)
+    made = sample(rooms["cam"].with_cam(typed, tiny["cam"], control()))
+    whole = sample(rooms["cam"].with_cam(tiny["model"], tiny["cam"], control()))
+    plain = sample(typed)
+    assert made.isfinite().all()
+    assert (made - whole).norm() < 0.2 * (made - plain).norm()
+
+
 def test_halves_together_and_one_by_one_agree(rooms, tiny, monkeypatch):
     import comfy.model_management as mm
 

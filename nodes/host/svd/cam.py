@@ -96,12 +96,14 @@ class CamGuide:
             clips = rearrange(tensor, "(b t) ... -> b t ...", t=frames)
             return rearrange(clips[:, : self.control_frames], "b k ... -> (b k) ...")
 
+        # CAM computes in a type of its own: another node may have set the model's.
+        dtype = self.network.compute_dtype
         features = self.network.controlnet(
-            head(x),
+            head(x).to(dtype),
             head(timesteps),
-            head(context),
-            head(y),
-            self.control_embedding.to(device=x.device, dtype=x.dtype),
+            head(context).to(dtype),
+            head(y).to(dtype),
+            self.control_embedding.to(device=x.device, dtype=dtype),
             self.control_frames,
             compute,
         )
@@ -113,11 +115,13 @@ class CamGuide:
         """Output-block patch: merge the skip that the decoder is about to join."""
         call: CamCall = transformer_options[KEY]
         network, block = self.network, transformer_options["block"][1]
+        dtype = network.compute_dtype
         if block == 0:
-            h = at_strength(h, network.merge_middle(h, call.features, call.frames, call.compute), self.strength)
+            merged = network.merge_middle(h.to(dtype), call.features, call.frames, call.compute)
+            h = at_strength(h, merged.to(h.dtype), self.strength)
         index = len(call.features.skips) - 1 - block
-        merged = network.merge_skip(index, skip, call.features, call.frames, call.compute)
-        return h, at_strength(skip, merged, self.strength)
+        merged = network.merge_skip(index, skip.to(dtype), call.features, call.frames, call.compute)
+        return h, at_strength(skip, merged.to(skip.dtype), self.strength)
 
     def _feed_forward_slices(self, x: Tensor, frames: int) -> int:
         """As many slices as keep the largest feed-forward within half of the free memory."""
