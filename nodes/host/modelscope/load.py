@@ -46,7 +46,7 @@ class StreamingModelscope(NamedTuple):
 def load_streamingmodelscope(name: str, safetensors_copy: bool = False) -> StreamingModelscope:
     """Load `name` from the host's checkpoints folder, strictly.
 
-    `safetensors_copy` writes one beside the file, once: it loads faster and needs no memory for what is not in use.
+    `safetensors_copy` writes one next to the file, once: it loads faster and needs no memory for what is not in use.
     Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
     """
     path = model_file("checkpoints", name)
