@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     from benchmarks.record import record, table
     from hosting.inprocess import import_host, import_pack
+    from streaming_core.models.streamingsvd.network import CamNetwork
     from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
     import_host()
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     from comfyui_streamingt2v.nodes.host.svd import build, cam
     from comfyui_streamingt2v.nodes.host.svd import sampler as svd
 
-    network = build.empty_cam(OFFICIAL.cam, torch.float32, 1, device="cpu")
+    network = shared_cam.empty_cam(CamNetwork, OFFICIAL.cam, torch.float32, 1, device="cpu")
     model = build.empty_video_unet(OFFICIAL.cam.unet, torch.float32, 1, device="cpu")
     fill(network, 0)
     fill(model.diffusion_model, 1)

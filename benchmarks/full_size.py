@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from benchmarks.cam_overhead import fill
     from hosting.inprocess import import_host, import_pack
+    from streaming_core.models.streamingsvd.network import CamNetwork
     from streaming_core.models.streamingsvd.shapes import OFFICIAL
 
     import_host(cpu=False)
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
     device, cpu = mm.get_torch_device(), torch.device("cpu")
     model = build.empty_video_unet(OFFICIAL.cam.unet, torch.float16, 1_600_000_000, device=device)
-    network = build.empty_cam(OFFICIAL.cam, torch.float16, 700_000_000, device=device)
+    network = shared_cam.empty_cam(CamNetwork, OFFICIAL.cam, torch.float16, 700_000_000, device=device)
     for seed, module in enumerate((model.diffusion_model, network)):
         for parameter in module.parameters():
             generator = torch.Generator(device).manual_seed(seed)

@@ -24,6 +24,7 @@ def one_video(num_frames: int) -> dict[str, float]:
     from streaming_core.models.registry import shapes_of
     from streaming_core.models.streamingsvd.detect import detect_streamingsvd
     from streaming_core.models.streamingsvd.file import split_file
+    from streaming_core.models.streamingsvd.network import CamNetwork
     from streaming_core.models.streamingsvd.shapes import official_shapes
     from tiny_models.streamingsvd import TINY, random_weights
 
@@ -42,7 +43,7 @@ def one_video(num_frames: int) -> dict[str, float]:
     calls = {"clip_vision": 0, "pixel_encoder": 0}
     clip_vision = encoders.build_clip_vision(weights.clip_vision, config.clip_vision)
     model = build.build_video_unet(weights.unet, config.cam.unet)
-    network = build.build_cam(weights.cam, config.cam)
+    streaming_cam = shared_cam.build_cam(CamNetwork, weights.cam, config.cam)
 
     def counting(name):
         def count(*_):
@@ -51,11 +52,11 @@ def one_video(num_frames: int) -> dict[str, float]:
         return count
 
     clip_vision.model.register_forward_hook(counting("clip_vision"))
-    network.model.controlnet.controlnet_cond_embedding.register_forward_hook(counting("pixel_encoder"))
+    streaming_cam.network.controlnet.controlnet_cond_embedding.register_forward_hook(counting("pixel_encoder"))
     euler = comfy.samplers.sampler_object("euler")
     sampler = svd.SvdChunkSampler(
         model=model,
-        cam=shared_cam.StreamingCam(network),
+        cam=streaming_cam,
         vae=build.build_vae(weights.vae, config.image_encoder, config.first_stage),
         clip_vision=clip_vision,
         first_model=model,

@@ -1,20 +1,28 @@
-"""What the CAMs of all families share: the handle, the control frames, the strength."""
+"""What the CAMs of all families share: the handle, how it is made, the control frames, the strength."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import comfy.model_management as mm
+import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
 
 from ...streaming_core.errors import FrameMismatchError, SettingsError
+from ...streaming_core.models.layers import Device
 from ...streaming_core.models.modelscope.cam import ModelscopeCam
 from ...streaming_core.models.modelscope.config import ModelscopeCamConfig
+from ...streaming_core.models.registry import load_strict
 from ...streaming_core.models.streamingsvd.config import CamConfig
 from ...streaming_core.models.streamingsvd.network import CamNetwork
+from .patchers import managed, stored_dtype
+
+AnyCamNetwork = CamNetwork | ModelscopeCam
+AnyCamConfig = CamConfig | ModelscopeCamConfig
 
 
 @dataclass(frozen=True)
@@ -24,12 +32,40 @@ class StreamingCam:
     patcher: ModelPatcher
 
     @property
-    def network(self) -> CamNetwork | ModelscopeCam:
+    def network(self) -> AnyCamNetwork:
         return self.patcher.model
 
     @property
-    def config(self) -> CamConfig | ModelscopeCamConfig:
+    def config(self) -> AnyCamConfig:
         return self.network.config
+
+
+def empty_cam(
+    make: Callable[..., AnyCamNetwork],
+    config: AnyCamConfig,
+    weight_dtype: torch.dtype,
+    parameters: int,
+    device: Device = None,
+) -> AnyCamNetwork:
+    """A CAM network of class `make` on the host's operations, without weights; type and device chosen as for a UNet.
+
+    `device`, where given, is where the weights are made; otherwise the host decides.
+    """
+    dtype = mm.unet_dtype(model_params=parameters, weight_dtype=weight_dtype)
+    compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
+    operations = comfy.ops.pick_operations(dtype, compute_dtype)
+    device = device or mm.unet_inital_load_device(parameters, dtype)
+    network = make(config, operations=operations, dtype=dtype, device=device).eval()
+    network.compute_dtype = compute_dtype or dtype
+    return network
+
+
+def build_cam(make: Callable[..., AnyCamNetwork], tensors: Mapping[str, Tensor], config: AnyCamConfig) -> StreamingCam:
+    """STREAMING_CAM from the tensors of a network of class `make`, keyed as there, loaded strictly."""
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    network = empty_cam(make, config, stored_dtype(tensors), parameters)
+    load_strict(network, tensors, "the CAM network")
+    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
 
 
 def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:

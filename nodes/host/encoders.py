@@ -22,6 +22,8 @@ from .progress import check_cancel
 
 Conditioning = list[list[Any]]
 """The host's CONDITIONING: pairs of text tokens `[1, n, width]` and a dict of options."""
+ConditioningPair = tuple[Conditioning, Conditioning]
+"""Positive and negative."""
 
 
 class PerVideo(comfy.conds.CONDRegular):

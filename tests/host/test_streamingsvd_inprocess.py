@@ -13,6 +13,7 @@ from streaming_core.errors import FrameMismatchError, SettingsError
 from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.detect import UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import split_file
+from streaming_core.models.streamingsvd.network import CamNetwork
 from streaming_core.models.streamingsvd.shapes import OFFICIAL, official_shapes
 from tiny_models.streamingsvd import TINY, random_weights
 
@@ -49,7 +50,7 @@ def tiny(rooms):
     assert config == TINY
     return {
         "model": build.build_video_unet(weights.unet, config.cam.unet),
-        "cam": rooms["shared_cam"].StreamingCam(build.build_cam(weights.cam, config.cam)),
+        "cam": rooms["shared_cam"].build_cam(CamNetwork, weights.cam, config.cam),
         "vae": build.build_vae(weights.vae, config.image_encoder, config.first_stage),
         "clip_vision": rooms["encoders"].build_clip_vision(weights.clip_vision, config.clip_vision),
     }

@@ -22,13 +22,12 @@ from ....streaming_core.enhance.job import EnhanceJob, EnhancePrompts, WindowedP
 from ....streaming_core.enhance.size import Size
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.frames import to_rgb
-from ..encoders import embed_pixels, encode_prompt
+from ..encoders import ConditioningPair, embed_pixels, encode_prompt
 from ..pixels import core_to_images, images_to_core
 from ..progress import StepProgress
 from ..windows.conditions import with_window_conditions
 from .i2vgenxl import FPS_CONDITION, IMAGE_EMBEDDING, I2VGenXLModel, frugal
 from .stage import (
-    ConditioningPair,
     StageVideo,
     check_vae,
     decode_video,

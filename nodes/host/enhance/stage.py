@@ -28,14 +28,12 @@ from ....streaming_core.frames import FrameStream, to_rgb
 from ....streaming_core.frames.fitting import fit
 from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder
-from ..encoders import Conditioning
+from ..encoders import ConditioningPair
 from ..pixels import core_to_images, images_to_core
 from ..progress import StepProgress, check_cancel
 from ..windows.blending import with_blending
 
 SLICE_FRAMES = 8
-ConditioningPair = tuple[Conditioning, Conditioning]
-"""Positive and negative."""
 
 
 def check_vae(vae: VAE, model: ModelPatcher) -> None:

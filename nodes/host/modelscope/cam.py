@@ -6,12 +6,10 @@ once per chunk, the text is projected once per run (reference: streamingmodelsco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-import comfy.model_management as mm
-import comfy.ops
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
@@ -20,9 +18,7 @@ from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.modelscope.cam import ModelscopeCam
-from ....streaming_core.models.modelscope.config import ModelscopeCamConfig
 from ....streaming_core.models.modelscope.unet import Merge
-from ....streaming_core.models.registry import load_strict
 from ..cam import (
     ALREADY_ATTACHED,
     StreamingCam,
@@ -31,22 +27,8 @@ from ..cam import (
     check_control_frames,
     encode_control_frames,
 )
-from ..patchers import managed, stored_dtype
 from ..progress import check_cancel
 from .model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
-
-
-def build_modelscope_cam(tensors: Mapping[str, Tensor], config: ModelscopeCamConfig) -> StreamingCam:
-    """The CAM network under a patcher, loaded strictly; `tensors` are keyed as in `ModelscopeCam`."""
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    dtype = mm.unet_dtype(model_params=parameters, weight_dtype=stored_dtype(tensors))
-    compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
-    operations = comfy.ops.pick_operations(dtype, compute_dtype)
-    device = mm.unet_inital_load_device(parameters, dtype)
-    network = ModelscopeCam(config, operations=operations, dtype=dtype, device=device).eval()
-    network.compute_dtype = compute_dtype or dtype
-    load_strict(network, tensors, "the CAM network")
-    return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
 
 
 @dataclass(frozen=True, eq=False)

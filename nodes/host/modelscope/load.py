@@ -10,6 +10,7 @@ from comfy.clip_vision import ClipVisionModel
 from comfy.model_patcher import ModelPatcher
 from comfy.sd import CLIP, VAE
 
+from ....streaming_core.models.modelscope.cam import ModelscopeCam
 from ....streaming_core.models.modelscope.detect import (
     APM_PREFIX,
     BASE_ARCHITECTURE,
@@ -21,11 +22,10 @@ from ....streaming_core.models.modelscope.detect import (
 )
 from ....streaming_core.models.modelscope.weights import cam_part, refuse_unread, unet_part
 from ....streaming_core.models.registry import shapes_of, take
-from ..cam import StreamingCam
+from ..cam import StreamingCam, build_cam
 from ..encoders import build_clip_vision
 from ..files import model_file, read_weights
 from .apm import StreamingApm, build_apm
-from .cam import build_modelscope_cam
 from .model import build_modelscope
 from .towers import build_kl_vae, build_text_encoder, write_safetensors_copy
 
@@ -46,7 +46,7 @@ class StreamingModelscope(NamedTuple):
 def load_streamingmodelscope(name: str, safetensors_copy: bool = False) -> StreamingModelscope:
     """Load `name` from the host's checkpoints folder, strictly.
 
-    `safetensors_copy` writes one beside the file, once: it loads faster and needs no memory for what is not in use.
+    `safetensors_copy` writes one next to the file, once: it loads faster and needs no memory for what is not in use.
     Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
     """
     path = model_file("checkpoints", name)
@@ -58,7 +58,7 @@ def load_streamingmodelscope(name: str, safetensors_copy: bool = False) -> Strea
         clip=build_text_encoder(take(tensors, TEXT_PREFIX), config.text_encoder),
         clip_vision=build_clip_vision(take(tensors, CLIP_VISION_PREFIX), config.clip_vision),
         vae=build_kl_vae(take(tensors, VAE_PREFIX), config.vae),
-        cam=build_modelscope_cam(cam_part(tensors), config.cam),
+        cam=build_cam(ModelscopeCam, cam_part(tensors), config.cam),
         apm=build_apm(take(tensors, APM_PREFIX), config.image_projector),
     )
     if safetensors_copy and (written := write_safetensors_copy(path, tensors)):

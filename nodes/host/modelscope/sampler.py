@@ -23,7 +23,7 @@ from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMe
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
-from ..encoders import Conditioning, encode_prompt
+from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
@@ -38,7 +38,7 @@ TRAINED_SIZE = (256, 256)
 
 @dataclass(frozen=True)
 class ModelscopeSampling:
-    """How one clip is sampled: SAMPLER, SIGMAS and guidance."""
+    """How one chunk is sampled: SAMPLER, SIGMAS and guidance."""
 
     sampler: Sampler
     sigmas: Tensor
@@ -55,14 +55,14 @@ def official_sampling(steps: int = 50, cfg: float = 7.5, eta: float = 1.0) -> Mo
 
 
 def first_clip_sampling(steps: int = 50, cfg: float = 9.0) -> ModelscopeSampling:
-    """The official first clip: 50 DPM-Solver++(2M) steps, guidance 9."""
+    """The official first chunk: 50 DPM-Solver++(2M) steps, guidance 9."""
     sigmas = torch.cat([modelscope_sigmas(steps)[:-1], torch.zeros(1)])
     return ModelscopeSampling(comfy.samplers.sampler_object("dpmpp_2m"), sigmas, cfg)
 
 
 @dataclass(frozen=True)
 class ClipNoise:
-    """All random numbers of one clip: unit noise `[F, 4, h, w]`, and a seed for the sampler's own noise."""
+    """All random numbers of one chunk: unit noise `[F, 4, h, w]`, and a seed for the sampler's own noise."""
 
     latent: Tensor
     sampler_seed: int
@@ -78,11 +78,11 @@ def draw_noise(chunk: Chunk, latent_shape: tuple[int, ...]) -> ClipNoise:
 def sample_clip(
     model: ModelPatcher,
     settings: ModelscopeSampling,
-    conds: tuple[Conditioning, Conditioning],
+    conds: ConditioningPair,
     noise: ClipNoise,
     progress: Progress | None,
 ) -> Tensor:
-    """Sample one clip; latents as the host's VAE takes them."""
+    """Sample one chunk; latents as the host's VAE takes them."""
     positive, negative = conds
     return comfy.sample.sample_custom(
         model,
@@ -100,7 +100,7 @@ def sample_clip(
 
 
 def decode_frames(vae: VAE, latents: Tensor) -> Tensor:
-    """Latents `[n, 4, h, w]` to frames `[n, 3, H, W]` in [0, 1]; every frame is decoded by itself."""
+    """Latents `[n, 4, h, w]` to frames `[n, 3, H, W]` in [0, 1]; every frame is decoded alone."""
     frames = []
     for latent in latents.split(1):
         check_cancel()

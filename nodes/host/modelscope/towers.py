@@ -27,12 +27,12 @@ from ..vae import autoencoder_params
 
 
 def safetensors_twin(path: str) -> str:
-    """Where the safetensors copy of a checkpoint lies: beside it, with the other ending."""
+    """Where the safetensors copy of a checkpoint lies: next to it, with the other ending."""
     return os.path.splitext(path)[0] + ".safetensors"
 
 
 def write_safetensors_copy(path: str, tensors: Mapping[str, Tensor]) -> str | None:
-    """Write `tensors` beside the checkpoint as safetensors unless a copy exists; returns the new file's path."""
+    """Write `tensors` next to the checkpoint as safetensors unless a copy exists; returns the new file's path."""
     target = safetensors_twin(path)
     if os.path.exists(target):
         return None

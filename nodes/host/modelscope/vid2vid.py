@@ -64,7 +64,7 @@ def with_rescaled_guidance(model: ModelPatcher, rescale: float) -> ModelPatcher:
     """A clone of `model` whose guidance is partly brought back to the spread of the conditional prediction.
 
     The spread is of velocities and over all frames together, as officially over a window; the host's own node measures
-    every frame of a batch by itself.
+    every frame of a batch alone.
     """
 
     def guided(args: dict[str, Any]) -> Tensor:

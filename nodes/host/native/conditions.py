@@ -1,11 +1,11 @@
-"""What the host's video models are told besides noise and text: an anchor, a start image, the tail of the chunk before.
+"""What the host's video models get besides noise and text: an anchor, a start image, the tail of the chunk before.
 
 Only the conditioning values that the host's own nodes set are used, so every model gets what it was trained for:
 
-* "every_frame" (SVD): the anchor's latent beside every frame, its CLIP embedding instead of a text.
+* "every_frame" (SVD): the anchor's latent joined to every frame, its CLIP embedding instead of a text.
 * "first_frames" (Wan image-to-video, HunyuanVideo 1.5 and image-to-video): an image per latent and a mask that tells
   which are known. The first is the anchor's or the tail's, those after it the tail's.
-* "guide" (LTX-Video): the anchor as one more latent with a time of its own, before the clip.
+* "guide" (LTX-Video): the anchor as one more latent with a time of its own, before the chunk.
 * "none": the model sees the held latents only; a start image is held as the first latent.
 """
 
@@ -24,12 +24,10 @@ from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ..compat import classes
-from ..encoders import Conditioning
+from ..encoders import Conditioning, ConditioningPair
 
 IMAGE_CONDITIONS = ("anchor", "tail")
 ConditionKind = Literal["every_frame", "first_frames", "guide", "none"]
-ConditioningPair = tuple[Conditioning, Conditioning]
-"""Positive and negative."""
 
 # No attribute of the host's models says which conditioning values they read, so families are told apart by class. A
 # host without one of these classes has no such models; a test notices when a newer host renames one.
@@ -58,7 +56,7 @@ def condition_kind(model: ModelPatcher) -> ConditionKind:
 
 
 def expects_gray(model: ModelPatcher) -> bool:
-    """Whether gray frames stand for those behind an image, as for Wan; for other models zeros in the latent do."""
+    """Whether gray frames stand for those after an image, as for Wan; for other models zeros in the latent do."""
     return isinstance(model.model, WAN)
 
 
@@ -66,7 +64,7 @@ def expects_gray(model: ModelPatcher) -> bool:
 class ShownImage:
     """An anchor or start image as models take it: its latent, what CLIP vision sees in it, and itself as IMAGE.
 
-    `_filled`: latents of the image and what stands for unknown frames behind it, by length.
+    `_filled`: latents of the image and what stands for unknown frames after it, by length.
     """
 
     image: Tensor
@@ -114,7 +112,7 @@ class ClipRequest:
 
 
 def every_frame(positive: Conditioning, negative: Conditioning, request: ClipRequest) -> ConditioningPair:
-    """SVD: the image's latent beside each frame, its embedding as text, zeros in the negative half."""
+    """SVD: the image's latent joined to each frame, its embedding as text, zeros in the negative half."""
     shown = request.shown
     if shown is None:
         return positive, negative
@@ -142,7 +140,7 @@ def first_frames(
     """
     shown = request.shown
     held = 0 if request.held is None else request.held.shape[2]
-    # A single held latent stays: without it in the condition the clip would begin elsewhere.
+    # A single held latent stays: without it in the condition the chunk would begin elsewhere.
     from_image = shown is not None and (not held or (image_condition == "anchor" and held > 1))
     if not held and shown is None:
         return positive, negative
@@ -164,7 +162,7 @@ def first_frames(
 
 
 def guide_coordinates(model: ModelPatcher, image: ShownImage) -> Tensor:
-    """Where LTX-Video sees a guide: one latent before the clip, in the coordinates of the host's own model."""
+    """Where LTX-Video sees a guide: one latent before the chunk, in the coordinates of the host's own model."""
     network = model.model.diffusion_model
     _, coordinates = network.patchifier.patchify(image.latent)
     places = latent_to_pixel_coords(coordinates, network.vae_scale_factors, causal_fix=True)

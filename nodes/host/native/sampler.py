@@ -27,7 +27,7 @@ from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, hel
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
-from ..encoders import Conditioning, encode_prompt
+from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images, images_to_core
@@ -35,7 +35,6 @@ from ..progress import check_cancel
 from ..vae import decode_clip as decode_frame_batch
 from .conditions import (
     ClipRequest,
-    ConditioningPair,
     ConditionKind,
     ShownImage,
     condition_kind,
@@ -344,7 +343,7 @@ class AnyModelChunkSampler(ChunkSampler):
         if guided:
             model = self.model.clone()
             blind = self._conditions(kind, chunk, replace(request, held=None))[0]
-            if kind == "none":  # Cosmos is told by a mask which latents are known
+            if kind == "none":  # a mask shows Cosmos which latents are known
                 blind = set_values(blind, concat_mask=torch.ones(1, 1, *shape[2:]))
         guider = ChunkGuider(model)
         if guided:

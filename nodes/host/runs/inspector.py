@@ -26,7 +26,7 @@ from ....streaming_core.runs.folder import RunFolder, list_runs
 from ....streaming_core.runs.lock import LOCK, holder
 from ....streaming_core.runs.manifest import MANIFEST, ChunkRecord, RunManifest
 from ..progress import check_cancel
-from .videos import runs_root
+from .paths import runs_root
 
 ACTIONS = ("look", "choose take", "set damaged aside", "recover manifest", "delete older takes", "delete run")
 TILE_PX = 160

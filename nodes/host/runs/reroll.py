@@ -70,7 +70,7 @@ def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> Fram
     """Make other takes of chunks of a run and return its video.
 
     Older takes are kept. What is there already, from the same seed and after the same chunk, is not made again: the
-    same request goes on where it was interrupted.
+    same request continues where it was interrupted.
 
     Raises:
         RunMismatchError: `sampler` is not what the run was made with; says what differs.

@@ -25,8 +25,7 @@ from torch import Tensor
 
 from ....streaming_core.models.layers import Device
 from ....streaming_core.models.registry import compare_keys, load_strict, shapes_of
-from ....streaming_core.models.streamingsvd.config import CamConfig, VideoUNetConfig
-from ....streaming_core.models.streamingsvd.network import CamNetwork
+from ....streaming_core.models.streamingsvd.config import VideoUNetConfig
 from ....streaming_core.models.towers import VaeConfig
 from ..patchers import assign_option, managed, stored_dtype
 from ..vae import autoencoder_params
@@ -146,22 +145,3 @@ def build_vae(tensors: Mapping[str, Tensor], encoder: VaeConfig, decoder: VaeCon
     vae.size = None
     vae.model_size()
     return vae
-
-
-def empty_cam(config: CamConfig, weight_dtype: torch.dtype, parameters: int, device: Device = None) -> CamNetwork:
-    """The CAM network on the host's operations, without weights; types and devices chosen as for the UNet."""
-    dtype = mm.unet_dtype(model_params=parameters, weight_dtype=weight_dtype)
-    compute_dtype = mm.unet_manual_cast(dtype, mm.get_torch_device())
-    operations = comfy.ops.pick_operations(dtype, compute_dtype)
-    device = device or mm.unet_inital_load_device(parameters, dtype)
-    network = CamNetwork(config, operations=operations, dtype=dtype, device=device).eval()
-    network.compute_dtype = compute_dtype or dtype
-    return network
-
-
-def build_cam(tensors: Mapping[str, Tensor], config: CamConfig) -> ModelPatcher:
-    """The CAM network under a patcher, loaded strictly; keys as in `CamNetwork`."""
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    network = empty_cam(config, stored_dtype(tensors), parameters)
-    load_strict(network, tensors, "the CAM network")
-    return managed(network, mm.get_torch_device(), mm.unet_offload_device())

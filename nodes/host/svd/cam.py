@@ -92,7 +92,7 @@ class CamGuide:
         )
 
         def head(tensor: Tensor) -> Tensor:
-            """The control frames of every clip in the batch."""
+            """The control frames of every video in the batch."""
             clips = rearrange(tensor, "(b t) ... -> b t ...", t=frames)
             return rearrange(clips[:, : self.control_frames], "b k ... -> (b k) ...")
 
@@ -107,7 +107,7 @@ class CamGuide:
             self.control_frames,
             compute,
         )
-        # The frame count of the decoder calls is the clip's own again.
+        # The decoder calls see all frames of the chunk again.
         call = CamCall(features, frames, replace(compute, feed_forward_slices=1))
         return executor(x, timesteps, context, y, control, {**transformer_options, KEY: call}, **kwargs)
 

@@ -12,10 +12,11 @@ from comfy.sd import VAE
 from ....streaming_core.models.registry import shapes_of
 from ....streaming_core.models.streamingsvd.detect import detect_streamingsvd
 from ....streaming_core.models.streamingsvd.file import split_file
-from ..cam import StreamingCam
+from ....streaming_core.models.streamingsvd.network import CamNetwork
+from ..cam import StreamingCam, build_cam
 from ..encoders import build_clip_vision
 from ..files import model_file, read_weights
-from .build import build_cam, build_vae, build_video_unet
+from .build import build_vae, build_video_unet
 
 
 class StreamingSVD(NamedTuple):
@@ -45,5 +46,5 @@ def open_streamingsvd(path: str) -> StreamingSVD:
         model=build_video_unet(weights.unet, config.cam.unet),
         clip_vision=build_clip_vision(weights.clip_vision, config.clip_vision),
         vae=build_vae(weights.vae, config.image_encoder, config.first_stage),
-        cam=StreamingCam(build_cam(weights.cam, config.cam)),
+        cam=build_cam(CamNetwork, weights.cam, config.cam),
     )

@@ -32,7 +32,7 @@ from ....streaming_core.models.streamingsvd.conditioning import (
 )
 from ....streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 from ..cam import StreamingCam
-from ..encoders import Conditioning, embed_pixels
+from ..encoders import ConditioningPair, embed_pixels
 from ..identity import fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
@@ -40,8 +40,6 @@ from ..progress import check_cancel
 from ..vae import decode_clip
 from .cam import with_cam
 
-ConditioningPair = tuple[Conditioning, Conditioning]
-"""Positive and negative."""
 PREPROCESSINGS = ("official", "comfyui")
 
 
@@ -66,7 +64,7 @@ def embed_image(clip_vision: ClipVisionModel, frame: Tensor, preprocessing: str 
 
 @dataclass(frozen=True)
 class MotionSettings:
-    """What SVD is told in its vector: playback rate in frames per second, motion bucket, noise on the anchor."""
+    """What SVD gets in its vector: playback rate in frames per second, motion bucket, noise on the anchor."""
 
     fps: int = 7
     motion_bucket_id: int = 127
@@ -127,7 +125,7 @@ def with_linear_guidance(model: ModelPatcher, min_cfg: float) -> ModelPatcher:
 
 
 def _of_frame(args: dict[str, Any], index: int, frames: int) -> dict[str, Any]:
-    """What a guidance function is told, for one frame of a clip whose frames are the batch."""
+    """What a guidance function receives, for one frame of a chunk whose frames are the batch."""
     return {
         name: value[index : index + 1] if isinstance(value, Tensor) and value.shape[:1] == (frames,) else value
         for name, value in args.items()
@@ -136,7 +134,7 @@ def _of_frame(args: dict[str, Any], index: int, frames: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How one clip is sampled: SAMPLER, SIGMAS and guidance from `min_cfg` at the first frame to `cfg` at the last."""
+    """How one chunk is sampled: SAMPLER, SIGMAS and guidance from `min_cfg` at the first frame to `cfg` at the last."""
 
     sampler: Sampler
     sigmas: Tensor
@@ -154,7 +152,7 @@ def default_sampling() -> SamplingSettings:
 
 
 def default_first_sampling() -> SamplingSettings:
-    """The official first clip: 25 Euler steps on Karras sigmas, guidance 1 to 3."""
+    """The official first chunk: 25 Euler steps on Karras sigmas, guidance 1 to 3."""
     return SamplingSettings(comfy.samplers.sampler_object("euler"), karras_sigmas(25), 3.0, 1.0)
 
 
@@ -166,7 +164,7 @@ def sample_clip(
     seed: int,
     progress: Progress | None,
 ) -> Tensor:
-    """Sample one clip from unit `noise` `[F, 4, h, w]`; latents as the host's VAE takes them."""
+    """Sample one chunk from unit `noise` `[F, 4, h, w]`; latents as the host's VAE takes them."""
     positive, negative = conds
     if not settings.cfg == settings.min_cfg == 1:  # else no frame needs the negative half, and the host leaves it out
         model = with_linear_guidance(model, settings.min_cfg)

@@ -236,11 +236,11 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
     """The video through the chunk loop and the host's MODEL, CLIP, CLIP_VISION and sampler; only the VAE is not its."""
     import_host()
     import_pack()
+    from comfyui_streamingt2v.nodes.host.cam import build_cam
     from comfyui_streamingt2v.nodes.host.modelscope import (
         apm,
         ddim,
     )
-    from comfyui_streamingt2v.nodes.host.modelscope import cam as modelscope_cam
     from comfyui_streamingt2v.nodes.host.modelscope import model as modelscope_model
     from comfyui_streamingt2v.nodes.host.modelscope import sampler as modelscope
     from comfyui_streamingt2v.nodes.host.modelscope import towers as modelscope_file
@@ -249,7 +249,7 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
     shapes, widths = shapes_of(weights), heads(config["unet"])
     unet_config = detect_unet(shapes, "base_model.", widths["head_width"])
     model = modelscope_model.build_modelscope(unet_part(weights), unet_config, "the UNet")
-    cam = modelscope_cam.build_modelscope_cam(cam_part(weights), detect_cam(shapes, CAM_PREFIX, **widths))
+    cam = build_cam(ModelscopeCam, cam_part(weights), detect_cam(shapes, CAM_PREFIX, **widths))
     projector = apm.build_apm(take(weights, APM_PREFIX), detect_image_projector(shapes))
     vision_config = detect_clip_vision(shapes, CLIP_VISION_PREFIX)
     vision_config = replace(vision_config, heads=config["image_encoder"]["heads"])

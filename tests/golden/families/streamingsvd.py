@@ -158,12 +158,12 @@ def host_model(weights, head_width):
 
 def host_cam(weights, case: Case):
     """STREAMING_CAM from weights with official prefixes."""
-    build, _ = host_rooms()
-    from comfyui_streamingt2v.nodes.host.cam import StreamingCam
+    host_rooms()
+    from comfyui_streamingt2v.nodes.host.cam import build_cam
 
     head_width, merger_head_width = case.config["unet"]["num_head_channels"], case.config["cam_head_dim"]
     config = detect_cam(shapes_of(weights), CAM_PREFIX, head_width, merger_head_width)
-    return StreamingCam(build.build_cam(cam_weights(weights), config))
+    return build_cam(CamNetwork, cam_weights(weights), config)
 
 
 @replay(FAMILY, "video_unet", atol=5e-5)
