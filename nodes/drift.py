@@ -141,7 +141,8 @@ class PerturbTail(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Standard deviation of the noise, for frames from 0 to 1. With Any Model Chunk Sampler it "
-                    "sets held_noise. 0: off. The models were not trained with it: 0.01 to 0.05 is plenty.",
+                    "sets held_noise. Replaces the level of a Perturb Tail in front; 0: off. The models were not "
+                    "trained with it: 0.01 to 0.05 is plenty.",
                 ),
             ],
             outputs=[
@@ -153,7 +154,7 @@ class PerturbTail(io.ComfyNode):
 
     @classmethod
     def execute(cls, chunk_sampler, level):
-        return io.NodeOutput(chunk_sampler.with_perturbed_tail(level) if level else chunk_sampler)
+        return io.NodeOutput(chunk_sampler.with_perturbed_tail(level))
 
 
 NODES = (ColorAnchorNode, ColorAnchorStream, PerturbTail)

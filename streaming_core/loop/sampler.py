@@ -166,8 +166,8 @@ class ChunkSampler(ABC):
         return {}
 
     def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        """The same with noise of that size on the tail that the model sees, in place of what there was."""
-        return PerturbedTail(self, level)
+        """The same with noise of that size (0: none) on the tail that the model sees, in place of what there was."""
+        return PerturbedTail(self, level) if level else self
 
     def networks(self) -> tuple[Any, ...]:
         """Handles of the networks that it runs, for estimates of memory."""
@@ -269,8 +269,8 @@ class PerturbedTail(WrappedSampler):
     def identity(self) -> Mapping[str, Any]:
         return {**self.inner.identity(), "perturbed_tail": {"level": self.level}}
 
-    def with_perturbed_tail(self, level: float) -> PerturbedTail:
-        return replace(self, level=level)
+    def with_perturbed_tail(self, level: float) -> ChunkSampler:
+        return self.inner.with_perturbed_tail(level)
 
     def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
         # A generator of its own: the family's noise stays what it is without the perturbation.

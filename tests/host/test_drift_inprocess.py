@@ -184,6 +184,10 @@ def test_a_second_perturb_tail_sets_the_level():
     )
     assert twice.identity() == once.identity()
     assert all(torch.equal(a, b) for a, b in zip(made(twice, 6), made(once, 6), strict=True))
+    [off] = PerturbTail.execute(twice, 0.0).args
+    assert off.identity() == Drifting().identity()
+    held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(0.1)
+    assert PerturbTail.execute(held, 0.0).args[0].held_noise == 0
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["next to it", "a Perturb Tail between"])

@@ -1,4 +1,4 @@
-"""What this pack takes from kornia, with its oldest supported release and with the newest.
+"""What this pack takes from diffusers and kornia, with the oldest supported release of each and with the newest.
 
 Releases are installed beside the environment, without their dependencies, into the cache folder; the tests run in a
 process of their own that finds that folder first.
@@ -20,6 +20,7 @@ import dev
 pytestmark = pytest.mark.slow
 
 TESTS = {
+    "diffusers": ["tests/unit/test_public_unets.py"],
     "kornia": [
         "tests/unit/test_schedules.py::test_clip_pixels_takes_every_size",
         "tests/unit/test_drift.py::test_lab_and_back",

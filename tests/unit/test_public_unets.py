@@ -1,4 +1,7 @@
-"""Our UNets against the public classes of diffusers, called by their public interface, on the same random weights."""
+"""Our UNets against the public classes of diffusers, called by their public interface, on the same random weights.
+
+`test_library_releases` runs this file again with the oldest and the newest release.
+"""
 
 from __future__ import annotations
 

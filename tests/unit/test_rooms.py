@@ -328,9 +328,16 @@ def requirements(text: str) -> dict[str, str]:
 def test_requirements_leave_the_users_environment_alone():
     found = requirements((ROOT / "requirements.txt").read_text("utf-8"))
     assert found and "numpy" in found
-    # Nothing that is built for one release of torch may be there.
+    # kornia and diffusers may be there: neither brings another torch than the one that is installed. Nothing that is
+    # built for one release of torch may be.
     assert not set(found) & {"torch", "torchvision", "torchaudio", "xformers", "opencv-python"}
     assert all(re.fullmatch(r"(>=[0-9.]+)?", bound) for bound in found.values()), found
+
+
+def test_diffusers_is_installed_together_with_transformers():
+    """Alone, it may bring a huggingface_hub that the installed transformers refuses (see the file)."""
+    names = re.findall(r"^[A-Za-z0-9_-]+", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE)
+    assert names[-3:] == ["transformers", "diffusers", "transformers"]
 
 
 def test_pyproject_lists_the_same_requirements():

@@ -33,7 +33,7 @@ def clip_text_shapes(config: TextEncoderConfig) -> KeyShapes:
 
 
 def diffusers_vae_shapes(config: VaeConfig) -> KeyShapes:
-    """Keys of a KL autoencoder in the diffusers layout. Only developers have that library: see requirements-dev.txt."""
+    """Keys of a KL autoencoder in the diffusers layout."""
     from diffusers import AutoencoderKL
 
     levels = len(config.channel_multipliers)
