@@ -117,7 +117,8 @@ def plan_enhancement(request: EnhanceRequest) -> EnhanceJob:
     No frame is dropped, unless `settings.official` asks for the official layout.
 
     Raises:
-        SettingsError: windows, size, fit, steps or strength that cannot work, or keyframes that fit other windows.
+        SettingsError: windows, size, fit, steps or strength that cannot work, keyframes that fit other windows, or
+            keyframes together with an image, which would have no effect.
         FrameError: frames too small to be enlarged.
     """
     settings, video = request.settings, request.frames
@@ -129,6 +130,8 @@ def plan_enhancement(request: EnhanceRequest) -> EnhanceJob:
             f"{len(given)} keyframes were given for {len(windows)} windows; make them with Keyframe Pass and the same "
             "window, overlap and video"
         )
+    if given is not None and request.image is not None:
+        raise SettingsError("image has no effect when keyframes are connected; disconnect one of them")
     target = _target(request)
     sigmas = enhancer_sigmas(settings.steps, settings.strength)
     steps, makes_keyframes = len(sigmas) - 1, given is None and (len(windows) > 1 or settings.official)

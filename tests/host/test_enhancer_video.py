@@ -175,6 +175,8 @@ def test_keyframes_made_before_give_the_same_video(enhancer):
     assert (host.enhance(enhancer, job(video(11), keyframes=keys)).images() - inside).abs().max() < 2 / 255
     with pytest.raises(SettingsError, match="2 keyframes were given for 3 windows"):
         host.enhance(enhancer, job(video(11), keyframes=keys[:2])).images()
+    with pytest.raises(SettingsError, match="image has no effect when keyframes are connected"):
+        job(video(11), keyframes=keys, image=keys[:1])
 
 
 def test_every_window_is_shown_its_own_keyframe(enhancer):
