@@ -381,3 +381,11 @@ def test_stream_videos_resume_bit_for_bit(kind, tmp_path, monkeypatch):
         videos.make_video(Stopping(**fields), request, "cut")
     resumed = videos.make_video(Stopping(**fields), request, "cut")
     assert torch.equal(resumed.read(0, 37), whole.read(0, 37))
+
+
+def test_a_sampler_that_writes_into_its_sigmas_leaves_those_of_the_video_alone():
+    """uni_pc does; the host hands the same tensor to the next Run, which would take it for other settings."""
+    sampler = replace(sampler_of(tiny.WAN, plain_vae(tiny.WAN)), sampler=comfy.samplers.sampler_object("uni_pc"))
+    before = sampler.sigmas.clone()
+    begun(sampler, tiny.WAN)
+    assert torch.equal(sampler.sigmas, before)

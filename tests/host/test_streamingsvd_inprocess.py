@@ -356,6 +356,17 @@ def test_a_changed_setting_or_model_makes_the_video_again_and_going_back_finds_i
     assert torch.equal(first, make(rooms, video, "changed")), "the takes of the first model stand again"
 
 
+def test_a_sampler_that_writes_into_its_sigmas_leaves_those_of_the_video_alone(rooms, video):
+    import comfy.samplers
+
+    sampler, request = video
+    theirs = replace(sampler.sampling, sampler=comfy.samplers.sampler_object("uni_pc"))
+    sampler = replace(sampler, sampling=theirs, first_sampling=theirs)
+    before = sampler.identity()
+    rooms["videos"].make_video(sampler, request(), "uni_pc")
+    assert theirs.sigmas[-1] == 0 and sampler.identity() == before
+
+
 def test_a_failed_first_clip_leaves_nothing(rooms, video, monkeypatch):
     def fail(*_):
         raise Stopped

@@ -89,7 +89,7 @@ def sample_clip(
         noise.latent,
         settings.cfg,
         settings.sampler,
-        settings.sigmas,
+        settings.sigmas.clone(),  # uni_pc writes into it
         positive,
         negative,
         torch.zeros_like(noise.latent),

@@ -356,7 +356,7 @@ class AnyModelChunkSampler(ChunkSampler):
             unit,
             latent,
             self.sampler,
-            self.sigmas,
+            self.sigmas.clone(),  # uni_pc writes into it
             denoise_mask=mask if count or guide_image is not None else None,
             callback=self.progress.sampler_callback(model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
