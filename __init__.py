@@ -1,4 +1,4 @@
-"""ComfyUI-StreamingT2V: long videos from short-clip video models. Registration only; the nodes are in `nodes/`."""
+"""ComfyUI-StreamingT2V: long videos from short video models. Registration only; the nodes are in `nodes/`."""
 
 WEB_DIRECTORY = "./web"
 

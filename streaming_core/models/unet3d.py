@@ -46,7 +46,7 @@ class UNet3DSizes:
     layers_per_block: int
     context_width: int
     input_attention_width: int
-    head_width: int
+    head_width: int = 64
     norm_groups: int = 32
     padded_rows: bool = False
 

@@ -107,8 +107,8 @@ def test_refiner_names_map_to_ours_and_back(config):
 
 def test_refiner_weights_load_and_unknown_keys_are_named():
     renamed = vid2vid.rename(vid2vid_weights())
-    config = detect.detect_unet(shapes_of(renamed), vid2vid=True)
-    assert config == replace(BASE, vid2vid=True)
+    config = detect.detect_unet(shapes_of(renamed), padded_rows=True)
+    assert config == replace(BASE, padded_rows=True)
     load_strict(VideoUNet(config), renamed, "the refiner")
     with pytest.raises(CheckpointError, match="key input_blocks.1.0.surprise.weight belongs to no part"):
         vid2vid.renamed_keys({*vid2vid_weights(), "input_blocks.1.0.surprise.weight"})
@@ -221,7 +221,7 @@ def test_unet_refuses_what_does_not_fit():
 @pytest.mark.parametrize(("height", "width"), [(4, 4), (6, 2), (8, 6)])
 @torch.inference_mode()
 def test_refiner_gives_back_the_size_it_got(height, width):
-    unet = VideoUNet(replace(BASE, vid2vid=True))
+    unet = VideoUNet(replace(BASE, padded_rows=True))
     load_strict(unet, {key: value.float() for key, value in base_weights().items()}, "the refiner")
     memory = unet.project_context(noise(1, 77, 64))
     assert unet(noise(3, 4, height, width), torch.tensor([5.0]), memory).shape == (3, 4, height, width)

@@ -56,7 +56,7 @@ def build_vid2vid(
     """
     ARCHITECTURE.check(tensors, source)
     renamed = rename(tensors)
-    config = detect_unet(shapes_of(renamed), "", head_width, vid2vid=True)
+    config = detect_unet(shapes_of(renamed), "", head_width, padded_rows=True)
     return build_modelscope(renamed, config, "the MS-Vid2Vid UNet", Vid2VidModel, keep_in)
 
 

@@ -29,7 +29,7 @@ class CamEncoder(DownPath):
         dtype: torch.dtype | None = None,
         device: Device = None,
     ):
-        super().__init__(config.unet.sizes, operations, dtype, device)
+        super().__init__(config.unet, operations, dtype, device)
         self.controlnet_cond_embedding = PixelEncoder(
             config.pixel_channels, config.unet.channels[0], False, operations, dtype, device
         )

@@ -22,23 +22,12 @@ class MixerConfig:
 
 
 @dataclass(frozen=True)
-class UNet3DConfig:
+class UNet3DConfig(UNet3DSizes):
     """The 3-D UNet (reference: streamingmodelscope, section 4.1). Release: 4 in, 4 out, 320, 640, 1280, 1280.
 
-    `attention`: whether each level has transformers. `input_attention_width`: inner width of `transformer_in`.
-    `vid2vid`: strides pad two rows and upsampling drops two, as in MS-Vid2Vid (section 6.2). `mixers` is None for a
-    UNet without APM.
+    `mixers` is None for a UNet without APM.
     """
 
-    in_channels: int
-    out_channels: int
-    channels: tuple[int, ...]
-    attention: tuple[bool, ...]
-    layers_per_block: int
-    context_width: int
-    input_attention_width: int
-    head_width: int = 64
-    vid2vid: bool = False
     mixers: MixerConfig | None = None
 
     @property
@@ -52,24 +41,9 @@ class UNet3DConfig:
         return 8 * self.factor
 
     @property
-    def sizes(self) -> UNet3DSizes:
-        """What the network shared with other families wants to know."""
-        return UNet3DSizes(
-            in_channels=self.in_channels,
-            out_channels=self.out_channels,
-            channels=self.channels,
-            attention=self.attention,
-            layers_per_block=self.layers_per_block,
-            context_width=self.context_width,
-            input_attention_width=self.input_attention_width,
-            head_width=self.head_width,
-            padded_rows=self.vid2vid,
-        )
-
-    @property
     def skip_channels(self) -> tuple[int, ...]:
         """Channels of the skips, in the order in which the down path makes them."""
-        return tuple(skip_channels(self.sizes))
+        return tuple(skip_channels(self))
 
 
 @dataclass(frozen=True)

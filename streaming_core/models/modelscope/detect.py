@@ -74,7 +74,7 @@ BASE_ARCHITECTURE = Architecture(
 )
 
 
-def detect_unet(shapes: Shapes, prefix: str = "", head_width: int = 64, vid2vid: bool = False) -> UNet3DConfig:
+def detect_unet(shapes: Shapes, prefix: str = "", head_width: int = 64, padded_rows: bool = False) -> UNet3DConfig:
     """Configuration of a 3-D UNet in the diffusers layout, or of the down path of one.
 
     Head width is not visible in shapes: the family has 64 everywhere, so only tests pass another value.
@@ -106,7 +106,7 @@ def detect_unet(shapes: Shapes, prefix: str = "", head_width: int = 64, vid2vid:
         context_width=dimension(shapes, cross + "to_k.weight", 1),
         input_attention_width=int(shapes.get("transformer_in.proj_in.weight", (8 * head_width, width))[0]),
         head_width=head_width,
-        vid2vid=vid2vid,
+        padded_rows=padded_rows,
         mixers=mixers,
     )
 

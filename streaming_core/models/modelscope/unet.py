@@ -83,7 +83,7 @@ class VideoUNet(UNet3D):
         dtype: torch.dtype | None = None,
         device: Device = None,
     ):
-        super().__init__(config.sizes, operations, dtype, device)
+        super().__init__(config, operations, dtype, device)
         self.config = config
         if config.mixers:
             for _, attn in context_attentions(self):
@@ -126,7 +126,7 @@ class VideoUNet(UNet3D):
     def _check_size(self, x: Tensor) -> None:
         height, width = x.shape[-2:]
         factor = self.config.factor
-        if self.config.vid2vid and (height % factor != 2 % factor or width % factor):
+        if self.config.padded_rows and (height % factor != 2 % factor or width % factor):
             raise SettingsError(
                 f"a latent of {width} x {height} does not come back to its size in MS-Vid2Vid: its width must be a "
                 f"multiple of {factor} and its height {2 % factor} more than one; in pixels, a multiple of "

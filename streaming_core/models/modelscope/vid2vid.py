@@ -1,7 +1,7 @@
 """MS-Vid2Vid's UNet under the names of the ModelScope UNet (reference: streamingmodelscope, sections 6.2 and 10).
 
 The refiner has the same layers in the original ModelScope naming; renamed, and with its own padding rules
-(`UNet3DConfig.vid2vid`), the same network runs it.
+(`UNet3DConfig.padded_rows`), the same network runs it.
 """
 
 from __future__ import annotations

@@ -323,7 +323,7 @@ def streaming_loop(case: Case) -> Iterator[Comparison]:
 @replay(FAMILY, "v2v_unet", atol=1e-5)
 def v2v_unet(case: Case) -> Iterator[Comparison]:
     weights = rename(case.weights())
-    unet = VideoUNet(detect_unet(shapes_of(weights), "", case.config["hd"], vid2vid=True))
+    unet = VideoUNet(detect_unet(shapes_of(weights), "", case.config["hd"], padded_rows=True))
     load_strict(unet, weights, "the MS-Vid2Vid UNet")
     latents = case.input("latents")
     batch, _, frames = latents.shape[:3]
@@ -391,5 +391,5 @@ def full_size(content: dict) -> Iterator[KeyList]:
     yield KeyList("ModelScope UNet", _shapes(VideoUNet(detect_unet(base), device="meta")), base)
     refiner = components["video_to_video.unet"]["keys"]
     renamed = shapes_of(rename({key: torch.empty(shape, device="meta") for key, shape in refiner.items()}))
-    network = VideoUNet(detect_unet(renamed, vid2vid=True), device="meta")
+    network = VideoUNet(detect_unet(renamed, padded_rows=True), device="meta")
     yield KeyList("MS-Vid2Vid UNet", _shapes(network), renamed)
