@@ -17,6 +17,7 @@ from comfy.sd import CLIP, VAE
 from comfy.text_encoders.sd2_clip import SD2Tokenizer
 from torch import Tensor
 
+from ....streaming_core.atomic import atomic_write
 from ....streaming_core.errors import CheckpointError
 from ....streaming_core.models.layers import Device
 from ....streaming_core.models.modelscope.config import TextEncoderConfig
@@ -26,24 +27,14 @@ from ....streaming_core.models.towers import VaeConfig
 from ..vae import autoencoder_params
 
 
-def safetensors_twin(path: str) -> str:
-    """Where the safetensors copy of a checkpoint lies: next to it, with the other ending."""
-    return os.path.splitext(path)[0] + ".safetensors"
-
-
 def write_safetensors_copy(path: str, tensors: Mapping[str, Tensor]) -> str | None:
     """Write `tensors` next to the checkpoint as safetensors unless a copy exists; returns the new file's path."""
-    target = safetensors_twin(path)
+    target = os.path.splitext(path)[0] + ".safetensors"
     if os.path.exists(target):
         return None
-    partial = f"{target}.{os.getpid()}.partial"
-    try:
+    with atomic_write(target) as temporary:
         # Tensors of a pickle may share memory, which the format refuses.
-        safetensors.torch.save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, partial)
-        os.replace(partial, target)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+        safetensors.torch.save_file({key: tensor.clone().contiguous() for key, tensor in tensors.items()}, temporary)
     return target
 
 
