@@ -19,7 +19,7 @@ from ...streaming_core.models.modelscope.config import ModelscopeCamConfig
 from ...streaming_core.models.registry import load_strict
 from ...streaming_core.models.streamingsvd.config import CamConfig
 from ...streaming_core.models.streamingsvd.network import CamNetwork
-from .patchers import managed, stored_dtype
+from .patchers import managed, parameter_count, stored_dtype
 
 AnyCamNetwork = CamNetwork | ModelscopeCam
 AnyCamConfig = CamConfig | ModelscopeCamConfig
@@ -62,8 +62,7 @@ def empty_cam(
 
 def build_cam(make: Callable[..., AnyCamNetwork], tensors: Mapping[str, Tensor], config: AnyCamConfig) -> StreamingCam:
     """STREAMING_CAM from the tensors of a network of class `make`, keyed as there, loaded strictly."""
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    network = empty_cam(make, config, stored_dtype(tensors), parameters)
+    network = empty_cam(make, config, stored_dtype(tensors), parameter_count(tensors))
     load_strict(network, tensors, "the CAM network")
     return StreamingCam(managed(network, mm.get_torch_device(), mm.unet_offload_device()))
 

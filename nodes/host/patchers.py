@@ -8,13 +8,16 @@ from typing import Any
 import comfy.model_management as mm
 import comfy.model_patcher
 import torch
+from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from comfy.sd import VAE
+from comfy.supported_models_base import BASE
 from torch import Tensor, nn
 
 from ...streaming_core.loop.sampler import StepMemory
 from ...streaming_core.models.layers import Device, Operations
+from ...streaming_core.models.registry import compare_keys, shapes_of
 
 
 def managed(network: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
@@ -58,9 +61,35 @@ class HostNetwork(nn.Module):
         return executor.execute(x, timesteps, context, control, transformer_options, **conds)
 
 
-def assign_option(patcher: ModelPatcher) -> dict[str, bool]:
-    """Dynamic patchers want weights assigned, not copied; older hosts do not know the option."""
-    return {"assign": patcher.is_dynamic()} if hasattr(patcher, "is_dynamic") else {}
+def choose_dtype(
+    model_config: BASE, weight_dtype: torch.dtype, parameters: int, keep_in: torch.dtype | None = None
+) -> torch.dtype:
+    """Let the host choose, as for a file, in which types a model keeps and computes; returns that of the weights.
+
+    `keep_in` is the type of the weights instead of the host's choice.
+    """
+    supported = list(model_config.supported_inference_dtypes)
+    dtype = keep_in or mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype)
+    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
+    return dtype
+
+
+def load_model(model: BaseModel, tensors: Mapping[str, Tensor], what: str) -> ModelPatcher:
+    """MODEL: `model` under the host's patcher, with `tensors`, keyed as in its network, loaded strictly.
+
+    `what` names the network in errors. Raises `IncompleteCheckpointError`.
+    """
+    compare_keys(shapes_of(model.diffusion_model.state_dict()), shapes_of(tensors), what)
+    patcher = managed(model, mm.get_torch_device(), mm.unet_offload_device())
+    # Dynamic patchers want weights assigned, not copied; older hosts do not know the option.
+    assign = {"assign": patcher.is_dynamic()} if hasattr(patcher, "is_dynamic") else {}
+    model.load_model_weights(dict(tensors), "", **assign)
+    return patcher
+
+
+def parameter_count(tensors: Mapping[str, Tensor]) -> int:
+    """How many numbers `tensors` hold."""
+    return sum(tensor.numel() for tensor in tensors.values())
 
 
 def stored_dtype(tensors: Mapping[str, Tensor]) -> torch.dtype:

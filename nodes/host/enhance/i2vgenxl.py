@@ -28,10 +28,10 @@ from ....streaming_core.enhance.settings import EnhanceSettings
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.i2vgenxl.detect import I2VGenXLConfig, detect
 from ....streaming_core.models.i2vgenxl.network import I2VGenXL, position_ramp
-from ....streaming_core.models.registry import compare_keys, shapes_of
+from ....streaming_core.models.registry import shapes_of
 from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, noise_per_signal
 from ..encoders import PerVideo
-from ..patchers import HostNetwork, assign_option, managed, stored_dtype
+from ..patchers import HostNetwork, choose_dtype, load_model, parameter_count, stored_dtype
 
 IMAGE_EMBEDDING = "streamingt2v_image_embedding"
 """Key of a CONDITIONING's options: CLIP embedding of the condition image, `[1, 1, width]`; zeros when absent."""
@@ -161,9 +161,7 @@ def empty_i2vgenxl(
     `keep_in` is the type of the weights instead of the host's choice.
     """
     model_config = I2VGenXLHostConfig({"config": config})
-    supported = list(model_config.supported_inference_dtypes)
-    dtype = keep_in or mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=stored)
-    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
+    dtype = choose_dtype(model_config, stored, parameters, keep_in)
     return I2VGenXLModel(model_config, device or mm.unet_inital_load_device(parameters, dtype), network)
 
 
@@ -176,12 +174,8 @@ def build_i2vgenxl(
     Raises `WrongCheckpointError`, which says what the file is instead, and `IncompleteCheckpointError`.
     """
     config = detect(shapes_of(tensors), source, norm_groups)
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    model = empty_i2vgenxl(config, stored_dtype(tensors), parameters, keep_in)
-    compare_keys(shapes_of(model.diffusion_model.state_dict()), shapes_of(tensors), "I2VGen-XL")
-    patcher = managed(model, mm.get_torch_device(), mm.unet_offload_device())
-    model.load_model_weights(dict(tensors), "", **assign_option(patcher))
-    return patcher
+    model = empty_i2vgenxl(config, stored_dtype(tensors), parameter_count(tensors), keep_in)
+    return load_model(model, tensors, "I2VGen-XL")
 
 
 def frugal(model: ModelPatcher) -> ModelPatcher:

@@ -28,9 +28,8 @@ from ....streaming_core.models.layers import Device
 from ....streaming_core.models.modelscope.apm import join_context
 from ....streaming_core.models.modelscope.config import UNet3DConfig
 from ....streaming_core.models.modelscope.unet import VideoUNet
-from ....streaming_core.models.registry import compare_keys, shapes_of
 from ..encoders import PerVideo
-from ..patchers import HostNetwork, assign_option, managed, stored_dtype
+from ..patchers import HostNetwork, choose_dtype, load_model, parameter_count, stored_dtype
 
 log = logging.getLogger(__name__)
 
@@ -153,9 +152,7 @@ def empty_modelscope(
     `keep_in` is the type of the weights instead of the host's choice.
     """
     model_config = ModelscopeModelConfig({"config": config})
-    supported = list(model_config.supported_inference_dtypes)
-    dtype = keep_in or mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype)
-    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
+    dtype = choose_dtype(model_config, weight_dtype, parameters, keep_in)
     return model_class(model_config, device=device or mm.unet_inital_load_device(parameters, dtype))
 
 
@@ -167,10 +164,6 @@ def build_modelscope(
     keep_in: torch.dtype | None = None,
 ) -> ModelPatcher:
     """MODEL from a UNet's tensors, keyed as in `VideoUNet`; loaded strictly. `what` names the network in errors."""
-    parameters = sum(tensor.numel() for tensor in tensors.values())
+    parameters = parameter_count(tensors)
     model = empty_modelscope(config, stored_dtype(tensors), parameters, model_class=model_class, keep_in=keep_in)
-    compare_keys(shapes_of(model.diffusion_model.state_dict()), shapes_of(tensors), what)
-    patcher = managed(model, mm.get_torch_device(), mm.unet_offload_device())
-    # Dynamic patchers want weights assigned, not copied; older hosts do not know the option.
-    model.load_model_weights(dict(tensors), "", **assign_option(patcher))
-    return patcher
+    return load_model(model, tensors, what)

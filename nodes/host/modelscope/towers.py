@@ -24,6 +24,7 @@ from ....streaming_core.models.modelscope.config import TextEncoderConfig
 from ....streaming_core.models.modelscope.vae_names import rename_vae
 from ....streaming_core.models.registry import compare_keys, shapes_of
 from ....streaming_core.models.towers import VaeConfig
+from ..patchers import parameter_count
 from ..vae import autoencoder_params
 
 
@@ -102,7 +103,7 @@ def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig)
     host does with all layers and "penultimate", this does with the layers that the file has.
     """
     target = comfy.supported_models_base.ClipTarget(SD2Tokenizer, text_tower_class(config))
-    parameters = sum(tensor.numel() for tensor in tensors.values())
+    parameters = parameter_count(tensors)
     clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=parameters)
     tower = clip.cond_stage_model.clip_h.transformer
     tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}

@@ -24,10 +24,10 @@ from comfy.sd import VAE
 from torch import Tensor
 
 from ....streaming_core.models.layers import Device
-from ....streaming_core.models.registry import compare_keys, load_strict, shapes_of
+from ....streaming_core.models.registry import load_strict
 from ....streaming_core.models.streamingsvd.config import VideoUNetConfig
 from ....streaming_core.models.towers import VaeConfig
-from ..patchers import assign_option, managed, stored_dtype
+from ..patchers import choose_dtype, load_model, managed, parameter_count, stored_dtype
 from ..vae import autoencoder_params
 
 
@@ -75,9 +75,7 @@ def empty_video_unet(
     """
     model_config = comfy.supported_models.SVD_img2vid(host_unet_config(config))
     model_config.unet_config["num_head_channels"] = config.head_width
-    supported = list(model_config.supported_inference_dtypes)
-    dtype = mm.unet_dtype(model_params=parameters, supported_dtypes=supported, weight_dtype=weight_dtype)
-    model_config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, mm.get_torch_device(), supported))
+    dtype = choose_dtype(model_config, weight_dtype, parameters)
     model = model_config.get_model({}, "", device=device or mm.unet_inital_load_device(parameters, dtype))
     # fps, motion bucket and augmentation share the vector equally; 256 each at full size.
     model.embedder = Timestep(config.vector_width // 3)
@@ -86,12 +84,8 @@ def empty_video_unet(
 
 def build_video_unet(tensors: Mapping[str, Tensor], config: VideoUNetConfig) -> ModelPatcher:
     """MODEL: the host's SVD model under its patcher, loaded strictly. `tensors` are keyed without the UNet prefix."""
-    parameters = sum(tensor.numel() for tensor in tensors.values())
-    model = empty_video_unet(config, stored_dtype(tensors), parameters)
-    compare_keys(shapes_of(model.diffusion_model.state_dict()), shapes_of(tensors), "the video UNet")
-    patcher = managed(model, mm.get_torch_device(), mm.unet_offload_device())
-    model.load_model_weights(dict(tensors), "", **assign_option(patcher))
-    return patcher
+    model = empty_video_unet(config, stored_dtype(tensors), parameter_count(tensors))
+    return load_model(model, tensors, "the video UNet")
 
 
 class SplitAutoencoder(AutoencodingEngine):
