@@ -13,7 +13,7 @@ from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError, SettingsError
 from streaming_core.frames import TensorFrames
-from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.plan import Beginning, VideoPlan
 from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import start_video, state_after_first, video_chunks
@@ -184,6 +184,18 @@ def test_a_second_perturb_tail_sets_the_level():
     )
     assert twice.identity() == once.identity()
     assert all(torch.equal(a, b) for a, b in zip(made(twice, 6), made(once, 6), strict=True))
+
+
+@pytest.mark.parametrize("space", ["lab", "latent"])
+def test_a_color_anchor_may_come_with_a_later_step(space, caplog):
+    """Stream Chunk takes another chunk sampler than Start Video; then its first chunk is what the rest is kept at."""
+    caplog.set_level("INFO")
+    plan = VideoPlan(FRAMES + 12 * (FRAMES - OVERLAP), FRAMES, OVERLAP, beginning=Beginning(image()))
+    state, _ = start_video(plan, Drifting())
+    made = [frames for _, frames in video_chunks(state, ColorAnchor(Drifting(), space=space))]
+    assert len(made) == 12 and "chunk 1 is the first with a Color Anchor" in caplog.text
+    if space == "lab":
+        assert (color_of(made[-1]) - color_of(made[0])).norm() < 2
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["next to it", "a Perturb Tail between"])
