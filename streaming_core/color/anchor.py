@@ -57,13 +57,17 @@ class ColorAnchor(WrappedSampler):
         result = self.inner.next_chunk(chunk, state)
         if not self.strength or CUT in state.carry:
             return result
-        small = torch.cat([state.carry[LAST], small_frames(result.frames)])
+        small = small_frames(result.frames)
+        if LAST in state.carry:
+            small = torch.cat([state.carry[LAST], small])
+        else:
+            log.info("chunk %d is the first with a Color Anchor: colors are kept at those of this one", chunk.index)
         result = replace(result, carry={**result.carry, LAST: small[-1:]})
         if has_cut(small, self.cut_threshold):
             log.info("scene cut in chunk %d: colors are left as they are from here on", chunk.index)
             return replace(result, carry={**result.carry, CUT: torch.ones(1)})
         if REFERENCE not in state.carry:
-            # A first chunk without latents cannot be the anchor of latents; the next one is.
+            # A first chunk without latents cannot be the anchor of latents, nor one that was made without this one.
             reference = self._reference(result)
             return result if reference is None else replace(result, carry={**result.carry, REFERENCE: reference})
         return self._corrected(result, chunk, state)

@@ -13,7 +13,7 @@ from streaming_core.color.drift import lab_to_srgb
 from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError, SettingsError
 from streaming_core.frames import TensorFrames
-from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.plan import Beginning, VideoPlan
 from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import start_video, state_after_first, video_chunks
@@ -188,6 +188,18 @@ def test_a_second_perturb_tail_sets_the_level():
     assert off.identity() == Drifting().identity()
     held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(0.1)
     assert PerturbTail.execute(held, 0.0).args[0].held_noise == 0
+
+
+@pytest.mark.parametrize("space", ["lab", "latent"])
+def test_a_color_anchor_may_come_with_a_later_step(space, caplog):
+    """Stream Chunk takes another chunk sampler than Start Video; then its first chunk is what the rest is kept at."""
+    caplog.set_level("INFO")
+    plan = VideoPlan(FRAMES + 12 * (FRAMES - OVERLAP), FRAMES, OVERLAP, beginning=Beginning(image()))
+    state, _ = start_video(plan, Drifting())
+    made = [frames for _, frames in video_chunks(state, ColorAnchor(Drifting(), space=space))]
+    assert len(made) == 12 and "chunk 1 is the first with a Color Anchor" in caplog.text
+    if space == "lab":
+        assert (color_of(made[-1]) - color_of(made[0])).norm() < 2
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["next to it", "a Perturb Tail between"])
