@@ -18,7 +18,7 @@ from .drift import LEAST_LAB, Reference, find_correction, has_cut, lab_planes, m
 
 log = logging.getLogger(__name__)
 COLOR_SPACES = ("lab", "latent")
-REFERENCE, CUT, LAST = "color_anchor.reference", "color_anchor.cut", "color_anchor.last"
+CUT, LAST = "color_anchor.cut", "color_anchor.last"
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,12 @@ class ColorAnchor(WrappedSampler):
     def carry(self, first: ChunkResult) -> Mapping[str, Tensor]:
         kept = {**self.inner.carry(first), LAST: small_frames(first.frames[-1:])}
         reference = self._reference(first)
-        return kept if reference is None else {**kept, REFERENCE: reference}
+        return kept if reference is None else {**kept, self._reference_key: reference}
+
+    @property
+    def _reference_key(self) -> str:
+        # Steps of one video may use anchors of different spaces, whose references are of different sizes.
+        return f"color_anchor.reference.{self.space}"
 
     def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
         result = self.inner.next_chunk(chunk, state)
@@ -60,16 +65,17 @@ class ColorAnchor(WrappedSampler):
         small = small_frames(result.frames)
         if LAST in state.carry:
             small = torch.cat([state.carry[LAST], small])
-        else:
-            log.info("chunk %d is the first with a Color Anchor: colors are kept at those of this one", chunk.index)
         result = replace(result, carry={**result.carry, LAST: small[-1:]})
         if has_cut(small, self.cut_threshold):
             log.info("scene cut in chunk %d: colors are left as they are from here on", chunk.index)
             return replace(result, carry={**result.carry, CUT: torch.ones(1)})
-        if REFERENCE not in state.carry:
+        if self._reference_key not in state.carry:
             # A first chunk without latents cannot be the anchor of latents, nor one that was made without this one.
             reference = self._reference(result)
-            return result if reference is None else replace(result, carry={**result.carry, REFERENCE: reference})
+            if reference is None:
+                return result
+            log.info("Color Anchor: colors are kept at those of chunk %d, the first that it can measure", chunk.index)
+            return replace(result, carry={**result.carry, self._reference_key: reference})
         return self._corrected(result, chunk, state)
 
     def _reference(self, result: ChunkResult) -> Tensor | None:
@@ -78,7 +84,7 @@ class ColorAnchor(WrappedSampler):
         return None if result.latents is None else Reference.of(measure(_rows(result.latents))).to_tensor()
 
     def _corrected(self, result: ChunkResult, chunk: Chunk, state: VideoState) -> ChunkResult:
-        reference = Reference.from_tensor(state.carry[REFERENCE].to("cpu"))
+        reference = Reference.from_tensor(state.carry[self._reference_key].to("cpu"))
         if self.space == "lab":
             found = find_correction(measure(lab_planes(result.frames)), reference, chunk.index, self.strength)
             return replace(result, frames=found.apply_to_frames(result.frames))

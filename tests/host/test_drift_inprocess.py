@@ -197,9 +197,16 @@ def test_a_color_anchor_may_come_with_a_later_step(space, caplog):
     plan = VideoPlan(FRAMES + 12 * (FRAMES - OVERLAP), FRAMES, OVERLAP, beginning=Beginning(image()))
     state, _ = start_video(plan, Drifting())
     made = [frames for _, frames in video_chunks(state, ColorAnchor(Drifting(), space=space))]
-    assert len(made) == 12 and "chunk 1 is the first with a Color Anchor" in caplog.text
+    assert len(made) == 12 and "colors are kept at those of chunk 1, the first" in caplog.text
     if space == "lab":
         assert (color_of(made[-1]) - color_of(made[0])).norm() < 2
+
+
+def test_steps_may_anchor_colors_in_different_spaces():
+    plan = VideoPlan(FRAMES + 6 * (FRAMES - OVERLAP), FRAMES, OVERLAP, beginning=Beginning(image()))
+    state, _ = start_video(plan, ColorAnchor(Drifting(), space="latent"))
+    made = [frames for _, frames in video_chunks(state, ColorAnchor(Drifting(), space="lab"))]
+    assert len(made) == 6 and (color_of(made[-1]) - color_of(made[0])).norm() < 2
 
 
 @pytest.mark.parametrize("between", [False, True], ids=["next to it", "a Perturb Tail between"])

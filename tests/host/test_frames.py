@@ -139,6 +139,8 @@ def test_a_variable_rate_becomes_an_even_one(tmp_path):
     assert numbers(stream) == [
         max(number for number, time in enumerate(times) if time <= 1000 * index / fps + 1) for index in range(count)
     ]
+    direct = streams.as_stream(video(path), 24.0)
+    assert float(direct.fps) == fps and numbers(direct) == numbers(stream), "wired to a node that takes any frames"
 
 
 @trims

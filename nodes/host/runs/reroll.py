@@ -94,7 +94,8 @@ def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> Fram
                 maker.make(index, seed)
                 mm.soft_empty_cache()
         if same:
-            log.info("run %s: %d chunks have this seed already; change the seed for other takes", run_name, same)
+            what = f"{same} chunk" + "s" * (same > 1)
+            log.info("run %s: %s had the seed already; change the seed for other takes", run_name, what)
         hand_out(OWNER, run.manifest.name, plan.num_chunks)
         return run.frames_stream(plan.num_frames)
 

@@ -29,7 +29,10 @@ IMAGE_SHARE = 0.9
 
 
 def as_stream(video: Any, fps: Fraction | float) -> FrameStream:
-    """FRAME_STREAM, VIDEO or IMAGE as a stream; files are read in slices. `fps` is the rate of an IMAGE."""
+    """FRAME_STREAM, VIDEO or IMAGE as a stream; files are read in slices. `fps` is the rate of an IMAGE.
+
+    A file whose frames are spaced unevenly is as in `stream_and_audio`.
+    """
     if isinstance(video, FrameStream):
         return video
     if isinstance(video, Tensor):
@@ -38,7 +41,7 @@ def as_stream(video: Any, fps: Fraction | float) -> FrameStream:
         raise FrameError(f"frames must be a frame stream, a video or images, got {type(video).__name__}")
     file = video_file(video)
     if file is not None:
-        return trimmed_file(file, video)
+        return trimmed_file(_evenly_spaced(file, 0), video)
     components = video.get_components()
     return TensorFrames(components.images, components.frame_rate)
 
@@ -55,11 +58,14 @@ def stream_and_audio(
         components = video.get_components()
         stream = TensorFrames(components.images, components.frame_rate)
         return (ResampledFrames(stream, as_rate(fps)) if fps else stream), components.audio
-    if fps or file.variable_rate:
-        file = file.at_rate(fps or file.fps)
+    file = _evenly_spaced(file, fps)
     start, seconds = trim_window(video)
     audio = FileAudio(AudioTrack.from_file(file.path, start, seconds or None)) if file.has_audio else None
     return trimmed_file(file, video), audio
+
+
+def _evenly_spaced(file: VideoFrames, fps: Fraction | float) -> VideoFrames:
+    return file.at_rate(fps or file.fps) if fps or file.variable_rate else file
 
 
 def video_file(video: Input.Video) -> VideoFrames | None:
