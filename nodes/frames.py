@@ -56,7 +56,8 @@ class StreamFromVideo(io.ComfyNode):
             display_name="Stream from Video",
             category=CATEGORY,
             description="Reads a video of any length in slices, so that only a few frames are in memory at a time. "
-            "Incomplete or damaged files are refused before any work begins.",
+            "Files that are cut off are refused before any work begins; where frames are damaged, the last whole one "
+            "is shown and the log names them.",
             search_aliases=["load video", "read video", "vfr", "frame rate"],
             inputs=[
                 io.Video.Input("video", tooltip="Video from Load Video (trimmed ones too) or Create Video."),
@@ -67,8 +68,15 @@ class StreamFromVideo(io.ComfyNode):
                     max=1000.0,
                     step=0.001,
                     tooltip="Frames per second of the stream; frames are repeated or dropped, and the length in "
-                    "seconds stays the same. 0: read every frame once; a variable frame rate becomes its average, "
-                    "evenly spaced.",
+                    "seconds stays the same. 0: the video's own rate; where it varies, the usual one between its "
+                    "frames: pauses stay as long as they are.",
+                ),
+                io.Boolean.Input(
+                    "deinterlace",
+                    default=False,
+                    optional=True,
+                    tooltip="Removes the combs of interlaced video (DV, DVD, broadcast): frames that are marked as "
+                    "interlaced become whole images. The log says when a video needs it.",
                 ),
             ],
             outputs=[
@@ -82,8 +90,8 @@ class StreamFromVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video, fps):
-        frames, audio = stream_and_audio(video, fps)
+    def execute(cls, video, fps, deinterlace=False):
+        frames, audio = stream_and_audio(video, fps, deinterlace)
         return io.NodeOutput(frames, audio, len(frames), float(frames.fps))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from .audio import AudioTrack
 from .codecs import CODECS, check_quality
+from .decoder import close_idle_decoders
 from .sinks import read_ahead, to_tensor, write_png_folder
 from .stream import FrameStream, JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
-from .video_read import VideoFrames, close_idle_decoders
+from .video_read import VideoFrames
 from .video_write import VideoInfo, VideoWriter, write_video
 
 __all__ = [

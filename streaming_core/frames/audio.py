@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -15,13 +15,16 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from ..errors import SettingsError, VideoReadError, VideoWriteError
-from .media import audio_stream, time_base
+from .audio_layouts import MOST_CHANNELS, USUAL_LAYOUTS, decoder_of, layout_of, takes
+from .media import RecordingClock, audio_stream, decoded, time_base, video_stream
 
-_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
-_MOST_CHANNELS = max(_LAYOUTS)
 _SAMPLES = "flt"
 """Frames are packed: PyAV reads beyond planar frames of eight channels and more, which kills the process."""
 _SPECIAL_RATES = {"libopus": (48000,)}
+_GAP = Fraction(1, 100)
+"""From so many seconds on, times that leave the line of the samples are a gap or an overlap, not rounding."""
+_LONGEST_GAP = 600
+"""A silence longer than this, in seconds, comes from a damaged time and not from a pause."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +36,8 @@ class AudioTrack:
         layout: name of the channel layout ("mono", "stereo", "5.1" ...).
         start: seconds of the file that are left out.
         seconds: where the audio ends at the latest, counted from there; None: with the file.
+        origin: the file's time that `start` is counted from, in seconds; None: that of its first video frame.
+        jumps: of recordings whose clock starts anew, see `VideoIndex.jumps`.
     """
 
     sample_rate: int
@@ -41,6 +46,8 @@ class AudioTrack:
     start: Fraction = Fraction(0)
     seconds: Fraction | None = None
     waveform: torch.Tensor | None = field(default=None, repr=False)
+    origin: Fraction | None = None
+    jumps: tuple[Fraction, ...] = ()
 
     @classmethod
     def from_waveform(cls, waveform: torch.Tensor, sample_rate: int) -> AudioTrack:
@@ -51,14 +58,14 @@ class AudioTrack:
         """
         if waveform.ndim == 3 and waveform.shape[0] == 1:
             waveform = waveform[0]
-        if waveform.ndim != 2 or waveform.shape[0] not in _LAYOUTS:
+        if waveform.ndim != 2 or waveform.shape[0] not in USUAL_LAYOUTS:
             raise SettingsError(
-                f"audio must be one waveform [channels, samples] with 1 to {_MOST_CHANNELS} channels, got shape "
+                f"audio must be one waveform [channels, samples] with 1 to {MOST_CHANNELS} channels, got shape "
                 f"{tuple(waveform.shape)}"
             )
         if sample_rate < 1:
             raise SettingsError(f"audio needs a positive sample rate, got {sample_rate}")
-        return cls(int(sample_rate), _LAYOUTS[waveform.shape[0]], waveform=waveform)
+        return cls(int(sample_rate), USUAL_LAYOUTS[waveform.shape[0]], waveform=waveform)
 
     @classmethod
     def from_file(
@@ -78,8 +85,8 @@ class AudioTrack:
             with av.open(os.fspath(path)) as container:
                 audio = _audio_stream(container, path)
                 context, limit = audio.codec_context, None if seconds is None else Fraction(seconds)
-                layout = _named(context.layout, path)
-                return cls(context.sample_rate, layout, os.fspath(path), Fraction(start_seconds), limit)
+                layout = layout_of(context, path)
+                return cls(context.sample_rate, layout.name, os.fspath(path), Fraction(start_seconds), limit)
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(f"the audio of {path} cannot be read: {error}") from error
 
@@ -92,8 +99,8 @@ class AudioTrack:
         """The channel layout an encoder gets: the source's own if it can, else the usual one of as many channels, else
         stereo.
         """
-        own = [self.layout, _LAYOUTS[len(av.AudioLayout(self.layout).channels)]]
-        return next((layout for layout in own if _takes(encoder, layout, self.rate_for(encoder))), "stereo")
+        own = [self.layout, USUAL_LAYOUTS[len(av.AudioLayout(self.layout).channels)]]
+        return next((layout for layout in own if takes(encoder, layout, self.rate_for(encoder))), "stereo")
 
     def blocks(self, sample_rate: int, layout: str | None = None) -> Generator[np.ndarray, None, None]:
         """The samples at `sample_rate` as float32 blocks `[C, n]`; ends where the source or `seconds` ends.
@@ -143,28 +150,33 @@ class AudioTrack:
         return _frame_of(samples, self.layout, self.sample_rate, position)
 
     def _file_frames(self, path: str) -> Generator[av.AudioFrame, None, None]:
-        """Frames from the start on; silence before a late first sample, samples before the start cut off."""
+        """Frames from the start on; silence where the file has none, samples before the start and overlaps cut off."""
         try:
             with av.open(path) as container:
                 audio = _audio_stream(container, path)
-                origin = _start_of(container.streams.video[0] if container.streams.video else audio)
-                begin = origin + self.start
-                if self.start > 0:
+                begin = (_start_of(container, audio, path) if self.origin is None else self.origin) + self.start
+                if self.start > 0 and not self.jumps:
                     container.seek(int(begin / time_base(audio)), stream=audio)
+                layout = layout_of(audio.codec_context, path)
+                decoder = decoder_of(audio.codec_context, layout)
+                clock = RecordingClock(container, time_base(audio), self.jumps)
                 to_float = av.AudioResampler(format=_SAMPLES, layout=self.layout, rate=self.sample_rate)
                 position = 0
-                late: int | None = None
-                for frame in container.decode(audio):
-                    if late is None and frame.pts is not None:
-                        late = round((frame.pts * time_base(frame) - begin) * self.sample_rate)
-                        if late > 0:
-                            yield self._frame(np.zeros((len(audio.codec_context.layout.channels), late), np.float32), 0)
-                            position = late
+                for frame in decoded(container, audio, context=decoder):
+                    start = position
+                    if frame.pts is not None:
+                        start = round((clock.seconds(frame.pts) - begin) * self.sample_rate)
                     for piece in to_float.resample(frame):
-                        samples = _samples_of(piece)
-                        if late is not None and late < 0:
-                            cut = min(-late, samples.shape[1])
-                            samples, late = samples[:, cut:], late + cut
+                        samples = layout.sorted(_samples_of(piece))
+                        gap = start - position
+                        rounding = position > 0 and abs(gap) < _GAP * self.sample_rate
+                        if rounding or gap > _LONGEST_GAP * self.sample_rate:
+                            gap = 0
+                        start += samples.shape[1]
+                        for length in _seconds_of(gap, self.sample_rate):
+                            yield self._frame(np.zeros((len(samples), length), np.float32), position)
+                            position += length
+                        samples = samples[:, max(0, -gap) :]
                         if samples.shape[1]:
                             yield self._frame(np.ascontiguousarray(samples), position)
                             position += samples.shape[1]
@@ -172,34 +184,17 @@ class AudioTrack:
             raise VideoReadError(f"the audio of {path} cannot be read: {error}") from error
 
 
+def _seconds_of(gap: int, rate: int) -> Iterator[int]:
+    """A gap of so many samples in parts of a second."""
+    for first in range(0, gap, rate):
+        yield min(rate, gap - first)
+
+
 def _audio_stream(container: InputContainer, path: str | os.PathLike[str]) -> av.AudioStream:
     audio = audio_stream(container)
     if audio is None:
         raise VideoReadError(f"{path} has no audio to carry over")
     return audio
-
-
-def _named(layout: av.AudioLayout, path: str | os.PathLike[str]) -> str:
-    """The name of a file's layout; files that only count their channels have the usual one of as many."""
-    channels = len(layout.channels)
-    if channels > _MOST_CHANNELS:
-        raise VideoReadError(f"{path} has audio with {channels} channels; convert it to at most {_MOST_CHANNELS}")
-    return av.AudioLayout(f"{channels}c").name if layout.name.endswith(" channels") else layout.name
-
-
-def _takes(encoder: str, layout: str, rate: int) -> bool:
-    """Whether an encoder opens with this layout. Not every codec lists what it takes, so it is asked."""
-    try:
-        context = av.CodecContext.create(encoder, "w")
-        if not isinstance(context, av.AudioCodecContext):
-            return False
-        formats = context.codec.audio_formats or [av.AudioFormat("fltp")]
-        context.layout, context.sample_rate, context.format = layout, rate, formats[0]
-        context.time_base = Fraction(1, rate)
-        context.open()
-    except (av.FFmpegError, ValueError):
-        return False
-    return True
 
 
 def _samples_of(frame: av.AudioFrame) -> np.ndarray:
@@ -216,8 +211,13 @@ def _frame_of(samples: np.ndarray, layout: str, rate: int, position: int) -> av.
     return frame
 
 
-def _start_of(stream: Stream) -> Fraction:
-    return Fraction(0) if stream.start_time is None else stream.start_time * time_base(stream)
+def _start_of(container: InputContainer, audio: av.AudioStream, path: str) -> Fraction:
+    """The time of the first video frame, or of the audio where there is no video."""
+    try:
+        first: Stream = video_stream(container, path)
+    except VideoReadError:
+        first = audio
+    return Fraction(0) if first.start_time is None else first.start_time * time_base(first)
 
 
 class AudioFeed:

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import struct
-from dataclasses import dataclass
-from typing import cast
-
 import av
 import numpy as np
 import torch
-from av.sidedata.sidedata import SideDataContainer
-from av.sidedata.sidedata import Type as SideDataType
 
 from ..errors import FrameError
 from .stream import to_rgb
@@ -19,37 +12,9 @@ from .stream import to_rgb
 # Codes of ITU-T H.273 as FFmpeg numbers them.
 BT709 = 1
 LIMITED_RANGE, FULL_RANGE = 1, 2
-# How swscale's matrices are called by PyAV, from the code in the stream.
-# Untagged images are read as BT.601, which is what FFmpeg and the host do with them.
-_MATRICES = {1: "itu709", 4: "fcc", 5: "itu601", 6: "itu601", 7: "smpte240m"}
 # Some PyAV versions skip the matrix when both sides of a conversion name the same one. The side that is RGB has no
 # matrix, so it is given one that no video uses.
 _NO_MATRIX = "fcc"
-
-
-@dataclass(frozen=True)
-class Orientation:
-    """How a stored image is to be shown: first mirrored left to right (if so), then turned counter-clockwise."""
-
-    quarter_turns: int = 0
-    mirrored: bool = False
-
-
-UPRIGHT = Orientation()
-
-
-def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """The orientation in a frame's display matrix, to the nearest quarter turn."""
-    attached = cast(SideDataContainer, frame.side_data)  # which PyAV's own types take for a plain dictionary
-    for number in range(len(attached)):
-        data = attached[number]
-        if data.type == SideDataType.DISPLAYMATRIX:
-            a, b, _, c, d = struct.unpack("=9i", bytes(data)[:36])[:5]
-            mirrored = a * d - b * c < 0
-            if mirrored:
-                a, b = -a, -b
-            return Orientation(round(-math.degrees(math.atan2(b, a)) / 90) % 4, mirrored)
-    return UPRIGHT
 
 
 def quantize(frames: torch.Tensor, bits: int = 8) -> np.ndarray:
@@ -104,29 +69,3 @@ def to_video_frame(image: np.ndarray, pixel_format: str) -> av.VideoFrame:
     frame.colorspace = BT709
     frame.color_range = LIMITED_RANGE
     return frame
-
-
-def from_video_frame(frame: av.VideoFrame, orientation: Orientation = UPRIGHT) -> torch.Tensor:
-    """A decoded frame as float32 `[H, W, 3]` in 0..1, as it is to be shown.
-
-    The matrix and range stored with the frame are used; formats with more than 8 bits keep them; alpha is dropped.
-    """
-    fmt = frame.format
-    deep = max(component.bits for component in fmt.components) > 8
-    target = "rgb48le" if deep else "rgb24"
-    if fmt.is_rgb:
-        rgb = frame.reformat(format=target)
-    else:
-        full = frame.color_range == FULL_RANGE or fmt.name.startswith("yuvj")
-        rgb = frame.reformat(
-            format=target,
-            src_colorspace=_MATRICES.get(int(frame.colorspace), "itu601"),
-            dst_colorspace=_NO_MATRIX,
-            src_color_range=FULL_RANGE if full else LIMITED_RANGE,
-            dst_color_range=FULL_RANGE,
-        )
-    image = rgb.to_ndarray()
-    image = np.rot90(image[:, ::-1] if orientation.mirrored else image, orientation.quarter_turns)
-    if deep:
-        return torch.from_numpy(image.astype(np.float32)) / 65535
-    return torch.from_numpy(np.ascontiguousarray(image)).to(torch.float32) / 255

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from numbers import Rational
@@ -15,79 +17,87 @@ import numpy as np
 import torch
 
 from ..errors import VideoReadError
-from .media import audio_stream, video_stream
-from .pixels import Orientation, from_video_frame, orientation_of
+from .animated import WebpDecoder, find_webp, is_webp
+from .audio import AudioTrack
+from .decoder import FileDecoder, Source, borrow, give_back
+from .look import Look, look_of, notes_of
+from .media import Watch, audio_stream, decoded, video_stream
+from .rates import shown_at
 from .stream import FrameStream, as_rate
-from .video_index import VideoIndex, find_index, without_head
+from .video_index import VideoIndex, file_identity, find_index
 
-_MAX_IDLE_DECODERS = 4
+log = logging.getLogger(__name__)
+
+_HEAD_FRAMES = 96
+"""So many frames are tried for the first one that is whole: those before a recording's first keyframe are not."""
+_REMEMBERED = 16
 
 
 @dataclass(frozen=True, eq=False)
 class VideoFrames(FrameStream):
     """A video file as a stream; a cheap handle that can be pickled. Make it with `VideoFrames.open`.
 
-    Rotation stored with the video is applied. Colors follow the matrix and range stored in the file; untagged files
-    are read as BT.601 in limited range, which is what FFmpeg and the host do. Pixels are taken as square.
-    Reading on where the last read ended continues in the same decoder; other reads begin at the keyframe before.
+    Frames are shown as players show them: turned as the file says, in square pixels, in BT.709 colors and standard
+    dynamic range, transparent parts over black; `notes` says what was done. Untagged files of the sizes of SDTV are
+    read as BT.601, larger ones as BT.709. Frames that cannot be decoded show the last one that can, and are named in
+    the log. Reading on where the last read ended continues in the same decoder; other reads begin at the keyframe
+    before.
 
     Attributes:
-        path: the file; it must not change while the handle is in use.
+        source: the file; it must not change while the handle is in use.
+        look: how its images are shown.
         index: what is stored.
         resampled: whether frames are repeated and left out to give a constant `fps`, instead of each stored one once.
-        has_audio: whether `AudioTrack.from_file(path)` would find audio.
+        has_audio: whether `audio` gives any.
+        notes: what is shown otherwise than it is stored, and what is wrong with it, a sentence each.
     """
 
-    path: str
+    source: Source
     height: int
     width: int
     fps: Fraction
+    look: Look
     index: VideoIndex
     resampled: bool
     has_audio: bool
-    orientation: Orientation
-    identity: tuple[int, int]
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], fps: float | Rational | None = None) -> VideoFrames:
-        """Look through a file: counts its frames exactly and checks that the first and the last one decode.
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        fps: float | Rational | None = None,
+        *,
+        deinterlace: bool = False,
+        watch: Watch = lambda: None,
+    ) -> VideoFrames:
+        """Look through a file: counts its frames exactly and checks that the first one decodes.
 
         Args:
-            path: any video that PyAV reads.
-            fps: None gives the stored frames, each once, at their average rate, however they are spaced. A rate gives
-                a constant one: for each time the stored frame that is shown then, so that the length stays.
+            path: any video that PyAV reads, or an animated WebP.
+            fps: None gives the stored frames, each once, at their usual rate, however they are spaced. A rate gives a
+                constant one: for each time the stored frame that is shown then, so that the length stays.
+            deinterlace: whether frames that are marked as interlaced lose their combs.
+            watch: called now and then while the file is looked through; raises whatever means Cancel.
 
         Raises:
             VideoReadError: missing, cut off, damaged, or without video.
             SettingsError: no sensible rate.
         """
         path = os.path.abspath(os.fspath(path))
+        watch()
         try:
-            identity = _identity(path)
-            with av.open(path) as container:
-                stream = video_stream(container, path)
-                index = find_index(container, stream, path)
-                has_audio = audio_stream(container) is not None
+            file = _remembered(
+                (path, file_identity(path), deinterlace), lambda: _look_through(path, deinterlace, watch)
+            )
         except (av.FFmpegError, OSError) as error:
             raise VideoReadError(_unreadable(path, error)) from error
-        decoder = _Decoder(path, identity)
-        try:
-            first = decoder.first_frame()
-            orientation = orientation_of(first)
-            height, width = first.height, first.width
-            if orientation.quarter_turns % 2:
-                height, width = width, height
-            # Leading frames may refer to a part which was cut away.
-            if index.pts.size and first.pts is not None and first.pts > index.pts[0]:
-                index = without_head(index, first.pts)
-            for _ in decoder.frames([index.num_frames - 1], index):
-                pass  # a file that is cut off fails here, not hours later
-        except (av.FFmpegError, OSError) as error:
-            raise VideoReadError(_unreadable(path, error)) from error
-        finally:
-            decoder.close()
-        rate = index.rate if fps is None else as_rate(fps)
-        return cls(path, height, width, rate, index, fps is not None, has_audio, orientation, identity)
+        return file if fps is None else file.at_rate(fps)
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.source.path
 
     decodes = True
 
@@ -109,174 +119,130 @@ class VideoFrames(FrameStream):
             number = math.ceil(seconds * self.fps - Fraction(1, 10**6))
         else:
             ticks = math.ceil(seconds / self.index.time_base - Fraction(1, 10**6))
-            number = int(np.searchsorted(self.index.pts, self.index.pts[0] + ticks, side="left"))
+            number = int(np.searchsorted(self.index.times, ticks, side="left"))
         return min(max(number, 0), len(self))
 
-    def _stored_number(self, number: int) -> int:
-        """The stored frame that frame `number` of this stream shows."""
-        if not self.resampled:
-            return number
-        if self.index.variable:
-            ticks = math.ceil(number / self.fps / self.index.time_base)
-            stored = int(np.searchsorted(self.index.pts, self.index.pts[0] + ticks, side="right")) - 1
-        else:
-            stored = math.floor(number * self.index.rate / self.fps)
-        return min(stored, self.index.num_frames - 1)
+    def audio(self, start: Fraction | float = 0, seconds: Fraction | float | None = None) -> AudioTrack | None:
+        """The audio that goes with the frames from `start` seconds after the first one on; None where there is none.
+
+        seconds: how much of it at most; default up to its end.
+
+        Raises:
+            VideoReadError: it cannot be read.
+        """
+        if not self.has_audio:
+            return None
+        track = AudioTrack.from_file(self.path, start, seconds)
+        return replace(track, origin=self.index.start, jumps=self.index.jumps)
+
+    def stored(self, start: int, stop: int) -> torch.Tensor:
+        self._check_range(start, stop)
+        return self._images(start, stop, torch.float32 if self.look.deep else torch.uint8)
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
-        wanted = [self._stored_number(number) for number in range(start, stop)]
+        frames = self._images(start, stop, torch.float32)
+        return frames if self.look.deep else frames.div_(255)
+
+    def _images(self, start: int, stop: int, kind: torch.dtype) -> torch.Tensor:
+        """Frames as they are stored, in a tensor of any type: large ones in between would tear holes into memory."""
+        frames = torch.empty(stop - start, self.height, self.width, 3, dtype=kind)
+        if start == stop:
+            return frames
+        wanted = self._stored_numbers(start, stop)
         distinct = sorted(set(wanted))
-        frames = torch.empty(stop - start, self.height, self.width, 3)
         position = 0
-        decoder = _borrow(self.path, self.identity, distinct[0])
+        decoder = None
         try:
-            for stored, frame in zip(distinct, decoder.frames(distinct, self.index), strict=True):
-                image = from_video_frame(frame, self.orientation)
-                if image.shape != frames.shape[1:]:
-                    raise VideoReadError(
-                        f"{self.path} changes its size at frame {stored}, from {self.width}x{self.height} to "
-                        f"{image.shape[1]}x{image.shape[0]}; convert it to one size first"
-                    )
-                while position < len(wanted) and wanted[position] == stored:
+            decoder = borrow(self.source, distinct[0])
+            for number, image in zip(distinct, decoder.images(distinct, self.index, self.look), strict=True):
+                while position < len(wanted) and wanted[position] == number:
                     frames[position] = image
                     position += 1
         except (av.FFmpegError, OSError) as error:
-            decoder.close()
             raise VideoReadError(_unreadable(self.path, error)) from error
-        except BaseException:
-            decoder.close()
-            raise
-        if stop == len(self):
-            decoder.close()  # videos are read once; an open file could not be replaced on some systems
         else:
-            _give_back(decoder)
+            if stop < len(self):  # at its end a file is closed; an open one could not be replaced on some systems
+                kept, decoder = decoder, None
+                self._report(kept.damaged)
+                give_back(kept)
+            else:
+                self._report(decoder.damaged)
+        finally:
+            if decoder is not None:
+                decoder.close()
         return frames
 
+    def _stored_numbers(self, start: int, stop: int) -> list[int]:
+        """The stored frames that frames `start` to `stop` of this stream show."""
+        if not self.resampled:
+            return list(range(start, stop))
+        index = self.index
+        if index.variable:
+            return shown_at(index.times, index.time_base, index.rate, self.fps, range(start, stop))
+        grid = np.arange(index.num_frames)
+        return shown_at(grid, 1 / index.rate, index.rate, self.fps, range(start, stop))
 
-class _Decoder:
-    """An open file at some frame. Used by one thread at a time."""
-
-    def __init__(self, path: str, identity: tuple[int, int]) -> None:
-        if _identity(path) != identity:
-            raise VideoReadError(f"{path} was changed while it was in use; load it again")
-        self.path = path
-        self.identity = identity
-        self.next = 0
-        self._open()
-
-    def _open(self) -> None:
-        self._container = av.open(self.path)
-        self._stream = video_stream(self._container, self.path)
-        self._stream.thread_type = "AUTO"
-        self._decoded: Iterator[av.VideoFrame] = self._container.decode(self._stream)
-        self.next = 0
-
-    def close(self) -> None:
-        self._decoded = iter(())
-        self._container.close()
-
-    def first_frame(self) -> av.VideoFrame:
-        frame = next(self._decoded, None)
-        if frame is None:
-            raise VideoReadError(f"{self.path} has no frame that decodes; it is cut off or damaged")
-        self.next = 1
-        return frame
-
-    def frames(self, numbers: Sequence[int], index: VideoIndex) -> Iterator[av.VideoFrame]:
-        """The frames with these ascending numbers."""
-        self._go_to(numbers[0], index)
-        held: av.VideoFrame | None = None
-        for wanted in numbers:
-            retreats = 0
-            while held is None or self.next <= wanted:
-                held = next(self._decoded, None)
-                number = index.num_frames if held is None else self._number(held, index)
-                if number is None:
-                    continue
-                if number > wanted:  # decoding began too late, or the frame cannot be decoded at all
-                    retreats += 1
-                    self._retreat(wanted, retreats, index)
-                    held = None
-                    continue
-                self.next = number + 1
-            yield held
-
-    def _number(self, frame: av.VideoFrame, index: VideoIndex) -> int | None:
-        """Which stored frame this is; None for one that is not counted (before the start, or marked as not shown)."""
-        if not index.pts.size:
-            return self.next
-        if frame.pts is None:
-            return None
-        number = int(np.searchsorted(index.pts, frame.pts))
-        return number if number < index.num_frames and index.pts[number] == frame.pts else None
-
-    def _go_to(self, number: int, index: VideoIndex) -> None:
-        if not index.pts.size:
-            if number < self.next:
-                self.close()
-                self._open()
-            return
-        key = int(index.keys[max(0, int(np.searchsorted(index.keys, number, side="right")) - 1)])
-        if not self.next <= number or key > self.next:
-            self._seek(key, index)
-
-    def _retreat(self, number: int, times: int, index: VideoIndex) -> None:
-        """Begin earlier: one keyframe back, then two, four ...; from the very start at last."""
-        at = int(np.searchsorted(index.keys, number, side="right")) - 1
-        back = at - 2 ** (times - 1)
-        if not index.pts.size or at - 2 ** (times - 2) <= 0 < times - 1:  # the last try began at the start already
-            raise VideoReadError(
-                f"{self.path}: frame {number} of {index.num_frames} cannot be decoded; the file is damaged"
+    def _report(self, damaged: set[int]) -> None:
+        """Name the frames that could not be decoded, each once."""
+        new = sorted(number for number in damaged if (self.source, number) not in _reported)
+        damaged.clear()
+        if new:
+            _reported.update((self.source, number) for number in new)
+            log.warning(
+                "%s: frame %s cannot be decoded, the file is damaged there; the last frame before it that can is "
+                "shown instead",
+                self.path,
+                ", ".join(map(str, new)),
             )
-        if back > 0:
-            self._seek(int(index.keys[back]), index)
-        else:
-            self.close()
-            self._open()
-
-    def _seek(self, number: int, index: VideoIndex) -> None:
-        self._container.seek(int(index.pts[number]), stream=self._stream, backward=True)
-        self._decoded = self._container.decode(self._stream)
-        self.next = 0
 
 
-_idle: list[_Decoder] = []
-_idle_guard = threading.Lock()
+_reported: set[tuple[Source, int]] = set()
+_known: OrderedDict[tuple[str, tuple[int, int], bool], VideoFrames] = OrderedDict()
+_known_guard = threading.Lock()
 
 
-def _borrow(path: str, identity: tuple[int, int], number: int) -> _Decoder:
-    """An idle decoder of this file, the one that stands at `number` if there is one; else a new one."""
-    with _idle_guard:
-        fitting = [decoder for decoder in _idle if decoder.path == path and decoder.identity == identity]
-        if fitting:
-            best = min(fitting, key=lambda decoder: (decoder.next > number, abs(number - decoder.next)))
-            _idle.remove(best)
-            return best
-    try:
-        return _Decoder(path, identity)
-    except (av.FFmpegError, OSError) as error:
-        raise VideoReadError(_unreadable(path, error)) from error
+def _remembered(key: tuple[str, tuple[int, int], bool], look_through: Callable[[], VideoFrames]) -> VideoFrames:
+    """A file that was looked through lately is not looked through again, as long as it was not changed."""
+    with _known_guard:
+        if key in _known:
+            _known.move_to_end(key)
+            return _known[key]
+    file = look_through()
+    with _known_guard:
+        _known[key] = file
+        while len(_known) > _REMEMBERED:
+            _known.popitem(last=False)
+    return file
 
 
-def _give_back(decoder: _Decoder) -> None:
-    with _idle_guard:
-        _idle.append(decoder)
-        dropped = _idle.pop(0) if len(_idle) > _MAX_IDLE_DECODERS else None
-    if dropped is not None:
-        dropped.close()
+def _look_through(path: str, deinterlace: bool, watch: Watch) -> VideoFrames:
+    identity = file_identity(path)
+    if is_webp(path):
+        index, look = find_webp(path, watch)
+        source = Source(path, identity, WebpDecoder)
+        return VideoFrames(source, *look.shown_size, index.rate, look, index, False, False)
+    with av.open(path) as container:
+        first, all_alike = _first_frame(container, path)
+        look = look_of(first, video_stream(container, path))
+        notes = notes_of(look, first, deinterlace)
+    with av.open(path) as container:
+        index = find_index(container, video_stream(container, path), path, first.pts, watch)
+        has_audio = audio_stream(container) is not None
+    source = Source(path, identity, FileDecoder, deinterlace, all_alike)
+    return VideoFrames(source, *look.shown_size, index.rate, look, index, False, has_audio, notes)
 
 
-def close_idle_decoders() -> None:
-    """Close all video files that are kept open for the next read."""
-    with _idle_guard:
-        dropped, _idle[:] = list(_idle), []
-    for decoder in dropped:
-        decoder.close()
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_size, status.st_mtime_ns
+def _first_frame(container: av.container.InputContainer, path: str) -> tuple[av.VideoFrame, bool]:
+    """The first frame that is whole; or the very first one, and that all are marked as damaged."""
+    marked: av.VideoFrame | None = None
+    frames = decoded(container, video_stream(container, path))
+    for _, frame in zip(range(_HEAD_FRAMES), frames, strict=False):
+        if not frame.is_corrupt:
+            return frame, False
+        marked = marked or frame
+    if marked is None:
+        raise VideoReadError(f"{path} has no frame that decodes; it is cut off or damaged")
+    return marked, True
 
 
 def _unreadable(path: str, error: Exception) -> str:

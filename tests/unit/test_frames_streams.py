@@ -61,11 +61,12 @@ def test_join_and_trim_are_list_slices(lengths, bounds, data):
 
 
 @given(length=st.integers(1, 12), fps=st.sampled_from([1, 7, 23.976, 24, 25, 60]), bounds=ranges)
-def test_another_rate_shows_the_frame_of_each_time_and_keeps_the_length(length, fps, bounds):
+def test_another_rate_shows_the_nearest_frame_of_each_time_and_keeps_the_length(length, fps, bounds):
     source = video(length)
     stream = ResampledFrames(source, fps)
     assert abs(stream.seconds - source.seconds) <= Fraction(1, 2) / stream.fps or len(stream) == 1
-    shown = [min(int(number / stream.fps * 24), length - 1) for number in range(len(stream))]
+    early = Fraction(1, 2) / max(stream.fps, 24)
+    shown = [max(k for k in range(length) if Fraction(k, 24) < n / stream.fps + early) for n in range(len(stream))]
     assert torch.equal(whole(stream), source.images[shown])
     start, stop = (min(bound, len(stream)) for bound in bounds)
     assert torch.equal(stream.read(start, stop), source.images[shown][start:stop])

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
+import os
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
+import folder_paths
 import torch
 from torch import Tensor
 
+from ....streaming_core.atomic import atomic_write
 from ....streaming_core.errors import FrameError, SettingsError
 from ....streaming_core.frames import (
-    AudioTrack,
     FrameStream,
     ResampledFrames,
     TensorFrames,
@@ -23,6 +29,8 @@ from ....streaming_core.frames import (
 from ..compat import Input, InputImpl
 from ..progress import check_cancel
 from .audio import FileAudio
+
+log = logging.getLogger(__name__)
 
 IMAGE_SHARE = 0.9
 """How much of the free memory an IMAGE may take."""
@@ -47,35 +55,59 @@ def as_stream(video: Any, fps: Fraction | float) -> FrameStream:
 
 
 def stream_and_audio(
-    video: Input.Video, fps: Fraction | float
+    video: Input.Video, fps: Fraction | float, deinterlace: bool = False
 ) -> tuple[FrameStream, FileAudio | Mapping[str, Any] | None]:
     """A VIDEO at a constant rate, `fps` or (0) its own, and its AUDIO or None; files are read in slices.
 
-    A file whose frames are spaced unevenly gets its average rate: for each time the frame that is shown then.
+    A file whose frames are spaced unevenly gets its usual rate: for each time the frame that is shown then.
+
+    deinterlace: whether frames that are marked as interlaced lose their combs.
     """
-    file = video_file(video)
+    file = video_file(video, deinterlace)
     if file is None:
         components = video.get_components()
         stream = TensorFrames(components.images, components.frame_rate)
         return (ResampledFrames(stream, as_rate(fps)) if fps else stream), components.audio
     file = _evenly_spaced(file, fps)
-    start, seconds = trim_window(video)
-    audio = FileAudio(AudioTrack.from_file(file.path, start, seconds or None)) if file.has_audio else None
-    return trimmed_file(file, video), audio
+    first, stop = _part(file, video)
+    # From where the first frame is, not from where the cut was made: it may lie between two frames.
+    track = file.audio(first / file.fps, None if stop is None else (stop - first) / file.fps)
+    return trimmed_file(file, video), None if track is None else FileAudio(track)
 
 
 def _evenly_spaced(file: VideoFrames, fps: Fraction | float) -> VideoFrames:
     return file.at_rate(fps or file.fps) if fps or file.variable_rate else file
 
 
-def video_file(video: Input.Video) -> VideoFrames | None:
-    """The file behind a VIDEO; None where there is none, or where the host would show another part of its images."""
+def video_file(video: Input.Video, deinterlace: bool = False) -> VideoFrames | None:
+    """The file behind a VIDEO; None where there is none, or where the host would show another part of its images.
+
+    What is shown otherwise than it is stored is said in the log.
+    """
     source = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    if isinstance(source, io.BytesIO):
+        source = _spooled(source)
     if not isinstance(source, str):
         return None
-    file = VideoFrames.open(source)
-    # Cropped by a host that can; sorted, since the host's size does not know of rotation.
-    return file if sorted(video.get_dimensions()) == sorted((file.width, file.height)) else None
+    file = VideoFrames.open(source, deinterlace=deinterlace, watch=check_cancel)
+    # Cropped by a host that can. Its size knows neither of rotation nor of pixels that are not square.
+    stored = sorted((file.look.stored_height, file.look.stored_width))
+    if sorted(video.get_dimensions()) != stored:
+        return None
+    for note in file.notes:
+        log.warning("%s: %s", os.path.basename(source), note)
+    return file
+
+
+def _spooled(memory: io.BytesIO) -> str:
+    """A file that lies in memory as one in the host's temporary folder, named by its content, to be read in slices."""
+    content = memory.getbuffer()
+    path = Path(folder_paths.get_temp_directory()) / f"streamingt2v_{hashlib.sha256(content).hexdigest()[:32]}"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+    return str(path)
 
 
 def trim_window(video: Input.Video) -> tuple[float, float]:
@@ -85,10 +117,14 @@ def trim_window(video: Input.Video) -> tuple[float, float]:
 
 def trimmed_file(stream: VideoFrames, video: Input.Video) -> FrameStream:
     """The part of a file that a VIDEO is trimmed to."""
+    first, stop = _part(stream, video)
+    return stream.trimmed(first, stop) if first or stop is not None else stream
+
+
+def _part(stream: VideoFrames, video: Input.Video) -> tuple[int, int | None]:
+    """First frame of the part that a VIDEO is trimmed to, and the one after its last; None: up to the end."""
     start, seconds = trim_window(video)
-    if not start and not seconds:
-        return stream
-    return stream.trimmed(stream.number_at(start), stream.number_at(start + seconds) if seconds else None)
+    return stream.number_at(start) if start else 0, stream.number_at(start + seconds) if seconds else None
 
 
 def video_images(
