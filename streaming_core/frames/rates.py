@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -15,6 +16,10 @@ _HIGHEST = 240
 """Intervals shorter than this rate's are taken for stray times, not for a rate."""
 _NEAR = Fraction(1, 200)
 """How far, in parts of a rate, a measured one may be from the usual rate that was meant."""
+_SHARES = (0.5, 0.25, 0.1, 0.03, 0.01, 0.0)
+"""Which intervals are tried as the usual one: the median first, then shorter ones, for bursts between pauses."""
+_ALIKE = ((0.8, 1.25), (0.4, 1.6))
+"""What counts as an interval like it: with little jitter, and with much."""
 _ALL = 0.999
 """The share of the frames that a rate has to show to be the one of a file."""
 
@@ -57,10 +62,10 @@ def _fits(times: np.ndarray, tick: Fraction, rate: Fraction) -> bool:
 
 def _rate_of_uneven(times: np.ndarray, tick: Fraction, usual: Sequence[Fraction]) -> Fraction:
     gaps = np.diff(times)
-    most, best = -1.0, _DEFAULT_FPS
-    for share in (0.5, 0.25, 0.1, 0.03, 0.01, 0.0):
+    most, best = -1.0, _clamped((len(times) - 1) / (int(times[-1]) * tick))
+    for share, (low, high) in itertools.product(_SHARES, _ALIKE):
         typical = np.quantile(gaps, share, method="lower")
-        alike = gaps[(gaps >= typical * 0.75) & (gaps <= typical * 1.5)]
+        alike = gaps[(gaps >= typical * low) & (gaps <= typical * high)]
         measured = Fraction(float(1 / (alike.mean() * float(tick)))).limit_denominator(1_000_000)
         if measured > _HIGHEST:
             continue

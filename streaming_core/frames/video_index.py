@@ -22,8 +22,8 @@ _ORDER_OF_DECODING = {"avi"}
 _PROBED_FRAMES = 48
 # Containers that say in their head how long each stream is; elsewhere the length is an estimate.
 _HONEST_CONTAINERS = {"mov", "mp4", "matroska", "webm", "avi"}
-_HELD = Fraction(3, 2)
-"""From so many frames on, the time that the last frame is shown counts as given, not as rounding."""
+_HELD, _KNOWN = Fraction(3, 2), Fraction(1, 2)
+"""From so many frames on, the time that the last frame is shown counts as a pause, and as known at all."""
 _DEFAULT_FPS = Fraction(24)
 
 
@@ -87,7 +87,9 @@ def find_index(
         VideoReadError: no frames, or fewer than the file promises.
     """
     tick = time_base(stream)
-    named = [Fraction(rate) for rate in (stream.guessed_rate, stream.average_rate, stream.base_rate) if rate]
+    # What the encoder wrote into its stream comes first: containers round times, and averages with them.
+    rates = (stream.codec_context.framerate, stream.guessed_rate, stream.average_rate, stream.base_rate)
+    named = [Fraction(rate) for rate in rates if rate]
     times = _times_of_packets(container, stream, path, tick, watch) or _times_of_frames(path, tick, named, watch)
     if first_pts is not None and not times.sequential:
         times = _Times([time for time in times.ticks if time >= first_pts], times.keys, times.last_duration)
@@ -98,7 +100,7 @@ def find_index(
     length = int(pts[-1] - pts[0]) * tick
     held = times.last_duration * tick
     variable = variable or held >= _HELD / rate
-    last = held if held >= _HELD / rate or (variable and held) else 1 / rate
+    last = held if variable and held >= _KNOWN / rate else 1 / rate
     seconds = length + last if variable else len(pts) / rate
     _check_length(container, stream, path, pts, tick, length + last)
     keys = np.searchsorted(pts, sorted(times.keys))
@@ -113,6 +115,7 @@ def _times_of_packets(
     codec = stream.codec_context.name
     clock = RecordingClock(container, tick)
     found: list[tuple[int | None, int]] = []
+    decoded_at: list[int] = []
     keys: set[int] = set()
     incomplete = False
     for packet in packets(container, stream):
@@ -121,6 +124,7 @@ def _times_of_packets(
             continue
         if packet.dts is not None:
             clock.seconds(packet.dts)
+            decoded_at.append(packet.dts)
         found.append((packet.pts, packet.duration or 0))
         if packet.is_keyframe and packet.pts is not None:
             keys.add(packet.pts)
@@ -131,6 +135,8 @@ def _times_of_packets(
     if clock.jumps:
         return None
     if found and not known or (_knows_no_order(container, stream) and not _is_in_order(path)):
+        if len(set(decoded_at)) == len(found):  # places of frames that were dropped are empty
+            return _Times(sorted(decoded_at), set(), sequential=True)
         rate = stream.guessed_rate or stream.average_rate or _DEFAULT_FPS
         return _Times([round(number / (rate * tick)) for number in range(len(found))], set(), sequential=True)
     if len({pts for pts, _ in known}) != len(found):

@@ -189,10 +189,9 @@ class VideoFrames(FrameStream):
         if new:
             _reported.update((self.source, number) for number in new)
             log.warning(
-                "%s: frame %s cannot be decoded, the file is damaged there; the last frame before it that can is "
-                "shown instead",
+                "%s is damaged: of its frames, %s cannot be decoded; the last whole one is shown instead",
                 self.path,
-                ", ".join(map(str, new)),
+                _ranges(new),
             )
 
 
@@ -243,6 +242,17 @@ def _first_frame(container: av.container.InputContainer, path: str) -> tuple[av.
     if marked is None:
         raise VideoReadError(f"{path} has no frame that decodes; it is cut off or damaged")
     return marked, True
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Ascending numbers in words: "3, 7 to 9"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][-1] == number - 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
 
 
 def _unreadable(path: str, error: Exception) -> str:

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import comfy.model_management as mm
 import folder_paths
 import torch
@@ -90,13 +91,21 @@ def video_file(video: Input.Video, deinterlace: bool = False) -> VideoFrames | N
     if not isinstance(source, str):
         return None
     file = VideoFrames.open(source, deinterlace=deinterlace, watch=check_cancel)
-    # Cropped by a host that can. Its size knows neither of rotation nor of pixels that are not square.
-    stored = sorted((file.look.stored_height, file.look.stored_width))
-    if sorted(video.get_dimensions()) != stored:
+    if _is_cropped(video, file):
         return None
     for note in file.notes:
         log.warning("%s: %s", os.path.basename(source), note)
     return file
+
+
+def _is_cropped(video: Input.Video, file: VideoFrames) -> bool:
+    """Whether the host would show a part of the images, which newer ones can."""
+    try:
+        size = video.get_dimensions()
+    except (av.FFmpegError, ValueError):
+        return False  # a format that is read here and not there
+    # The host's size knows neither of rotation nor of pixels that are not square.
+    return sorted(size) != sorted((file.look.stored_height, file.look.stored_width))
 
 
 def _spooled(memory: io.BytesIO) -> str:
