@@ -18,6 +18,8 @@ from .video_index import VideoIndex, file_identity
 
 _TICK = Fraction(1, 1000)
 _DEFAULT_MS = 100
+_DAMAGE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)
+"""What PIL raises for content that it cannot make sense of."""
 
 
 def is_webp(path: str) -> bool:
@@ -44,8 +46,8 @@ def find_webp(path: str, watch: Watch) -> tuple[VideoIndex, Look]:
                 now += round(image.info.get("duration") or _DEFAULT_MS)
             size = (image.height, image.width)
             look = Look(*size, *size, Orientation(), None, False, True)
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
-        raise VideoReadError(f"{path} cannot be read as an animated image ({error}); it is damaged") from error
+    except _DAMAGE as error:
+        raise VideoReadError(_damaged(path, error)) from error
     pts = np.array(starts, np.int64)
     rate, variable = rate_of(pts, _TICK, [1000 / Fraction(now - starts[-1])] if len(starts) == 1 else [])
     held = (now - starts[-1]) * _TICK
@@ -67,10 +69,17 @@ class WebpDecoder:
 
     def images(self, numbers: Sequence[int], index: VideoIndex, look: Look) -> Iterator[torch.Tensor]:
         for number in numbers:
-            self._image.seek(number)
+            try:
+                self._image.seek(number)
+                rgba = np.asarray(self._image.convert("RGBA"))
+            except _DAMAGE as error:
+                raise VideoReadError(_damaged(self.source.path, error)) from error
             self.position = number + 1
-            rgba = over_black(np.asarray(self._image.convert("RGBA")))
-            yield torch.from_numpy(np.ascontiguousarray(rgba))
+            yield torch.from_numpy(np.ascontiguousarray(over_black(rgba)))
 
     def close(self) -> None:
         self._image.close()
+
+
+def _damaged(path: str, error: Exception) -> str:
+    return f"{path} cannot be read as an animated image ({error}); it is damaged"

@@ -16,7 +16,7 @@ from av.stream import Stream
 
 from ..errors import SettingsError, VideoReadError, VideoWriteError
 from .audio_layouts import MOST_CHANNELS, USUAL_LAYOUTS, decoder_of, layout_of, takes
-from .media import RecordingClock, audio_stream, decoded, time_base, video_stream
+from .media import RecordingClock, audio_stream, decoded, open_media, time_base, video_stream
 
 _SAMPLES = "flt"
 """Frames are packed: PyAV reads beyond planar frames of eight channels and more, which kills the process."""
@@ -82,7 +82,7 @@ class AudioTrack:
             VideoReadError: not readable, or without audio.
         """
         try:
-            with av.open(os.fspath(path)) as container:
+            with open_media(os.fspath(path)) as container:
                 audio = _audio_stream(container, path)
                 context, limit = audio.codec_context, None if seconds is None else Fraction(seconds)
                 layout = layout_of(context, path)
@@ -152,7 +152,7 @@ class AudioTrack:
     def _file_frames(self, path: str) -> Generator[av.AudioFrame, None, None]:
         """Frames from the start on; silence where the file has none, samples before the start and overlaps cut off."""
         try:
-            with av.open(path) as container:
+            with open_media(path) as container:
                 audio = _audio_stream(container, path)
                 begin = (_start_of(container, audio, path) if self.origin is None else self.origin) + self.start
                 if self.start > 0 and not self.jumps:
@@ -160,9 +160,12 @@ class AudioTrack:
                 layout = layout_of(audio.codec_context, path)
                 decoder = decoder_of(audio.codec_context, layout)
                 clock = RecordingClock(container, time_base(audio), self.jumps)
-                to_float = av.AudioResampler(format=_SAMPLES, layout=self.layout, rate=self.sample_rate)
+                form: tuple[str, str, int] | None = None
                 position = 0
                 for frame in decoded(container, audio, context=decoder):
+                    if form != (form := (frame.format.name, frame.layout.name, frame.sample_rate)):
+                        # Broadcasts change between stereo and surround.
+                        to_float = av.AudioResampler(format=_SAMPLES, layout=self.layout, rate=self.sample_rate)
                     start = position
                     if frame.pts is not None:
                         start = round((clock.seconds(frame.pts) - begin) * self.sample_rate)

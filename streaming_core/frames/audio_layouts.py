@@ -46,6 +46,8 @@ def layout_of(context: av.AudioCodecContext, path: object) -> FileLayout:
     names = [channel.name for channel in layout.channels]
     if len(names) > MOST_CHANNELS:
         raise VideoReadError(f"{path} has audio with {len(names)} channels; convert it to at most {MOST_CHANNELS}")
+    if not names:
+        raise VideoReadError(f"{path} has audio without channels; it is damaged")
     usual = USUAL_LAYOUTS[len(names)]
     name = _name(layout)
     if name is not None:

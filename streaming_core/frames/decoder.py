@@ -15,7 +15,7 @@ from av.video.reformatter import VideoReformatter
 from ..errors import VideoReadError
 from .deinterlace import FRAMES_BEFORE, deinterlaced
 from .look import Look
-from .media import decoded, video_stream
+from .media import decoded, open_media, video_stream
 from .video_index import VideoIndex, file_identity
 
 _MAX_IDLE = 4
@@ -76,7 +76,7 @@ class FileDecoder:
     def _open(self) -> None:
         if file_identity(self.source.path) != self.source.identity:
             raise VideoReadError(f"{self.source.path} was changed while it was in use; load it again")
-        self._container = av.open(self.source.path)
+        self._container = open_media(self.source.path)
         self._stream = video_stream(self._container, self.source.path)
         self._stream.thread_type = "AUTO"
         self._begin(at_start=True)

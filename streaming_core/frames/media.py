@@ -22,6 +22,15 @@ _BACKWARD, _FORWARD = Fraction(1, 2), Fraction(10)
 Watch = Callable[[], None]
 
 
+def open_media(path: str) -> InputContainer:
+    """A file to read from; its texts need not be UTF-8.
+
+    Raises:
+        OSError, av.FFmpegError: missing, or of an unknown format.
+    """
+    return av.open(path, metadata_errors="replace")
+
+
 def video_stream(container: InputContainer, path: str) -> av.VideoStream:
     """The video: the default one where there are several, and not the cover image of a song or a download.
 
@@ -68,6 +77,9 @@ def packets(container: InputContainer, stream: Stream) -> Iterator[Packet[Any]]:
             packet = next(demuxed)
         except StopIteration:
             return
+        except IndexError:  # a packet of a stream that began later on, which PyAV does not know
+            demuxed = container.demux(stream)
+            continue
         except av.FFmpegError as error:  # the next packets may be whole
             _raise_unless_damage(error)
             failures += 1

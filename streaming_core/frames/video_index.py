@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.packet import Packet
 
 from ..errors import VideoReadError
-from .media import RecordingClock, Watch, decoded, format_names, packets, time_base, video_stream
+from .media import RecordingClock, Watch, decoded, format_names, open_media, packets, time_base, video_stream
 from .rates import rate_of
 
 # Containers that know no order but that of decoding; where a codec changes the order, only the decoded frames tell.
@@ -151,7 +151,7 @@ def _times_of_packets(
 def _times_of_frames(path: str, tick: Fraction, named: Sequence[Fraction], watch: Watch) -> _Times:
     """What the decoded frames tell."""
     times: list[int] = []
-    with av.open(path) as container:
+    with open_media(path) as container:
         clock = RecordingClock(container, tick)
         stream = video_stream(container, path)
         step = max(1, round(1 / ((named or [_DEFAULT_FPS])[0] * tick)))
@@ -175,7 +175,7 @@ def _knows_no_order(container: InputContainer, stream: av.VideoStream) -> bool:
 
 def _is_in_order(path: str) -> bool:
     """Whether the first frames have the times at which they come out of the decoder."""
-    with av.open(path) as container:
+    with open_media(path) as container:
         frames = decoded(container, video_stream(container, path))
         times = [frame.pts for _, frame in zip(range(_PROBED_FRAMES), frames, strict=False)]
     known = [time for time in times if time is not None]

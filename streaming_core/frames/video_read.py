@@ -21,7 +21,7 @@ from .animated import WebpDecoder, find_webp, is_webp
 from .audio import AudioTrack
 from .decoder import FileDecoder, Source, borrow, give_back
 from .look import Look, look_of, notes_of
-from .media import Watch, audio_stream, decoded, video_stream
+from .media import Watch, audio_stream, decoded, open_media, video_stream
 from .rates import shown_at
 from .stream import FrameStream, as_rate
 from .video_index import VideoIndex, file_identity, find_index
@@ -220,11 +220,11 @@ def _look_through(path: str, deinterlace: bool, watch: Watch) -> VideoFrames:
         index, look = find_webp(path, watch)
         source = Source(path, identity, WebpDecoder)
         return VideoFrames(source, *look.shown_size, index.rate, look, index, False, False)
-    with av.open(path) as container:
+    with open_media(path) as container:
         first, all_alike = _first_frame(container, path)
         look = look_of(first, video_stream(container, path))
         notes = notes_of(look, first, deinterlace)
-    with av.open(path) as container:
+    with open_media(path) as container:
         index = find_index(container, video_stream(container, path), path, first.pts, watch)
         has_audio = audio_stream(container) is not None
     source = Source(path, identity, FileDecoder, deinterlace, all_alike)
