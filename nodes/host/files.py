@@ -21,14 +21,17 @@ from ...streaming_core.models import weight_file
 from ...streaming_core.models.quantized import plain_weights
 from ...streaming_core.models.registry import Architecture
 from ...streaming_core.models.wrappers import NamedWeights, named_weights
+from .handed_out import file_changes, hand_out_files
 from .quantized import decode_by_host
 
 log = logging.getLogger(__name__)
 
 
 def model_file(folder: str, name: str) -> str:
-    """Path of `name` in a model folder of the host; raises when it is not there or leads outside."""
-    return folder_paths.get_full_path_or_raise(folder, name)
+    """Path of `name`, to be loaded, in a model folder of the host; raises when it is not there or leads outside."""
+    path = folder_paths.get_full_path_or_raise(folder, name)
+    hand_out_files(folder, name, [path])
+    return path
 
 
 def add_model_folder(folder: str) -> None:
@@ -48,11 +51,12 @@ def model_names(folder: str) -> list[str]:
 def file_stamp(folder: str, name: str | None) -> str:
     """Text that changes when a file of a model folder does: name, size and time of its last change.
 
-    A name that comes by link is None while the host asks: then the link alone decides.
+    A name that comes by link is None while the host asks: then the link decides, and whether a file that was loaded
+    from the folder is no longer what it was.
     """
     if name is None:
-        return ""
-    status = os.stat(model_file(folder, name))
+        return str(file_changes(folder))
+    status = os.stat(folder_paths.get_full_path_or_raise(folder, name))
     return f"{name}:{status.st_size}:{status.st_mtime_ns}"
 
 
