@@ -171,7 +171,7 @@ def _status(run: RunFolder, index: int, record: ChunkRecord | None) -> str:
     if record is None:
         return "missing" if index in run.manifest.missing else "not in this video"
     if not is_intact(run, record):
-        return "damaged"
+        return "damaged" if (run.path / record.file).exists() else "missing"
     if record.accepts(run.manifest.wanted[index]):
         return "rerolled" if record.rerolled else "complete"
     return "chosen by hand"

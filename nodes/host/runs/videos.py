@@ -24,6 +24,7 @@ from ....streaming_core.loop.plan import Beginning, VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler
 from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
+from ....streaming_core.runs.care import forget_gone
 from ....streaming_core.runs.changes import why_made_again
 from ....streaming_core.runs.chunk_file import ChunkFile
 from ....streaming_core.runs.content import ChunkContent
@@ -225,6 +226,9 @@ def store_chunk(
 def _select(run: RunFolder, job: Job) -> tuple[int, ...]:
     """The chunks that must be made; says in the log what is reused, and what changed where something is not."""
     before = run.manifest
+    if gone := forget_gone(run):
+        files = ", ".join(record.file for record in gone)
+        log.warning("run %s: %s is gone; what the video needs of it is made again", before.name, files)
     missing = run.select(job.hashes)
     if len(missing) < job.plan.num_chunks:
         reused = f"{job.plan.num_chunks - len(missing)} of {job.plan.num_chunks} chunks are reused"
