@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...streaming_core.errors import CheckpointError
+from ...streaming_core.errors import CheckpointError, StreamingError
 from ...streaming_core.models import weight_file
 from ...streaming_core.models.quantized import plain_weights
 from ...streaming_core.models.registry import Architecture
@@ -115,6 +115,13 @@ def open_network(path: str, *architectures: Architecture, wanted: Architecture |
         if source in str(error):
             raise
         raise type(error)(f"{source}: {error}") from error
+    except StreamingError:
+        raise
+    except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:  # layers of sizes that cannot be
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(
+            f"{source} holds weights whose shapes do not make one network ({reason}); use an unmodified file"
+        ) from error
 
 
 def diffusion_model_names() -> list[str]:

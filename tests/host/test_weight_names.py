@@ -302,6 +302,15 @@ def test_every_refusal_names_the_file(loader):
         assert "\\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("label", ["Load ModelScope T2V", "Load Enhancer, MS-Vid2Vid", "Load Enhancer, I2VGen-XL"])
+def test_shapes_that_contradict_each_other_are_refused(label):
+    loader = LOADERS[label]
+    name = "input_blocks.1.0.out_layers.3.weight" if "Vid2Vid" in label else "down_blocks.0.resnets.0.conv2.weight"
+    tensors = loader.weights() | {name: torch.rand(65, 65, 3, 3)}
+    with pytest.raises(CheckpointError, match="odd.safetensors"):
+        loader.state(tensors, "odd.safetensors")
+
+
 # What ComfyUI saves, and ModelScope's own layout ----------------------------------------------------------------------
 
 
