@@ -26,9 +26,10 @@ from .forms import (
     window_seed_input,
 )
 from .host.compat import io, schema
-from .host.enhance.enhancer import Enhancer, conditioning_pair, enhance, make_keyframes
+from .host.enhance.enhancer import NODE, Enhancer, conditioning_pair, enhance, make_keyframes
 from .host.enhance.load import FOLDER, WEIGHT_TYPES, load_enhancer
 from .host.files import diffusion_model_names, file_stamp
+from .host.handed_out import file_changes
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 
@@ -230,6 +231,10 @@ class EnhanceVideo(io.ComfyNode):
             ],
             outputs=video_outputs("enhanced"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return file_changes(NODE)
 
     @classmethod
     def execute(cls, frames: Any, **values: Any) -> io.NodeOutput:

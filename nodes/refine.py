@@ -19,7 +19,8 @@ from .forms import (
     window_seed_input,
 )
 from .host.compat import io, schema
-from .host.enhance.refine import Refiner, refine
+from .host.enhance.refine import NODE, Refiner, refine
+from .host.handed_out import file_changes
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
 
@@ -88,6 +89,10 @@ class RefineVideo(io.ComfyNode):
             ],
             outputs=video_outputs("refined"),
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> int:
+        return file_changes(NODE)
 
     @classmethod
     def execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..streaming_core.errors import StreamingError
 from ..streaming_core.frames import check_quality
 from .host.compat import InputImpl, io, schema, ui
+from .host.handed_out import file_changes, hand_out_files
 from .host.video.audio import to_track
 from .host.video.files import encode, output_file, save_images, workflow_metadata
 from .types import CATEGORY as PACK_CATEGORY
@@ -28,8 +29,9 @@ def saved_inputs(default_prefix: str) -> list:
         io.String.Input(
             "filename_prefix",
             default=default_prefix,
-            tooltip="Name of the file or folder in the output folder, with ComfyUI's placeholders such as "
-            "%date:yyyy-MM-dd%.",
+            tooltip="Name of the file or folder in the output folder. Placeholders are filled in: "
+            "%date:yyyy-MM-dd% with any order of d, M, y, h, m and s; %year%, %month%, %day%, %hour%, %minute%, "
+            "%second%; %width% and %height%.",
         ),
     ]
 
@@ -84,6 +86,10 @@ class SaveStream(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, filename_prefix=None, **_):
+        return file_changes(SaveStream.__name__, filename_prefix)
+
+    @classmethod
     def validate_inputs(cls, codec=None, crf=None, bitrate_mbps=None):
         """Refuse a quality that the codec does not have now, not when the video has been made."""
         if None in (codec, crf, bitrate_mbps):
@@ -101,6 +107,7 @@ class SaveStream(io.ComfyNode):
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         encode(frames, path, codec, metadata, audio=audio, **quality(codec, crf, bitrate_mbps))
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        hand_out_files(SaveStream.__name__, filename_prefix, [path])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
 
@@ -132,11 +139,16 @@ class SaveStreamAsPngs(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, filename_prefix=None, **_):
+        return file_changes(SaveStreamAsPngs.__name__, filename_prefix)
+
+    @classmethod
     def execute(cls, frames, filename_prefix, compress_level):
         folder, subfolder = output_file(filename_prefix, "", frames.width, frames.height)
         names = save_images(
             frames, folder, compress_level, workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         )
+        hand_out_files(SaveStreamAsPngs.__name__, filename_prefix, [folder / name for name in names])
         picked = sorted({round(step * (len(names) - 1) / (SHOWN_IMAGES - 1)) for step in range(SHOWN_IMAGES)})
         inside = f"{subfolder}/{folder.name}" if subfolder else folder.name
         shown = [ui.SavedResult(names[number], inside, io.FolderType.output) for number in picked]

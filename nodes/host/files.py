@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import comfy.cli_args
 import comfy.utils
 import folder_paths
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ...streaming_core.errors import CheckpointError
+from ...streaming_core.errors import CheckpointError, StreamingError
+from ...streaming_core.models import weight_file
+from ...streaming_core.models.quantized import plain_weights
+from ...streaming_core.models.registry import Architecture
+from ...streaming_core.models.wrappers import NamedWeights, named_weights
+from .handed_out import file_changes, hand_out_files
+from .quantized import decode_by_host
 
-_SAFETENSORS = (".safetensors", ".sft")
+log = logging.getLogger(__name__)
 
 
 def model_file(folder: str, name: str) -> str:
-    """Path of `name` in a model folder of the host; raises when it is not there or leads outside."""
-    return folder_paths.get_full_path_or_raise(folder, name)
+    """Path of `name`, to be loaded, in a model folder of the host; raises when it is not there or leads outside."""
+    path = folder_paths.get_full_path_or_raise(folder, name)
+    hand_out_files(folder, name, [path])
+    return path
 
 
 def add_model_folder(folder: str) -> None:
@@ -39,27 +51,25 @@ def model_names(folder: str) -> list[str]:
 def file_stamp(folder: str, name: str | None) -> str:
     """Text that changes when a file of a model folder does: name, size and time of its last change.
 
-    A name that comes by link is None while the host asks: then the link alone decides.
+    A name that comes by link is None while the host asks: then the link decides, and whether a file that was loaded
+    from the folder is no longer what it was.
     """
     if name is None:
-        return ""
-    status = os.stat(model_file(folder, name))
+        return str(file_changes(folder))
+    status = os.stat(folder_paths.get_full_path_or_raise(folder, name))
     return f"{name}:{status.st_size}:{status.st_mtime_ns}"
 
 
 def read_weights(path: str) -> dict[str, Tensor]:
     """Tensors of a weights file, memory-mapped where the format allows; pickles load weights only.
 
-    Raises `CheckpointError` in one sentence when the file is damaged or holds more than weights.
+    Quantized weights come as plain ones. Raises `CheckpointError` in one sentence when the file is damaged, something
+    else, or holds more than weights.
     """
     name = os.path.basename(path)
     try:
-        begin = _first_bytes(path)
-        _refuse_other_content(begin, name)
-        if _is_safetensors(begin) and not path.endswith(_SAFETENSORS):
-            tensors = load_file(path)  # the host goes by the ending
-        else:
-            tensors = comfy.utils.load_torch_file(path, safe_load=True)
+        weight_file.refuse_other_content(path)
+        content, metadata = _open(path)
     except pickle.UnpicklingError as error:
         if "Weights only load failed" not in str(error):
             raise CheckpointError(f"{name} is damaged or cut off (no readable pickle); download it again") from error
@@ -67,42 +77,51 @@ def read_weights(path: str) -> dict[str, Tensor]:
             f"{name} holds Python objects besides weights and is not opened, because they could run code; "
             "use a file with weights only, best a safetensors one"
         ) from error
+    except CheckpointError:
+        raise
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{name} is damaged or cut off ({reason}); download it again") from error
-    nested = tensors.get("state_dict", tensors) if isinstance(tensors, Mapping) else None
-    if not isinstance(nested, Mapping):
-        raise CheckpointError(f"{name} does not contain a state dict; use the official file")
-    return _unwrapped({key: tensor for key, tensor in nested.items() if isinstance(tensor, Tensor)})
+    tensors, quantized = plain_weights(weight_file.state_dict_of(content, name), name, metadata, decode_by_host)
+    if quantized:
+        log.info("%s: %d quantized layers are loaded as 16-bit weights", name, quantized)
+    return tensors
 
 
-def _first_bytes(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(512)
+def _open(path: str) -> tuple[Any, dict[str, str] | None]:
+    """What the file holds, and the metadata of a safetensors one. The host goes by the ending, this by the content."""
+    if not weight_file.is_safetensors(path):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=comfy.cli_args.args.mmap_torch_files), None
+    if path.lower().endswith(weight_file.SAFETENSORS_ENDINGS):
+        return comfy.utils.load_torch_file(path, return_metadata=True)
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def _is_safetensors(begin: bytes) -> bool:
-    """Whether a file begins with the length of a header and the header, whatever its name says."""
-    return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") < 100_000_000
+@contextmanager
+def open_network(path: str, *architectures: Architecture, wanted: Architecture | None = None) -> Iterator[NamedWeights]:
+    """The weights of the first of `architectures` that the file has, under the network's own names.
 
-
-def _refuse_other_content(begin: bytes, name: str) -> None:
-    """Raise `CheckpointError` for what downloads leave in place of weights."""
-    text = begin.lstrip().lower()
-    if text.startswith(b"version https://git-lfs"):
+    What else the file holds is named in the log. Every `CheckpointError` raised inside of the `with` names the file.
+    Raises `WrongCheckpointError`, worded by `wanted` (else by the first of them), when the file has none.
+    """
+    source = os.path.basename(path)
+    try:
+        weights = named_weights(read_weights(path), architectures, source, wanted or architectures[0])
+        for reason, keys in weights.ignored.items():
+            log.info("%s: %d keys are not read: %s (first %s)", source, len(keys), reason, keys[0])
+        yield weights
+    except CheckpointError as error:
+        if source in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+    except StreamingError:
+        raise
+    except (ValueError, KeyError, IndexError, ZeroDivisionError) as error:  # layers of sizes that cannot be
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"{name} is a Git LFS pointer, a text of a few lines that stands for the weights; download the file itself"
-        )
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise CheckpointError(f"{name} is a web page, not weights; download it again with the page's download button")
-
-
-def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without what DataParallel and torch.compile put before the names of a network that was saved inside them."""
-    keys = [key.replace("_orig_mod.", "") for key in tensors]
-    if keys and all(key.startswith("module.") for key in keys):
-        keys = [key.removeprefix("module.") for key in keys]
-    return dict(zip(keys, tensors.values(), strict=True))
+            f"{source} holds weights whose shapes do not make one network ({reason}); use an unmodified file"
+        ) from error
 
 
 def diffusion_model_names() -> list[str]:

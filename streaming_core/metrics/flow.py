@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CheckpointError, StreamingError
+from ..models.quantized import plain_weights
 from ..models.registry import Architecture, load_strict
+from ..models.weight_file import is_safetensors, refuse_other_content, state_dict_of
+from ..models.wrappers import named_weights
 from .classical_flow import lucas_kanade
 from .mawe import SIZE_PX, working_frames
 
@@ -137,19 +140,20 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; download {RAFT_URL} and put it there")
+    refuse_other_content(str(path))
     try:
-        if path.suffix == ".safetensors":
-            tensors = load_file(path)
+        if is_safetensors(str(path)):
+            content = load_file(path)
         else:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(f"{path} cannot be read as a file of weights ({error}); download it again") from error
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"{path} does not contain a state dict; download {RAFT_URL}")
-    return tensors
+    return state_dict_of(content, str(path))
 
 
 def load_raft(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> FlowEstimator:
     """RAFT-large from a weights file, on `device`; see docs/checkpoints.md for the file."""
-    network = build_raft(read_weights(path), str(path)).to(device)
+    tensors, _ = plain_weights(read_weights(path), str(path))
+    weights = named_weights(tensors, (RAFT_LARGE,), str(path), RAFT_LARGE)
+    network = build_raft(weights.tensors, str(path)).to(device)
     return raft_estimator(lambda left, right: network(left, right)[-1])

@@ -57,15 +57,19 @@ class Architecture:
     def check(self, keys: Iterable[str], source: str) -> None:
         """Raise `WrongCheckpointError` unless `keys` are of this architecture; `source` names the file."""
         keys = list(keys)
-        missing = self.missing(keys)
-        if not missing:
-            return
-        absent = ", ".join(f"{prefix}* ({self.required[prefix]})" for prefix in missing)
-        message = f"{source} is not a {self.name} checkpoint: no {absent} among its {len(keys)} keys"
+        if self.missing(keys):
+            raise self.refusal(keys, source)
+
+    def refusal(self, keys: Iterable[str], source: str) -> WrongCheckpointError:
+        """What to say of the file `source` with `keys`, which is not of this architecture."""
+        keys = list(keys)
+        absent = ", ".join(f"{prefix}* ({self.required[prefix]})" for prefix in self.missing(keys) or self.required)
+        article = "an" if self.name.startswith(("A", "E", "I", "O", "MS-")) else "a"
+        message = f"{source} is not {article} {self.name} checkpoint: no {absent} among its {len(keys)} keys"
         for prefixes, description in self.looks_like:
             if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
-                raise WrongCheckpointError(f"{message}; this looks like {description}")
-        raise WrongCheckpointError(message)
+                return WrongCheckpointError(f"{message}; this looks like {description}")
+        return WrongCheckpointError(message)
 
     def unused_reason(self, key: str) -> str | None:
         """Why nothing reads `key`, or None when it should be read."""

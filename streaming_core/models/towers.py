@@ -47,6 +47,23 @@ def detect_vae(shapes: Shapes, prefix: str) -> VaeConfig:
     )
 
 
+def detect_vae_encoder(shapes: Shapes, prefix: str) -> VaeConfig:
+    """Configuration of a KL autoencoder of which only the encoder is read; a decoder need not be there."""
+    keys = [key[len(prefix) :] for key in shapes if key.startswith(prefix)]
+    level_count = count_indices(keys, r"encoder\.down\.(\d+)\.")
+    base = dimension(shapes, f"{prefix}encoder.conv_in.weight", 0)
+    widths = [
+        dimension(shapes, f"{prefix}encoder.down.{level}.block.0.norm2.weight", 0) for level in range(level_count)
+    ]
+    return VaeConfig(
+        base_channels=base,
+        channel_multipliers=tuple(width // base for width in widths),
+        num_res_blocks=count_indices(keys, r"encoder\.down\.0\.block\.(\d+)\."),
+        latent_channels=dimension(shapes, f"{prefix}encoder.conv_out.weight", 0) // 2,
+        temporal=False,
+    )
+
+
 _HEAD_WIDTHS = {1280: 80, 1408: 88, 1664: 104}
 """Head widths of the OpenCLIP towers whose heads are not 64 wide: ViT-H, ViT-g, ViT-bigG."""
 

@@ -116,6 +116,18 @@ def set_aside_damaged(run: RunFolder) -> tuple[str, ...]:
     return tuple(sorted(damaged))
 
 
+def forget_gone(run: RunFolder) -> tuple[ChunkRecord, ...]:
+    """Take those takes out of a run whose files are not there any more, so that their chunks can be made again.
+
+    A file that comes back is found again when the run is next opened to be written. Returns the takes.
+    """
+    run.require_lock()
+    gone = tuple(record for record in run.manifest.records if not (run.path / record.file).exists())
+    if gone:
+        run.save_manifest(run.manifest.without({record.file for record in gone}))
+    return gone
+
+
 def free_damaged(path: Path) -> Path:
     """`NAME.damaged`, or `NAME.damaged1` and so on where that is taken."""
     free, number = path.with_name(f"{path.name}.damaged"), 0

@@ -23,6 +23,7 @@ import comfy.model_management as mm  # noqa: E402
 import comfy.ops  # noqa: E402
 import folder_paths  # noqa: E402
 from comfyui_streamingt2v.nodes import interpolation as nodes  # noqa: E402
+from comfyui_streamingt2v.nodes.host.files import read_weights  # noqa: E402
 from comfyui_streamingt2v.nodes.host.interpolation import load as host  # noqa: E402
 
 
@@ -105,7 +106,7 @@ class Payload:
     "write, words",
     [
         (lambda path: torch.save({"state_dict": {"x.weight": torch.zeros(1)}}, path), "not a EMA-VFI|not an EMA-VFI"),
-        (lambda path: path.write_bytes(b"no pickle at all"), "damaged|Python objects"),
+        (lambda path: path.write_bytes(b"no pickle at all"), "wrong.pkl is a text, not weights"),
         (lambda path: path.write_bytes(pickle.dumps({"a": Payload()})), "damaged|Python objects"),
         (lambda path: path.write_bytes(b""), "damaged"),
     ],
@@ -164,7 +165,7 @@ def test_the_host_manages_the_weights(files):
 def test_weights_of_another_type_are_cast_where_they_are_used(files):
     """As the host keeps weights when memory is short: no layer may touch its weights past the host's casting."""
     settings, source = EmaVfiSettings(any_time=True), clip(2).movedim(-1, 1)
-    tensors = host.read_weights(host.interpolation_file("ours_t.pkl"))
+    tensors = read_weights(host.interpolation_file("ours_t.pkl"))
     cast = host.build(tensors, settings, operations=comfy.ops.manual_cast, dtype=torch.float16)
     assert {parameter.dtype for parameter in cast.parameters()} == {torch.float16}
     rounded = {key: value.half().float() if value.is_floating_point() else value for key, value in tensors.items()}

@@ -112,7 +112,7 @@ def test_wrong_and_damaged_weights_are_refused(files, weights):
     try:
         with pytest.raises(CheckpointError, match="1 missing"):
             load_raft("short.safetensors")
-        with pytest.raises(CheckpointError, match="damaged|Python objects"):
+        with pytest.raises(CheckpointError, match=r"broken.pth is a text, not weights"):
             load_raft("broken.pth")
     finally:
         (files / "short.safetensors").unlink()

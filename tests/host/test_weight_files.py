@@ -52,16 +52,68 @@ def test_what_is_no_weights_is_named(tmp_path, ending, content, words):
         read_weights(str(path))
 
 
-@pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
-def test_wrappers_leave_the_names_of_the_network(tmp_path, wrap):
-    torch.save({"state_dict": {wrap.format(key): value for key, value in WEIGHTS.items()}}, tmp_path / "weights.pth")
+@pytest.mark.parametrize("ending", ["ckpt", "pth", "safetensors"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (b'{"error": "Access to model is restricted"}', "is a text in JSON"),
+        (b'{"metadata": {"total_size": 5}, "weight_map": {}}', "is an index of shards"),
+        (b"Entry not found", 'is a text, not weights .*"Entry not found"'),
+        (b"GGUF\x03\x00\x00\x00", "is a GGUF file"),
+    ],
+)
+def test_answers_of_servers_are_named(tmp_path, ending, content, words):
+    path = tmp_path / f"weights.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"weights.{ending} {words}"):
+        read_weights(str(path))
+
+
+@pytest.mark.parametrize("ending", ["ckpt", "safetensors"])
+@pytest.mark.parametrize("share", [0.2, 0.9])
+def test_cut_off_files_are_named(tmp_path, ending, share):
+    path = tmp_path / f"weights.{ending}"
+    (save_file if ending == "safetensors" else torch.save)(WEIGHTS, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CheckpointError, match=f"weights.{ending} is damaged or cut off"):
+        read_weights(str(path))
+
+
+def test_shards_and_pickles_under_a_wrong_name_are_named(tmp_path):
+    save_file(WEIGHTS, tmp_path / "model-00001-of-00003.safetensors")
+    with pytest.raises(CheckpointError, match="shard 1 of 3"):
+        read_weights(str(tmp_path / "model-00001-of-00003.safetensors"))
+    save_file(WEIGHTS, tmp_path / "model-00001-of-00001.safetensors")
+    assert same(read_weights(str(tmp_path / "model-00001-of-00001.safetensors")))
+    torch.save(WEIGHTS, tmp_path / "pickle.safetensors")
+    with pytest.raises(CheckpointError, match=r"pickle.safetensors is a pickle .* not safetensors"):
+        read_weights(str(tmp_path / "pickle.safetensors"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": WEIGHTS, "epoch": 3, "global_step": 7},
+        {"model": WEIGHTS, "optimizer": {"state": {0: {"exp_avg": torch.rand(3)}}}},
+        {"module": WEIGHTS},
+        {"model": {"state_dict": WEIGHTS}, "ema": {key: -value for key, value in WEIGHTS.items()}},
+        {"ema": {key: -value for key, value in WEIGHTS.items()}, "step": torch.tensor(3), "net": WEIGHTS},
+        {"args": {"lr": torch.tensor(0.1)}, "my_weights": WEIGHTS},
+        {"state_dict_ema": WEIGHTS},
+    ],
+)
+def test_the_weights_inside_of_a_pickle_are_found(tmp_path, content):
+    torch.save(content, tmp_path / "weights.pth")
     assert same(read_weights(str(tmp_path / "weights.pth")))
 
 
-def test_a_part_named_module_stays(tmp_path):
-    weights = {"module.weight": torch.rand(2), "other.weight": torch.rand(2)}
-    save_file(weights, tmp_path / "weights.safetensors")
-    assert set(read_weights(str(tmp_path / "weights.safetensors"))) == set(weights)
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, {"a": {"b": "c"}}, torch.rand(3)])
+def test_pickles_without_weights_are_named(tmp_path, content):
+    torch.save(content, tmp_path / "nothing.pth")
+    with pytest.raises(CheckpointError, match=r"nothing.pth does not contain a state dict"):
+        read_weights(str(tmp_path / "nothing.pth"))
 
 
 @pytest.mark.parametrize("node", LOADERS, ids=lambda node: node.__name__)

@@ -247,6 +247,22 @@ def test_incomplete_file_names_what_is_missing():
         build(tensors)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3, 4, 5])
+def test_a_file_without_a_whole_stage_is_no_smaller_variant(stage):
+    part = f"module.feature_bone.block{stage}." + ("conv." if stage < 4 else "")
+    tensors = {key: value for key, value in official_tensors_of(NETWORK).items() if not key.startswith(part)}
+    with pytest.raises((IncompleteCheckpointError, WrongCheckpointError), match="stage|lacks|no feature_bone"):
+        build(tensors)
+
+
+def test_weights_that_contradict_each_other_are_refused():
+    tensors = official_tensors_of(NETWORK)
+    key = "module.feature_bone.block5.0.attn.cor_embed.weight"
+    tensors[key] = torch.rand(tensors[key].shape[0] + 1, *tensors[key].shape[1:])
+    with pytest.raises(IncompleteCheckpointError, match="contradict"):
+        build(tensors)
+
+
 def test_other_interpolators_are_told_apart():
     with pytest.raises(WrongCheckpointError, match="RIFE"):
         build({"module.block0.conv0.weight": torch.zeros(1), "module.block1.conv0.weight": torch.zeros(1)})

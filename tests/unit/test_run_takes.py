@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streaming_core.errors import RunDamagedError, RunFolderError, RunLockedError, RunNameError
-from streaming_core.runs.care import delete_older, delete_run, own_files, run_bytes, set_aside_damaged, use_take
+from streaming_core.runs.care import (
+    delete_older,
+    delete_run,
+    forget_gone,
+    own_files,
+    run_bytes,
+    set_aside_damaged,
+    use_take,
+)
 from streaming_core.runs.folder import ChunkContent, RunFolder
 from streaming_core.runs.lock import holder
 from streaming_core.runs.manifest import ChunkRecord, RunManifest
@@ -150,6 +158,22 @@ def test_the_number_of_a_take_is_never_used_twice(run):
     assert run.record(1).take == 2
     own = slice(LENGTH, 2 * LENGTH)
     assert torch.equal(video_of(run)[own], eight_bit(take_frames(1, 8))), "there is nothing to pass over into"
+
+
+def test_a_take_whose_file_is_gone_is_made_again_and_found_when_it_comes_back(run, tmp_path):
+    before = video_of(run)
+    assert forget_gone(run) == ()
+    os.replace(run.path / "chunk_00001.safetensors", tmp_path / "elsewhere")
+    [gone] = forget_gone(run)
+    assert gone.file == "chunk_00001.safetensors" and run.select(WANTED) == (1,)
+    make(run, 1, 0)
+    assert run.record(1).file == "chunk_00001.t1.safetensors", "a number is never used twice"
+    assert torch.equal(video_of(run), before)
+    os.replace(tmp_path / "elsewhere", run.path / "chunk_00001.safetensors")
+    run.close()
+    with RunFolder.open(run.path.parent, "run", write=True) as again:
+        assert [record.take for record in again.manifest.takes(1)] == [0, 1]
+        assert forget_gone(again) == () and torch.equal(video_of(again), before)
 
 
 def test_what_is_set_aside_is_not_overwritten(run):

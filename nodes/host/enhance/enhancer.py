@@ -36,6 +36,9 @@ from .stage import (
     video_noise,
 )
 
+NODE = "Enhance Video"
+"""The node, in messages and for what it hands out."""
+
 
 @dataclass(frozen=True)
 class Enhancer:
@@ -134,7 +137,7 @@ def _keyframe_slices(
 def enhance(enhancer: Enhancer, job: EnhanceJob) -> StageVideo:
     """The enhanced video, ready to be made: as many frames as the job has."""
     form = len(job.frames), job.target.size, job.frames.fps
-    return StageVideo("Enhance Video", "enhanced", *form, partial(enhanced_slices, enhancer, job))
+    return StageVideo(NODE, "enhanced", *form, partial(enhanced_slices, enhancer, job))
 
 
 def enhanced_slices(enhancer: Enhancer, job: EnhanceJob) -> Iterator[Tensor]:

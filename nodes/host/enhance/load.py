@@ -7,8 +7,11 @@ import os
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ....streaming_core.models.i2vgenxl.detect import ARCHITECTURE as I2VGENXL
+from ....streaming_core.models.modelscope.detect import BASE_ARCHITECTURE as BASE
 from ....streaming_core.models.modelscope.vid2vid import ARCHITECTURE as VID2VID
-from ..files import model_file, read_weights
+from ....streaming_core.models.modelscope.vid2vid import VELOCITY_MARK, check_role
+from ..files import model_file, open_network
 from ..modelscope.vid2vid import build_vid2vid
 from .i2vgenxl import build_i2vgenxl
 
@@ -23,7 +26,12 @@ def load_enhancer(name: str, weight_type: str = "default") -> ModelPatcher:
         CheckpointError: the file is damaged, incomplete, or another network, which is then named.
     """
     path = model_file(FOLDER, name)
-    tensors, source = read_weights(path), os.path.basename(path)
-    if not VID2VID.missing(tensors):
-        return build_vid2vid(tensors, source, keep_in=WEIGHT_TYPES[weight_type])
-    return build_i2vgenxl(tensors, source, WEIGHT_TYPES[weight_type])
+    source, keep_in = os.path.basename(path), WEIGHT_TYPES[weight_type]
+    with open_network(path, VID2VID, I2VGENXL, BASE, wanted=I2VGENXL) as found:
+        if found.architecture is I2VGENXL:
+            return build_i2vgenxl(found.tensors, source, keep_in)
+        if found.architecture is VID2VID:
+            check_role(source, "MS-Vid2Vid")
+        elif not found.has(VELOCITY_MARK):
+            raise I2VGENXL.refusal(found.tensors, source)
+        return build_vid2vid(found.tensors, source, keep_in=keep_in)

@@ -22,6 +22,9 @@ from ..modelscope.vid2vid import Vid2VidModel, with_rescaled_guidance
 from ..progress import StepProgress
 from .stage import StageVideo, check_vae, decode_video, encode_video, sample_video, video_noise
 
+NODE = "Refine Video"
+"""The node, in messages and for what it hands out."""
+
 
 @dataclass(frozen=True)
 class Refiner:
@@ -66,7 +69,7 @@ class Refiner:
 def refine(refiner: Refiner, job: RefineJob) -> StageVideo:
     """The refined video, ready to be made: as many frames as the job has."""
     form = len(job.frames), job.target.size, job.frames.fps
-    return StageVideo("Refine Video", "refined", *form, partial(refined_slices, refiner, job))
+    return StageVideo(NODE, "refined", *form, partial(refined_slices, refiner, job))
 
 
 def refined_slices(refiner: Refiner, job: RefineJob) -> Iterator[Tensor]:

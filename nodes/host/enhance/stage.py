@@ -29,6 +29,7 @@ from ....streaming_core.frames.fitting import fit
 from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder
 from ..encoders import ConditioningPair
+from ..handed_out import hand_out_files
 from ..pixels import core_to_images, images_to_core
 from ..progress import StepProgress, check_cancel
 from ..windows.blending import with_blending
@@ -155,7 +156,9 @@ class StageVideo:
             with run:
                 for index, part in enumerate(self.slices()):
                     run.write_chunk(index, ChunkContent(part), settings_hash=name)
-                return run.frames_stream()
+                stream = run.frames_stream()
+                hand_out_files(self.node, "", [chunk.file.path for chunk in stream.chunks])
+                return stream
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
             raise

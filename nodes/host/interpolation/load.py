@@ -11,8 +11,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.interpolation.stream import InterpolationModel
+from ....streaming_core.models.ema_vfi.detect import ARCHITECTURE
 from ....streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
-from ..files import add_model_folder, model_file, model_names, read_weights
+from ..files import add_model_folder, model_file, model_names, open_network
 from ..patchers import managed
 from ..progress import check_cancel
 
@@ -41,8 +42,8 @@ def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None)
     device = mm.get_torch_device()
     if dtype is None:
         dtype = torch.float16 if mm.should_use_fp16(device) else torch.float32
-    tensors = read_weights(interpolation_file(name))
-    network = build(tensors, settings, operations=comfy.ops.disable_weight_init, dtype=dtype)
+    with open_network(interpolation_file(name), ARCHITECTURE) as found:
+        network = build(found.tensors, settings, operations=comfy.ops.disable_weight_init, dtype=dtype)
     return managed(network, device, mm.unet_offload_device())
 
 

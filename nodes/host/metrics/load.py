@@ -5,8 +5,8 @@ from __future__ import annotations
 import comfy.model_management as mm
 from comfy.model_patcher import ModelPatcher
 
-from ....streaming_core.metrics.flow import RAFT_FOLDER, build_raft
-from ..files import add_model_folder, model_file, model_names, read_weights
+from ....streaming_core.metrics.flow import RAFT_FOLDER, RAFT_LARGE, build_raft
+from ..files import add_model_folder, model_file, model_names, open_network
 from ..patchers import managed
 
 
@@ -27,5 +27,6 @@ def optical_flow_file(name: str) -> str:
 
 def load_raft(name: str) -> ModelPatcher:
     """OPTICAL_FLOW: torchvision's RAFT-large in float32 under a patcher."""
-    network = build_raft(read_weights(optical_flow_file(name)), name).float()
+    with open_network(optical_flow_file(name), RAFT_LARGE) as found:
+        network = build_raft(found.tensors, name).float()
     return managed(network, mm.get_torch_device(), mm.unet_offload_device())

@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ....streaming_core.models.layers import Device
-from ....streaming_core.models.modelscope.detect import detect_unet
+from ....streaming_core.models.modelscope.detect import BASE_ARCHITECTURE, detect_unet
 from ....streaming_core.models.modelscope.vid2vid import ARCHITECTURE, rename
 from ....streaming_core.models.registry import shapes_of
 from ....streaming_core.schedules.vid2vid import refiner_noise, rescaled_guidance, signal_of
@@ -49,15 +49,16 @@ def build_vid2vid(
     head_width: int = 64,
     keep_in: torch.dtype | None = None,
 ) -> ModelPatcher:
-    """MODEL from an MS-Vid2Vid UNet under its official names, loaded strictly.
+    """MODEL from an MS-Vid2Vid UNet under its official names, or as the host saves the MODEL; loaded strictly.
 
     `keep_in` is the type the weights are kept in (fp8 halves them once more); None lets the host choose.
     Raises `WrongCheckpointError`, which says what the file is instead, and `IncompleteCheckpointError`.
     """
-    ARCHITECTURE.check(tensors, source)
-    renamed = rename(tensors)
-    config = detect_unet(shapes_of(renamed), "", head_width, padded_rows=True)
-    return build_modelscope(renamed, config, "the MS-Vid2Vid UNet", Vid2VidModel, keep_in)
+    if BASE_ARCHITECTURE.missing(tensors):
+        ARCHITECTURE.check(tensors, source)
+        tensors = rename(tensors)
+    config = detect_unet(shapes_of(tensors), "", head_width, padded_rows=True)
+    return build_modelscope(tensors, config, "the MS-Vid2Vid UNet", Vid2VidModel, keep_in)
 
 
 def with_rescaled_guidance(model: ModelPatcher, rescale: float) -> ModelPatcher:

@@ -76,9 +76,9 @@ def act(action: str, run_name: str, chunk: int, take: int, confirm: str) -> str:
 
 
 def runs_stamp() -> tuple[tuple[str, int, int], ...]:
-    """Changes when any run below the root changes."""
-    found = sorted(runs_root().glob(f"*/{MANIFEST}"))
-    return tuple((path.parent.name, path.stat().st_mtime_ns, path.stat().st_size) for path in found)
+    """Changes when any run below the root changes: its manifest, or a file of a chunk."""
+    found = sorted(path for pattern in (MANIFEST, "*.safetensors") for path in runs_root().glob(f"*/{pattern}"))
+    return tuple((f"{path.parent.name}/{path.name}", path.stat().st_mtime_ns, path.stat().st_size) for path in found)
 
 
 def describe(run_name: str) -> tuple[str, Tensor]:
@@ -171,7 +171,7 @@ def _status(run: RunFolder, index: int, record: ChunkRecord | None) -> str:
     if record is None:
         return "missing" if index in run.manifest.missing else "not in this video"
     if not is_intact(run, record):
-        return "damaged"
+        return "damaged" if (run.path / record.file).exists() else "missing"
     if record.accepts(run.manifest.wanted[index]):
         return "rerolled" if record.rerolled else "complete"
     return "chosen by hand"

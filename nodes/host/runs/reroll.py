@@ -96,8 +96,9 @@ def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> Fram
         if same:
             what = f"{same} chunk" + "s" * (same > 1)
             log.info("run %s: %s had the seed already; change the seed for other takes", run_name, what)
-        hand_out(OWNER, run.manifest.name, plan.num_chunks)
-        return run.frames_stream(plan.num_frames)
+        stream = run.frames_stream(plan.num_frames)
+        hand_out(OWNER, stream, plan.num_chunks)
+        return stream
 
 
 def _job(run: RunFolder, sampler: ChunkSampler) -> Job:

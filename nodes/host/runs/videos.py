@@ -24,6 +24,7 @@ from ....streaming_core.loop.plan import Beginning, VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler
 from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
+from ....streaming_core.runs.care import forget_gone
 from ....streaming_core.runs.changes import why_made_again
 from ....streaming_core.runs.chunk_file import ChunkFile
 from ....streaming_core.runs.content import ChunkContent
@@ -33,7 +34,7 @@ from ..compat import InputImpl
 from ..identity import identities, start_flags_identity, watch
 from ..pixels import core_to_images, images_to_core
 from ..progress import StepProgress, check_cancel, frames_bar
-from .handed_out import hand_out
+from .handed_out import hand_out, hand_out_encoded
 from .paths import runs_root
 
 log = logging.getLogger(__name__)
@@ -161,8 +162,9 @@ def make_video(sampler: ChunkSampler, plan: VideoPlan, run_name: str) -> FrameSt
         except BaseException:
             run.discard_if_empty()  # nothing is worth keeping of a run that never finished a chunk
             raise
-        hand_out(OWNER, run.manifest.name, plan.num_chunks)
-        return run.frames_stream(plan.num_frames)
+        stream = run.frames_stream(plan.num_frames)
+        hand_out(OWNER, stream, plan.num_chunks)
+        return stream
 
 
 def _fill(run: RunFolder, job: Job) -> None:
@@ -224,6 +226,9 @@ def store_chunk(
 def _select(run: RunFolder, job: Job) -> tuple[int, ...]:
     """The chunks that must be made; says in the log what is reused, and what changed where something is not."""
     before = run.manifest
+    if gone := forget_gone(run):
+        files = ", ".join(record.file for record in gone)
+        log.warning("run %s: %s is gone; what the video needs of it is made again", before.name, files)
     missing = run.select(job.hashes)
     if len(missing) < job.plan.num_chunks:
         reused = f"{job.plan.num_chunks - len(missing)} of {job.plan.num_chunks} chunks are reused"
@@ -272,7 +277,9 @@ class RunVideo(InputImpl.VideoFromFile):
         # Asked only for what is not there: what the host's class would have set, which it needs in all it does.
         if not name.startswith("_") or name.startswith("__") or "_stream" not in self.__dict__:
             raise AttributeError(name)
-        super().__init__(encode_run(self._stream))
+        path = encode_run(self._stream)
+        hand_out_encoded(getattr(self._stream, "run_name", ""), path)
+        super().__init__(path)
         del self._stream
         return getattr(self, name)
 

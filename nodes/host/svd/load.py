@@ -10,12 +10,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 
 from ....streaming_core.models.registry import shapes_of
-from ....streaming_core.models.streamingsvd.detect import detect_streamingsvd
+from ....streaming_core.models.streamingsvd.detect import ARCHITECTURE, detect_streamingsvd
 from ....streaming_core.models.streamingsvd.file import split_file
 from ....streaming_core.models.streamingsvd.network import CamNetwork
 from ..cam import StreamingCam, build_cam
 from ..encoders import build_clip_vision
-from ..files import model_file, read_weights
+from ..files import model_file, open_network
 from .build import build_vae, build_video_unet
 
 
@@ -38,13 +38,13 @@ def open_streamingsvd(path: str) -> StreamingSVD:
 
     Raises `CheckpointError` when the file is damaged, of another kind (which it then names) or incomplete.
     """
-    tensors = read_weights(path)
     source = os.path.basename(path)
-    config = detect_streamingsvd(shapes_of(tensors), source)
-    weights = split_file(tensors, source)
-    return StreamingSVD(
-        model=build_video_unet(weights.unet, config.cam.unet),
-        clip_vision=build_clip_vision(weights.clip_vision, config.clip_vision),
-        vae=build_vae(weights.vae, config.image_encoder, config.first_stage),
-        cam=build_cam(CamNetwork, weights.cam, config.cam),
-    )
+    with open_network(path, ARCHITECTURE) as found:
+        config = detect_streamingsvd(shapes_of(found.tensors), source)
+        weights = split_file(found.tensors, source)
+        return StreamingSVD(
+            model=build_video_unet(weights.unet, config.cam.unet),
+            clip_vision=build_clip_vision(weights.clip_vision, config.clip_vision),
+            vae=build_vae(weights.vae, config.image_encoder, config.first_stage),
+            cam=build_cam(CamNetwork, weights.cam, config.cam),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import folder_paths
 from comfy.cli_args import args
 
+from ....streaming_core.file_names import with_dates
 from ....streaming_core.frames import FrameStream, write_png_folder, write_video
 from ..progress import check_cancel, frames_bar
 
@@ -19,7 +21,7 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path
     suffix: empty for a folder.
     """
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
+        with_dates(prefix, time.localtime()), folder_paths.get_output_directory(), width, height
     )
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
 

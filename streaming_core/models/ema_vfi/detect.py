@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from ...errors import SettingsError
 from ..registry import Architecture, IncompleteCheckpointError, Shapes, WrongCheckpointError, count_indices, shapes_of
 from .config import HEAD_WIDTH, WINDOW, EmaVfiConfig
 
@@ -43,7 +44,7 @@ def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int
     file. Raises `WrongCheckpointError` for other networks, `IncompleteCheckpointError` where a key is missing.
     """
     ARCHITECTURE.check(shapes, "this file")
-    bone = "feature_bone."
+    bone, heads_are_given = "feature_bone.", num_heads is not None
     try:
         channels = (
             shapes[f"{bone}block1.conv.0.weight"][0],
@@ -54,6 +55,9 @@ def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int
         )
         conv_depths = [count_indices(shapes, rf"feature_bone\.block{stage}\.conv\.(\d+)\.") // 2 for stage in (1, 2, 3)]
         block_depths = [count_indices(shapes, rf"feature_bone\.block{stage}\.(\d+)\.") for stage in (4, 5)]
+        empty = [stage for stage, depth in enumerate((*conv_depths, *block_depths), start=1) if not depth]
+        if empty:
+            raise IncompleteCheckpointError(f"stage {empty[0]} of this EMA-VFI file has no layers; use a complete file")
         if num_heads is None:
             if any(width % HEAD_WIDTH for width in channels[3:]):
                 raise WrongCheckpointError(
@@ -74,6 +78,10 @@ def detect(shapes: Shapes, num_heads: tuple[int, int] | None = None, window: int
             refine_channels=shapes["unet.conv.weight"][1],
             window=window,
         )
+    except SettingsError as error:
+        if heads_are_given:
+            raise
+        raise IncompleteCheckpointError(f"the weights contradict each other ({error}); use a complete file") from error
     except KeyError as missing:
         raise IncompleteCheckpointError(f"this EMA-VFI file lacks {missing.args[0]}; use a complete file") from None
 

@@ -6,13 +6,30 @@ The refiner has the same layers in the original ModelScope naming; renamed, and 
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
 from ...errors import CheckpointError, SettingsError
-from ..registry import Architecture
+from ..registry import Architecture, WrongCheckpointError
+
+log = logging.getLogger(__name__)
+
+Role = Literal["MS-Vid2Vid", "ModelScope text-to-video"]
+VELOCITY_MARK = "v_pred"
+"""The key that ComfyUI saves with models that predict velocity, as MS-Vid2Vid does and text-to-video does not."""
+_NAMES: Mapping[Role, re.Pattern[str]] = {
+    "MS-Vid2Vid": re.compile(r"non_ema|vid(eo)?[-_ ]?(2|to)[-_ ]?vid(eo)?|v2v"),
+    "ModelScope text-to-video": re.compile(r"te?xt[-_ ]?(2|to)[-_ ]?vid(eo)?|t2v|zeroscope|potat"),
+}
+_AN: Mapping[Role, str] = {
+    "MS-Vid2Vid": "an MS-Vid2Vid",
+    "ModelScope text-to-video": "a ModelScope text-to-video",
+}
+_READERS: Mapping[Role, str] = {"MS-Vid2Vid": "Load Enhancer", "ModelScope text-to-video": "Load ModelScope T2V"}
 
 ARCHITECTURE = Architecture(
     name="MS-Vid2Vid",
@@ -123,6 +140,30 @@ def renamed_keys(keys: set[str]) -> dict[str, str]:
                 rest = _RESNET[old] + rest[len(old) :]
         result[key] = f"{new}.{rest}"
     return result
+
+
+def check_role(source: str, role: Role) -> None:
+    """Say that the file `source`, in ModelScope's own layout, is taken as `role`.
+
+    MS-Vid2Vid and ModelScope's text-to-video UNet (`text2video_pytorch_model.pth`, zeroscope's) have the same keys and
+    shapes, but predict different things on different noise: the node decides, and the name of the file may contradict.
+    Raises `WrongCheckpointError` when it is named as the other one.
+    """
+    other: Role = "ModelScope text-to-video" if role == "MS-Vid2Vid" else "MS-Vid2Vid"
+    named = {role for role, pattern in _NAMES.items() if pattern.search(source.lower())}
+    if named == {other}:
+        raise WrongCheckpointError(
+            f"{source} is by its name {_AN[other]} UNet, which {_READERS[other]} reads; if it is {_AN[role]} UNet "
+            "(the layout is the same), give the file another name"
+        )
+    log.log(
+        logging.INFO if named == {role} else logging.WARNING,
+        "%s is read as %s UNet; %s one has the same layout and belongs in %s",
+        source,
+        _AN[role],
+        _AN[other],
+        _READERS[other],
+    )
 
 
 def rename(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

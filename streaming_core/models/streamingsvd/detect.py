@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...errors import CheckpointError
 from ..registry import Architecture, KnownUnused, Shapes, count_indices, dimension
-from ..towers import detect_clip_vision, detect_pixel_channels, detect_vae
+from ..towers import detect_clip_vision, detect_pixel_channels, detect_vae, detect_vae_encoder
 from .config import CamConfig, Level, StreamingSVDConfig, VideoUNetConfig
 
 UNET_PREFIX = "model.diffusion_model."
@@ -28,6 +28,10 @@ ARCHITECTURE = Architecture(
         (
             (UNET_PREFIX + "input_blocks.1.1.time_stack.", CLIP_VISION_PREFIX),
             "plain SVD or SVD-XT, which ComfyUI's Image Only Checkpoint Loader reads",
+        ),
+        (
+            (UNET_PREFIX + "input_blocks.1.1.time_stack.",),
+            "the video model of SVD alone, which ComfyUI's Load Diffusion Model reads",
         ),
         ((UNET_PREFIX + "input_blocks.",), "a Stable Diffusion checkpoint"),
         (("resampler.", "image_encoder.", "unet."), "a StreamingModelscope checkpoint"),
@@ -105,7 +109,7 @@ def detect_streamingsvd(
     ARCHITECTURE.check(shapes, source)
     return StreamingSVDConfig(
         cam=detect_cam(shapes, head_width=head_width, merger_head_width=merger_head_width),
-        image_encoder=detect_vae(shapes, IMAGE_ENCODER_PREFIX),
+        image_encoder=detect_vae_encoder(shapes, IMAGE_ENCODER_PREFIX),
         first_stage=detect_vae(shapes, FIRST_STAGE_PREFIX),
         clip_vision=detect_clip_vision(shapes, CLIP_VISION_PREFIX),
     )
