@@ -29,7 +29,7 @@ from ....streaming_core.models.modelscope.apm import join_context
 from ....streaming_core.models.modelscope.config import UNet3DConfig
 from ....streaming_core.models.modelscope.unet import VideoUNet
 from ..encoders import PerVideo
-from ..patchers import HostNetwork, choose_dtype, load_model, parameter_count, stored_dtype
+from ..patchers import HostNetwork, choose_dtype, described_config, load_model, parameter_count, stored_dtype
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ def compute(transformer_options: dict) -> Compute:
 class HostVideoUNet(HostNetwork, VideoUNet):
     """`VideoUNet` with the signature and the wrappers that the host expects of a diffusion model."""
 
+    called = "a ModelScope video model"
+
     def _run(
         self,
         x: Tensor,
@@ -62,8 +64,9 @@ class HostVideoUNet(HostNetwork, VideoUNet):
         if control is not None:
             raise SettingsError("ModelScope video models cannot take a ControlNet; remove it from the conditioning")
         frames = x.shape[0] // memory.shape[0]
-        merge = transformer_options.get(MERGE_KEY)
-        return self.denoise(x, timesteps[::frames], memory, merge, compute(transformer_options))
+        options = dict(transformer_options)
+        hooks = self.hooks(options, x, timesteps, context)
+        return self.denoise(x, timesteps[::frames], memory, options.get(MERGE_KEY), compute(options), hooks)
 
 
 class ModelscopeModelConfig(comfy.supported_models_base.BASE):
@@ -151,7 +154,7 @@ def empty_modelscope(
 
     `keep_in` is the type of the weights instead of the host's choice.
     """
-    model_config = ModelscopeModelConfig({"config": config})
+    model_config = ModelscopeModelConfig(described_config(config, config))
     dtype = choose_dtype(model_config, weight_dtype, parameters, keep_in)
     return model_class(model_config, device=device or mm.unet_inital_load_device(parameters, dtype))
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import Grouping, decode_all
+from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.models.streamingsvd.conditioning import (
@@ -38,6 +39,7 @@ from ..patchers import step_memory
 from ..pixels import core_to_images
 from ..progress import check_cancel
 from ..vae import decode_clip
+from ..windows.beginning import check_chunks
 from .cam import with_cam
 
 PREPROCESSINGS = ("official", "comfyui")
@@ -232,6 +234,11 @@ class SvdChunkSampler(ChunkSampler):
     @property
     def size_multiple(self) -> int:
         return self.cam.config.unet.multiple_px
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        plan = super().accept(plan)
+        check_chunks(self.model, plan)
+        return plan
 
     def identity(self) -> dict[str, Any]:
         return fields_identity(self, "progress")
