@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,6 +142,20 @@ def test_chunk_samplers_refuse_such_windows_before_the_first_chunk(host, family)
             chunk_sampler(host, family, cut).accept(plan)
     for whole in (model, windowed(model, length=8), blended(host, model, window=8)):
         assert chunk_sampler(host, family, whole).accept(plan).num_chunks > 1
+
+
+@both
+def test_chunk_samplers_refuse_networks_of_the_other_family_before_the_first_chunk(host, family):
+    from streaming_core.loop.plan import Beginning
+
+    start = Beginning(frames=torch.rand(8, 3, HEIGHT, WIDTH))
+    plan = VideoPlan(20, 8, 3, 0, 8, height=HEIGHT, width=WIDTH, beginning=start)
+    (other,) = set(host.loaded) - {family}
+    sampler = chunk_sampler(host, family, host.loaded[family].model)
+    with pytest.raises(SettingsError, match=f"this CAM belongs to {other}, but the model is {family}"):
+        dataclasses.replace(sampler, cam=host.loaded[other].cam).accept(plan)
+    with pytest.raises(SettingsError, match=f"connect the (model|MODEL) of Load {family}"):
+        dataclasses.replace(sampler, model=host.loaded[other].model).accept(plan)
 
 
 @both

@@ -108,13 +108,8 @@ def _merge_at_strength(merge: Merge, strength: float) -> Merge:
     )
 
 
-def with_modelscope_cam(
-    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
-) -> ModelPatcher:
-    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
-
-    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
-    """
+def check_family(model: ModelPatcher, cam: StreamingCam) -> None:
+    """Raise `SettingsError` for a model or a CAM of another family."""
     if not isinstance(cam.network, ModelscopeCam):
         raise SettingsError(
             "this CAM belongs to StreamingSVD, but the model is StreamingModelscope; "
@@ -125,6 +120,16 @@ def with_modelscope_cam(
             f"this CAM belongs to StreamingModelscope, but the model is {type(model.model).__name__}; "
             "connect the MODEL of Load StreamingModelscope"
         )
+
+
+def with_modelscope_cam(
+    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
+) -> ModelPatcher:
+    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
+    """
+    check_family(model, cam)
     if model.get_attachment(CAM_ATTACHMENT) is not None:
         raise SettingsError(ALREADY_ATTACHED)
     check_control_frames(control_frames, cam.config.unet.multiple_px)

@@ -31,7 +31,7 @@ from ..pixels import core_to_images
 from ..progress import check_cancel
 from ..windows.beginning import check_chunks
 from .apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
-from .cam import with_modelscope_cam
+from .cam import check_family, with_modelscope_cam
 from .ddim import Ddim
 
 log = logging.getLogger(__name__)
@@ -159,6 +159,7 @@ class ModelscopeChunkSampler(ChunkSampler):
         return self.apm is not None or self.tokens is not None
 
     def accept(self, plan: VideoPlan) -> VideoPlan:
+        check_family(self.model, self.cam)
         for model in (self.model, self.first_model):
             check_model(model)
         plan = super().accept(plan)

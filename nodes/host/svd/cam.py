@@ -139,6 +139,15 @@ class CamGuide:
         return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
 
 
+def check_family(cam: StreamingCam) -> None:
+    """Raise `SettingsError` for the CAM of another family."""
+    if not isinstance(cam.network, CamNetwork):
+        raise SettingsError(
+            "this CAM belongs to StreamingModelscope, but the model is StreamingSVD; "
+            "connect the STREAMING_CAM of Load StreamingSVD"
+        )
+
+
 def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
@@ -147,11 +156,7 @@ def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, str
     Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
     VAE, times the UNet's halvings).
     """
-    if not isinstance(cam.network, CamNetwork):
-        raise SettingsError(
-            "this CAM belongs to StreamingModelscope, but the model is StreamingSVD; "
-            "connect the STREAMING_CAM of Load StreamingSVD"
-        )
+    check_family(cam)
     check_control_frames(control_frames, cam.config.unet.multiple_px)
     guide = CamGuide(cam, encode_control_frames(cam, control_frames), strength)
     clone = model.clone()

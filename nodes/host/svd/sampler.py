@@ -12,6 +12,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
+from comfy.model_base import SVD_img2vid
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import Sampler
 from comfy.sd import VAE
@@ -40,7 +41,7 @@ from ..pixels import core_to_images
 from ..progress import check_cancel
 from ..vae import decode_clip
 from ..windows.beginning import check_chunks
-from .cam import with_cam
+from .cam import check_family, with_cam
 
 PREPROCESSINGS = ("official", "comfyui")
 
@@ -236,6 +237,13 @@ class SvdChunkSampler(ChunkSampler):
         return self.cam.config.unet.multiple_px
 
     def accept(self, plan: VideoPlan) -> VideoPlan:
+        for model in (self.model, self.first_model):
+            if not isinstance(model.model, SVD_img2vid):
+                raise SettingsError(
+                    f"StreamingSVD Chunk Sampler needs an SVD video model, got {type(model.model).__name__}; connect "
+                    "the model of Load StreamingSVD, or use the chunk sampler of that model's family"
+                )
+        check_family(self.cam)
         plan = super().accept(plan)
         check_chunks(self.model, plan)
         return plan
