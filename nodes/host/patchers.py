@@ -45,7 +45,6 @@ class HostNetwork(nn.Module):
         dtype: torch.dtype | None = None,
         device: Device = None,
         operations: Operations = nn,
-        **_for_other_nodes: Any,
     ) -> None:
         super().__init__(config, operations, dtype, device)
         # The host asks for the type in which weights are stored.
@@ -83,11 +82,6 @@ class HostNetwork(nn.Module):
             if parameter.ndim == 4:
                 parameter.data = parameter.data.to(memory_format=memory_format)
         return moved
-
-
-def described_config(config: Any, sizes: UNet3DSizes) -> dict[str, Any]:
-    """`unet_config` for the host's model: what our network is made from, and what nodes of others read of it."""
-    return {"config": config, "model_channels": sizes.channels[0]}
 
 
 def check_model(model: ModelPatcher) -> None:

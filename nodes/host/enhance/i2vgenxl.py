@@ -31,7 +31,7 @@ from ....streaming_core.models.i2vgenxl.network import I2VGenXL, position_ramp
 from ....streaming_core.models.registry import shapes_of
 from ....streaming_core.schedules.ddim import enhancer_alphas_cumprod, noise_per_signal
 from ..encoders import PerVideo
-from ..patchers import HostNetwork, choose_dtype, described_config, load_model, parameter_count, stored_dtype
+from ..patchers import HostNetwork, choose_dtype, load_model, parameter_count, stored_dtype
 
 IMAGE_EMBEDDING = "streamingt2v_image_embedding"
 """Key of a CONDITIONING's options: CLIP embedding of the condition image, `[1, 1, width]`; zeros when absent."""
@@ -125,6 +125,8 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
     ) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=network)
         self.model_sampling = I2VGenXLSampling(model_config)
+        config = model_config.unet_config["config"]
+        model_config.unet_config["model_channels"] = config.block_out_channels[0]  # what FreeU reads
 
     @property
     def condition_width(self) -> int:
@@ -186,7 +188,7 @@ def empty_i2vgenxl(
 
     `keep_in` is the type of the weights instead of the host's choice.
     """
-    model_config = I2VGenXLHostConfig(described_config(config, config.sizes))
+    model_config = I2VGenXLHostConfig({"config": config})
     dtype = choose_dtype(model_config, stored, parameters, keep_in)
     return I2VGenXLModel(model_config, device or mm.unet_inital_load_device(parameters, dtype), network)
 

@@ -29,7 +29,7 @@ from ....streaming_core.models.modelscope.apm import join_context
 from ....streaming_core.models.modelscope.config import UNet3DConfig
 from ....streaming_core.models.modelscope.unet import VideoUNet
 from ..encoders import PerVideo
-from ..patchers import HostNetwork, choose_dtype, described_config, load_model, parameter_count, stored_dtype
+from ..patchers import HostNetwork, choose_dtype, load_model, parameter_count, stored_dtype
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class ModelscopeModel(comfy.model_base.BaseModel):
         device: Device = None,
     ):
         super().__init__(model_config, model_type, device=device, unet_model=HostVideoUNet)
+        model_config.unet_config["model_channels"] = self.config.channels[0]  # what FreeU reads
 
     @property
     def config(self) -> UNet3DConfig:
@@ -154,7 +155,7 @@ def empty_modelscope(
 
     `keep_in` is the type of the weights instead of the host's choice.
     """
-    model_config = ModelscopeModelConfig(described_config(config, config))
+    model_config = ModelscopeModelConfig({"config": config})
     dtype = choose_dtype(model_config, weight_dtype, parameters, keep_in)
     return model_class(model_config, device=device or mm.unet_inital_load_device(parameters, dtype))
 
