@@ -83,9 +83,10 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
 
-    from streaming_core.models import unet3d_layers as layers
+    from streaming_core.models import unet3d_attention as parts
     from streaming_core.models.i2vgenxl import network as core
     from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
+    from streaming_core.models.unet3d_layers import Skips
 
     network = core.build(I2VGenXLConfig(), dtype=torch.float16, device="meta")
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
@@ -133,14 +134,14 @@ def network_peaks(frames: int = 38, height: int = 90, width: int = 160) -> dict[
             )
         return living.peak
 
-    peaks, limit = {}, layers.MAX_VALUES
-    layers.MAX_VALUES = 2**62
+    peaks, limit = {}, parts.MAX_VALUES
+    parts.MAX_VALUES = 2**62
     peaks["layers run whole"] = peak()
-    layers.MAX_VALUES = limit
+    parts.MAX_VALUES = limit
     peaks["layers in parts (always)"] = peak()
     # A skip in system memory is a size and nothing more here.
     peaks["and skips in system memory (memory: low)"] = peak(
-        lambda _: layers.Skips(lambda skip: row(1).expand(skip.shape), lambda _, skip: skip.contiguous())
+        lambda _: Skips(lambda skip: row(1).expand(skip.shape), lambda _, skip: skip.contiguous())
     )
     return peaks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 
 from .host.compat import ComfyExtension
+from .host.guard import guarded
 
 MODULES = (
     "streamingsvd",
@@ -32,4 +33,4 @@ class StreamingT2V(ComfyExtension):
 
     async def get_node_list(self) -> list[type]:
         modules = (importlib.import_module(f".{name}", __name__) for name in MODULES)
-        return [node for module in modules for node in module.NODES]
+        return [guarded(node) for module in modules for node in module.NODES]

@@ -109,7 +109,8 @@ def check_call(control_embedding: Tensor, x: Tensor, frames: int) -> None:
     if control_embedding.shape[-2:] != x.shape[-2:]:
         have, want = ((8 * t.shape[-1], 8 * t.shape[-2]) for t in (control_embedding, x))
         raise FrameMismatchError(
-            f"control frames are {have[0]}x{have[1]} but the latent is for {want[0]}x{want[1]}; resize them to fit"
+            f"control frames are {have[0]}x{have[1]}, but the model was called with a latent for {want[0]}x{want[1]}; "
+            "give both the same size, and remove nodes that sample in tiles"
         )
 
 

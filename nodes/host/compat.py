@@ -11,6 +11,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import comfy.model_management as mm
+import torch
 from comfy_api.latest import ComfyExtension, Input, InputImpl, io, ui
 from comfy_execution.graph_utils import ExecutionBlocker
 
@@ -22,6 +24,7 @@ __all__ = [
     "blocked",
     "classes",
     "io",
+    "is_out_of_memory",
     "schema",
     "supported",
     "ui",
@@ -51,6 +54,25 @@ def supported(function: Callable, **options: Any) -> dict[str, Any]:
 def classes(module: ModuleType, *names: str) -> tuple[type, ...]:
     """Those classes of a module of the host that this host has, for isinstance: with none of them it is false."""
     return tuple(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that the device has no memory left, whichever allocator and torch raised it.
+
+    Beside torch's own class that is AcceleratorError since torch 2.8, and RuntimeError from the driver: their number or
+    their words say it.
+    """
+    if isinstance(error, (mm.OOM_EXCEPTION, torch.OutOfMemoryError)):
+        return True
+    if hasattr(mm, "is_oom") and mm.is_oom(error):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    cuda_number = 2  # cudaErrorMemoryAllocation
+    found = getattr(error, "error_code", None) == cuda_number or "out of memory" in str(error).lower()
+    if found and hasattr(mm, "discard_cuda_async_error"):
+        mm.discard_cuda_async_error()  # else the next call on the device raises it once more
+    return found
 
 
 def blocked(message: str) -> ExecutionBlocker:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import comfy.cli_args
+import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
@@ -18,13 +20,15 @@ from torch import Tensor
 
 from ...streaming_core.errors import CheckpointError, StreamingError
 from ...streaming_core.models import weight_file
-from ...streaming_core.models.quantized import plain_weights
+from ...streaming_core.models.quantized import Layer, plain_weights
 from ...streaming_core.models.registry import Architecture
 from ...streaming_core.models.wrappers import NamedWeights, named_weights
 from .handed_out import file_changes, hand_out_files
-from .quantized import decode_by_host
 
 log = logging.getLogger(__name__)
+
+_PACKED = ("nvfp4", "convrot_w4a4", "asym_w4a8_int8")
+"""Formats with two values in a byte."""
 
 
 def model_file(folder: str, name: str) -> str:
@@ -132,3 +136,18 @@ def diffusion_model_names() -> list[str]:
 def checkpoint_names() -> list[str]:
     """Files in the host's checkpoints folder."""
     return model_names("checkpoints")
+
+
+def decode_by_host(layer: Layer, described: Mapping[str, Any], dtype: torch.dtype) -> Tensor | None:
+    """The weight of one quantized linear layer in `dtype`, or None where this host does not know its format."""
+    make = getattr(comfy.ops, "mixed_precision_ops", None)
+    kind = described.get("format")
+    if make is None or kind not in getattr(comfy.ops, "QUANT_ALGOS", {}) or layer["weight"].ndim != 2:
+        return None
+    rows, columns = layer["weight"].shape
+    columns *= 2 if kind in _PACKED else 1
+    described_bytes = torch.tensor(list(json.dumps(dict(described)).encode()), dtype=torch.uint8)
+    linear = make({"mixed_ops": True}, dtype).Linear(columns, rows, bias=False, device="cpu", dtype=dtype)
+    linear.load_state_dict({**layer, "comfy_quant": described_bytes}, strict=False)
+    weight: Any = linear.weight
+    return weight.dequantize().to(dtype) if hasattr(weight, "dequantize") else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from ...streaming_core.loop.sampler import StepMemory
 from ...streaming_core.models.layers import Device, Operations
 from ...streaming_core.models.registry import compare_keys, shapes_of
+from ...streaming_core.models.unet3d import UNet3D, UNet3DSizes
+from .unet_patches import PatchHooks, check_patches
 
 
 def managed(network: nn.Module, load_device: torch.device, offload_device: torch.device) -> ModelPatcher:
@@ -27,11 +29,14 @@ def managed(network: nn.Module, load_device: torch.device, offload_device: torch
 
 
 class HostNetwork(nn.Module):
-    """The constructor, call and wrappers that the host expects of a diffusion model, in front of a network of ours.
+    """The constructor, call, wrappers and patches that the host expects of a diffusion model, before a UNet of ours.
 
-    A class derives from this first and from the network second, and does its work in `_run`.
+    A class derives from this first and from the network second, and does its work in `_run`. `called` names the model
+    in errors.
     """
 
+    called: str
+    sizes: UNet3DSizes
     _run: Callable[..., Tensor]
 
     def __init__(
@@ -56,9 +61,37 @@ class HostNetwork(nn.Module):
         **conds: Any,
     ) -> Tensor:
         transformer_options = transformer_options or {}
+        self.check(transformer_options)
         wrappers = get_all_wrappers(WrappersMP.DIFFUSION_MODEL, transformer_options)
         executor = WrapperExecutor.new_class_executor(self._run, self, wrappers)
         return executor.execute(x, timesteps, context, control, transformer_options, **conds)
+
+    def check(self, transformer_options: Mapping[str, Any]) -> None:
+        """Raise `SettingsError` for patches that have no place here."""
+        check_patches(transformer_options, cast(UNet3D, self), self.called)
+
+    def hooks(self, options: dict[str, Any], x: Tensor, timesteps: Tensor, context: Tensor | None = None) -> PatchHooks:
+        """What runs the patches in `options` during the pass on `x`; `options` is of this pass and is written to."""
+        return PatchHooks(options, self.sizes.channels[0], x, timesteps, context)
+
+    def to(self, *args: Any, **options: Any) -> HostNetwork:
+        """As for any module, but a memory format of images is given to images only: convolutions over time stay."""
+        memory_format = options.pop("memory_format", torch.preserve_format)
+        moved = super().to(*args, **options) if args or options else self
+        for parameter in moved.parameters():
+            if parameter.ndim == 4:
+                parameter.data = parameter.data.to(memory_format=memory_format)
+        return moved
+
+
+def check_model(model: ModelPatcher) -> None:
+    """Raise `SettingsError` for a MODEL of ours that carries patches it cannot run; other MODELs are the host's matter.
+
+    The network refuses them at its first call; nodes that load, encode or sample other things before ask here.
+    """
+    network = model.model.diffusion_model
+    if isinstance(network, HostNetwork):
+        network.check(model.model_options.get("transformer_options", {}))
 
 
 def choose_dtype(

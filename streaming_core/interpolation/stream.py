@@ -44,6 +44,10 @@ def _nothing(*_: Any) -> None:
     return None
 
 
+def _is_torchs(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError)
+
+
 @dataclass(frozen=True)
 class InterpolationModel:
     """A network where it can run, and what to ask of the one who owns the machine.
@@ -53,8 +57,8 @@ class InterpolationModel:
         device, dtype: of the frames it gets.
         prepare: called with the IMAGE shape `(1, H, W, 3)` before each pair; brings the weights to `device`.
         free_bytes: memory left on `device`, or None where batches do not pay (a CPU is slower with them).
-        recover: called after out-of-memory, before the next try.
-        out_of_memory: exceptions that mean it.
+        recover: called after out-of-memory, before the next attempt.
+        is_out_of_memory: whether an exception means it; default torch's own.
         check_cancel: called before each pair; raises whatever means Cancel.
     """
 
@@ -64,7 +68,7 @@ class InterpolationModel:
     prepare: Callable[[tuple[int, int, int, int]], None] = _nothing
     free_bytes: Callable[[], int | None] = _nothing
     recover: Callable[[], None] = _nothing
-    out_of_memory: tuple[type[BaseException], ...] = (torch.cuda.OutOfMemoryError,)
+    is_out_of_memory: Callable[[Exception], bool] = _is_torchs
     check_cancel: Callable[[], None] = _nothing
 
 
@@ -266,7 +270,9 @@ class _Worker:
             steps = steps.expand(-1, 1, *first.shape[-2:])
             img0, img1 = (frame.expand(len(times), -1, -1, -1) for frame in (first, second))
             return self.model.network(img0, img1, timestep=steps, cache=self.cache)
-        except self.model.out_of_memory:
+        except Exception as error:
+            if not self.model.is_out_of_memory(error):
+                raise
             if len(times) > 1:
                 self.batch = len(times) // 2
             elif self.multi is not None:

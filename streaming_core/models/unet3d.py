@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from ..errors import SettingsError
 from .layers import Device, Operations, sinusoid
+from .unet3d_attention import ContextAttention, KeysValues
 from .unet3d_layers import (
     Call,
-    ContextAttention,
     Downsample,
-    KeysValues,
     ResBlock2D,
     Skips,
     SpatialTransformer,
@@ -129,6 +128,13 @@ class Block(nn.Module):
         return h
 
 
+def as_skip(h: Tensor, call: Call, skips: Skips) -> Tensor:
+    """Store what an input block made; returns what the next one gets."""
+    h = call.hooks.after_input(h)
+    skips.push(h)
+    return call.hooks.after_skip(h)
+
+
 class DownBlock(Block):
     """One level of the way down; every layer's output is a skip, the strided convolution's too."""
 
@@ -138,11 +144,11 @@ class DownBlock(Block):
 
     def forward(self, h: Tensor, call: Call, skips: Skips) -> Tensor:
         for index in range(len(self.resnets)):
-            h = self._layer(index, h, call)
-            skips.push(h)
+            call.hooks.at("input", len(skips))
+            h = as_skip(self._layer(index, h, call), call, skips)
         for downsample in self.downsamplers or ():
-            h = downsample(h)
-            skips.push(h)
+            call.hooks.at("input", len(skips))
+            h = as_skip(downsample(h), call, skips)
         return h
 
 
@@ -174,10 +180,24 @@ class UpBlock(Block):
 
     def forward(self, h: Tensor, call: Call, skips: Skips) -> Tensor:
         for index in range(len(self.resnets)):
-            h = self._layer(index, torch.cat([h, skips.pop()], dim=1), call)
+            call.hooks.at("output", skips.taken)
+            h, skip = call.hooks.before_output(h, skips.pop())
+            _check_sizes(h, skip)
+            h = self._layer(index, torch.cat([h, skip], dim=1), call)
         for upsample in self.upsamplers or ():
             h = upsample(h, skips.next_size())
         return h
+
+
+def _check_sizes(h: Tensor, skip: Tensor) -> None:
+    """Raise `SettingsError` where hooks left sizes that cannot be joined; the network's own always can."""
+    if h.shape[-2:] != skip.shape[-2:]:
+        (height, width), (wanted_height, wanted_width) = h.shape[-2:], skip.shape[-2:]
+        raise SettingsError(
+            f"a patch of this model changed its features to {width}x{height} and did not bring them back to the "
+            f"{wanted_width}x{wanted_height} of the block that they are joined with; remove that patch, or let it "
+            "divide both sides of the video evenly"
+        )
 
 
 class DownPath(nn.Module):
@@ -233,14 +253,20 @@ class DownPath(nn.Module):
 
     def enter(self, x: Tensor, call: Call) -> Tensor:
         """The first features of `x` `[b * frames, in_channels, h, w]`."""
+        call.hooks.at("input", 0)
         return self.transformer_in(self.conv_in(x), call)
 
     def down(self, h: Tensor, call: Call, skips: Skips) -> Tensor:
         """From the first features to what goes into the middle; skips are pushed on the way."""
-        skips.push(h)
+        h = as_skip(h, call, skips)
         for block in self.down_blocks:
             h = block(h, call, skips)
         return h
+
+    def middle(self, h: Tensor, call: Call) -> Tensor:
+        """From what leaves the way down to what enters the way up."""
+        call.hooks.at("middle", 0)
+        return call.hooks.after_middle(self.mid_block(h, call))
 
 
 class UNet3D(DownPath):
@@ -265,6 +291,18 @@ class UNet3D(DownPath):
         self.up_blocks = nn.ModuleList(blocks)
         self.conv_norm_out = operations.GroupNorm(sizes.norm_groups, sizes.channels[0], eps=1e-5, **options)
         self.conv_out = operations.Conv2d(sizes.channels[0], sizes.out_channels, 3, padding=1, **options)
+
+    @property
+    def transformers(self) -> frozenset[tuple[str, int]]:
+        """The blocks that have spatial transformers, as `Hooks.at` counts them."""
+        found, sizes = {("middle", 0)}, self.sizes
+        for level, has_them in enumerate(sizes.attention):
+            if has_them:
+                down = 1 + level * (sizes.layers_per_block + 1)  # the first convolution, and a stride after every level
+                up = (len(sizes.channels) - 1 - level) * (sizes.layers_per_block + 1)
+                found |= {("input", down + layer) for layer in range(sizes.layers_per_block)}
+                found |= {("output", up + layer) for layer in range(sizes.layers_per_block + 1)}
+        return frozenset(found)
 
     def up(self, h: Tensor, call: Call, skips: Skips) -> Tensor:
         """From what leaves the middle to the prediction `[b * frames, out_channels, h, w]`."""

@@ -15,14 +15,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import MAX_ATTENTION_BATCH, Attention, Compute, MultiHeadAttention
-from .layers import Device, FeedForward, Operations, in_parts
-
-MAX_VALUES = 2**27
-"""Intermediate values that one layer makes at a time. Whole feed-forward layers would set the peak of all memory."""
-
-KeysValues = tuple[Tensor, Tensor]
-"""Keys and values of one cross-attention, `[batch, tokens, width]` each: one row per video, not per frame."""
+from .attention import Compute
+from .layers import Device, FeedForward, Operations
+from .unet3d_attention import ContextAttention, KeysValues, SelfAttention, pieces
+from .unet3d_hooks import NO_HOOKS, Hooks
 
 
 @dataclass(frozen=True)
@@ -34,12 +30,14 @@ class Call:
         embedding: noise level (and whatever else is added to it) of every frame, `[batch * frames, width]`.
         memory: keys and values for the cross-attentions, in the order in which they run.
         compute: the kernels.
+        hooks: what the caller does on the way.
     """
 
     frames: int
     embedding: Tensor
     memory: Iterator[KeysValues]
     compute: Compute
+    hooks: Hooks = NO_HOOKS
 
 
 class Skips:
@@ -48,6 +46,9 @@ class Skips:
     Args:
         put: what is stored of a skip; default all of it, where it is.
         take: `(index, stored) -> skip`, called right before the decoder needs it. Indices count from 0 on the way down.
+
+    Attributes:
+        taken: how many the way up has taken.
     """
 
     def __init__(
@@ -55,12 +56,17 @@ class Skips:
     ):
         self._put, self._take = put, take
         self._stored: list[Tensor] = []
+        self.taken = 0
+
+    def __len__(self) -> int:
+        return len(self._stored)
 
     def push(self, skip: Tensor) -> None:
         self._stored.append(skip if self._put is None else self._put(skip))
 
     def pop(self) -> Tensor:
         stored = self._stored.pop()
+        self.taken += 1
         return stored if self._take is None else self._take(len(self._stored), stored)
 
     def next_size(self) -> tuple[int, int]:
@@ -71,47 +77,6 @@ class Skips:
     def all(self) -> list[Tensor]:
         """Everything stored, oldest first."""
         return list(self._stored)
-
-
-def pieces(values: int) -> int:
-    """Into how many parts work is cut that makes so many intermediate values."""
-    return -(-values // MAX_VALUES)
-
-
-class SelfAttention(MultiHeadAttention):
-    """Attention of every row to itself; large batches go in parts: kernels have a limit, and memory too."""
-
-    def attend(self, x: Tensor, attention: Attention) -> Tensor:
-        """`x` and result `[rows, n, width]`."""
-
-        def part(rows: Tensor) -> Tensor:
-            return self.to_out(attention(self.to_q(rows), self.to_k(rows), self.to_v(rows), self.heads))
-
-        return in_parts(part, x, max(pieces(4 * x.numel()), -(-len(x) * self.heads // MAX_ATTENTION_BATCH)))
-
-
-class ContextAttention(MultiHeadAttention):
-    """Attention of all frames of a video to one context.
-
-    Keys and values depend on neither frame nor noise level: they are made once (`project`) and handed in, and the
-    frames of a video are folded into its queries.
-    """
-
-    def project(self, context: Tensor) -> KeysValues:
-        """Keys and values of `context` `[batch, tokens, context_width]`."""
-        return self.to_k(context), self.to_v(context)
-
-    def attend(self, x: Tensor, memory: KeysValues, attention: Attention) -> Tensor:
-        """`x` and result `[batch * frames, pixels, width]`."""
-        k, v = memory
-
-        def part(clips: Tensor) -> Tensor:
-            frames = clips.shape[1]
-            q = rearrange(self.to_q(clips), "b f s c -> b (f s) c")
-            return self.to_out(rearrange(attention(q, k, v, self.heads), "b (f s) c -> b f s c", f=frames))
-
-        clips = rearrange(x, "(b f) s c -> b f s c", b=k.shape[0])
-        return rearrange(in_parts(part, clips, pieces(4 * x.numel()), dim=1), "b f s c -> (b f) s c")
 
 
 class ResBlock2D(nn.Module):
@@ -207,11 +172,13 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """`x` and result `[rows, n, width]`: pixels of a frame, or frames of a pixel."""
-        attention = call.compute.attention
-        x = x + self.attn1.attend(self.norm1(x), attention)
+        attention, hooks = call.compute.attention, call.hooks
         if isinstance(self.attn2, ContextAttention):
-            x = x + self.attn2.attend(self.norm2(x), next(call.memory), attention)
+            x = x + hooks.self_attention(self.attn1, self.norm1(x), attention)
+            x = hooks.between_attentions(x)
+            x = x + hooks.cross_attention(self.attn2, self.norm2(x), next(call.memory), attention)
         else:
+            x = x + self.attn1.attend(self.norm1(x), attention)
             x = x + self.attn2.attend(self.norm2(x), attention)
         # Both halves of the gated projection are four times as wide as the input.
         slices = max(call.compute.feed_forward_slices, pieces(8 * x.numel()))
@@ -264,6 +231,7 @@ class SpatialTransformer(_Transformer):
 
     def forward(self, x: Tensor, call: Call) -> Tensor:
         """`x` and result `[batch * frames, channels, h, w]`."""
+        call.hooks.transformer(tuple(x.shape))
         tokens = self._run(rearrange(self.norm(x), "n c h w -> n (h w) c"), call)
         return x + rearrange(tokens, "n (h w) c -> n c h w", h=x.shape[-2])
 

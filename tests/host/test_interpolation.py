@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from importlib.util import find_spec
@@ -13,6 +14,8 @@ import torch
 from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import CheckpointError, SettingsError
 from streaming_core.frames import TensorFrames
+from streaming_core.interpolation import timeline
+from streaming_core.interpolation.stream import InterpolatedFrames
 from streaming_core.models.ema_vfi.interpolator import EmaVfiInterpolator, EmaVfiSettings
 from tiny_models.ema_vfi import random_network, write_tiny_ema_vfi
 
@@ -180,6 +183,40 @@ def test_cancel_ends_at_the_next_pair(files, monkeypatch):
     mm.interrupt_current_processing(True)
     with pytest.raises(mm.InterruptProcessingException):
         next(slices)
+
+
+def out_of_memory_errors():
+    yield torch.OutOfMemoryError("Allocation on device 0 would exceed allowed memory.")
+    yield RuntimeError("CUDA driver error: out of memory")
+    if hasattr(torch, "AcceleratorError"):
+        yield torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
+
+
+@pytest.mark.parametrize("error", out_of_memory_errors(), ids=lambda error: type(error).__name__)
+def test_a_full_device_means_smaller_batches_whatever_raises_it(files, error, monkeypatch):
+    model = host.to_core(load())
+    source, line = TensorFrames(clip(), 8), timeline.multiplied(4, 8, 4)
+    plain = InterpolatedFrames(source, line, model, cut_threshold=0).read(0, 13)
+    real, tried = type(model.network).forward_multi_timestep, []
+
+    def several(self, first, second, times, cache=None):
+        tried.append(len(times))
+        if len(times) > 1:
+            raise error
+        return real(self, first, second, times, cache)
+
+    monkeypatch.setattr(type(model.network), "forward_multi_timestep", several)
+    model = dataclasses.replace(model, free_bytes=lambda: 10**12)
+    frames = InterpolatedFrames(source, line, model, cut_threshold=0).read(0, 13)
+    assert tried[:2] == [3, 1] and set(tried[1:]) == {1}
+    torch.testing.assert_close(frames, plain, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes cannot be multiplied"), ValueError("out of memory")])
+def test_other_errors_are_not_taken_for_a_full_device(error):
+    from comfyui_streamingt2v.nodes.host.compat import is_out_of_memory
+
+    assert not is_out_of_memory(error)
 
 
 def test_values_that_are_no_interpolation_models_are_refused():

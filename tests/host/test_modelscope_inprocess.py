@@ -392,7 +392,7 @@ def test_wrong_control_frames_are_refused(host, loaded, prompts):
     with pytest.raises(FrameMismatchError, match="multiples of 16 pixels"):
         host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, side=28))
     model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, side=48))
-    with pytest.raises(FrameMismatchError, match="48x48 but the latent is for 32x32"):
+    with pytest.raises(FrameMismatchError, match="48x48, but the model was called with a latent for 32x32"):
         sample(host, model, *prompts)
     model = host.cam.with_modelscope_cam(loaded.model, loaded.cam, frames(0, count=16))
     with pytest.raises(SettingsError, match="16 control frames leave nothing new"):

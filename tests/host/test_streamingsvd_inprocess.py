@@ -241,7 +241,7 @@ def test_wrong_control_frames_say_why(rooms, tiny):
     with_cam = rooms["cam"].with_cam
     with pytest.raises(FrameMismatchError, match="multiples of 16"):
         with_cam(tiny["model"], tiny["cam"], torch.rand(2, 40, 64, 3))
-    with pytest.raises(FrameMismatchError, match="128x64 but the latent is for 64x32"):
+    with pytest.raises(FrameMismatchError, match="128x64, but the model was called with a latent for 64x32"):
         sample(with_cam(tiny["model"], tiny["cam"], torch.rand(2, 64, 128, 3)))
     with pytest.raises(SettingsError, match="6 control frames leave nothing new"):
         sample(with_cam(tiny["model"], tiny["cam"], control(frames=FRAMES)))

@@ -93,7 +93,7 @@ def ramp(num_frames: int, height: int = 6, width: int = 10) -> TensorFrames:
 def video(source: FrameStream, line: timeline.Timeline, network: Any = None, **options) -> InterpolatedFrames:
     chosen = {name: options.pop(name) for name in ("cut_threshold", "copy_static", "byte_steps") if name in options}
     chosen = {"cut_threshold": 0, "copy_static": False} | chosen
-    model = InterpolationModel(network or Mixer(), out_of_memory=(Full,), **options)
+    model = InterpolationModel(network or Mixer(), is_out_of_memory=lambda error: isinstance(error, Full), **options)
     return InterpolatedFrames(source, line, model, **chosen)
 
 

@@ -23,6 +23,7 @@ from ....streaming_core.enhance.size import Size
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.frames import to_rgb
 from ..encoders import ConditioningPair, embed_pixels, encode_prompt
+from ..patchers import check_model
 from ..pixels import core_to_images, images_to_core
 from ..progress import StepProgress
 from ..windows.conditions import with_window_conditions
@@ -48,7 +49,7 @@ class Enhancer:
         low_memory: run guidance rows one after the other and keep skips in system memory.
 
     Raises:
-        SettingsError: another model, or a VAE for other latents.
+        SettingsError: another model, one with patches it cannot run, or a VAE for other latents.
     """
 
     model: ModelPatcher
@@ -63,6 +64,7 @@ class Enhancer:
                 f"the enhancer needs the model of Load Enhancer, got {type(self.model.model).__name__}; for other "
                 "models use Randomized Blending and a sampler node"
             )
+        check_model(self.model)
         check_vae(self.vae, self.model)
 
     @property

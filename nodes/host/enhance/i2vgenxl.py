@@ -51,6 +51,8 @@ class I2VGenXLSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_s
 class HostI2VGenXL(HostNetwork, I2VGenXL):
     """The network with the signature and the wrappers that the host expects of a diffusion model."""
 
+    called = "I2VGen-XL"
+
     def _run(
         self,
         x: Tensor,
@@ -65,8 +67,31 @@ class HostI2VGenXL(HostNetwork, I2VGenXL):
     ) -> Tensor:
         if control is not None:
             raise SettingsError("I2VGen-XL cannot take a ControlNet; remove it from the conditioning")
-        rows = context.shape[0]
-        frames = x.shape[0] // rows
+        inputs = context, image_latents, image_embeddings, fps
+        if not transformer_options.get(FRUGAL):
+            return self._denoise(x, timesteps, transformer_options, inputs, frugal=False)
+        rows = len(context)
+        frames = len(x) // rows
+        branches = transformer_options.get("cond_or_uncond", [0] * rows)
+        return torch.cat(
+            [
+                self._denoise(
+                    x[row * frames : (row + 1) * frames],
+                    timesteps[row * frames : (row + 1) * frames],
+                    {**transformer_options, "cond_or_uncond": [branches[row]]},
+                    tuple(part[row : row + 1] for part in inputs),
+                    frugal=True,
+                )
+                for row in range(rows)
+            ]
+        )
+
+    def _denoise(
+        self, x: Tensor, timesteps: Tensor, transformer_options: dict, inputs: tuple[Tensor, ...], frugal: bool
+    ) -> Tensor:
+        context, image_latents, image_embeddings, fps = inputs
+        rows, options = len(context), dict(transformer_options)
+        frames = len(x) // rows
         velocity = self.denoise(
             rearrange(x, "(rows frames) c h w -> rows c frames h w", rows=rows),
             timesteps[::frames],
@@ -74,8 +99,9 @@ class HostI2VGenXL(HostNetwork, I2VGenXL):
             position_ramp(image_latents, frames),
             image_embeddings,
             fps,
-            attention=partial(optimized_attention, transformer_options=transformer_options),
-            frugal=bool(transformer_options.get(FRUGAL)),
+            attention=partial(optimized_attention, transformer_options=options),
+            frugal=frugal,
+            hooks=self.hooks(options, x, timesteps, context),
         )
         return rearrange(velocity, "rows c frames h w -> (rows frames) c h w")
 
@@ -99,6 +125,8 @@ class I2VGenXLModel(comfy.model_base.BaseModel):
     ) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.V_PREDICTION, device=device, unet_model=network)
         self.model_sampling = I2VGenXLSampling(model_config)
+        config = model_config.unet_config["config"]
+        model_config.unet_config["model_channels"] = config.block_out_channels[0]  # what FreeU reads
 
     @property
     def condition_width(self) -> int:

@@ -19,6 +19,7 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.modelscope.vid2vid import fit_refiner_size
 from ..encoders import Conditioning
 from ..modelscope.vid2vid import Vid2VidModel, with_rescaled_guidance
+from ..patchers import check_model
 from ..progress import StepProgress
 from .stage import StageVideo, check_vae, decode_video, encode_video, sample_video, video_noise
 
@@ -33,7 +34,8 @@ class Refiner:
     `positive` and `negative` come from the refiner's own text encoder.
 
     Raises:
-        SettingsError: another model, a VAE for other latents, or conditioning of another text encoder.
+        SettingsError: another model, one with patches it cannot run, a VAE for other latents, or conditioning of
+            another text encoder.
     """
 
     model: ModelPatcher
@@ -48,6 +50,7 @@ class Refiner:
                 f"refining needs MS-Vid2Vid from Load Enhancer, got {type(model).__name__}; for I2VGen-XL "
                 "use Enhance Video"
             )
+        check_model(self.model)
         check_vae(self.vae, self.model)
         for text, _ in (*self.positive, *self.negative):
             if text.shape[-1] != model.config.context_width:

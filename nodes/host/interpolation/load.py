@@ -13,6 +13,7 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.interpolation.stream import InterpolationModel
 from ....streaming_core.models.ema_vfi.detect import ARCHITECTURE
 from ....streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
+from ..compat import is_out_of_memory
 from ..files import add_model_folder, model_file, model_names, open_network
 from ..patchers import managed
 from ..progress import check_cancel
@@ -71,6 +72,6 @@ def to_core(patcher: Any) -> InterpolationModel:
         prepare=prepare,
         free_bytes=lambda: None if mm.is_device_cpu(device) else mm.get_free_memory(device),
         recover=mm.soft_empty_cache,
-        out_of_memory=(mm.OOM_EXCEPTION,),
+        is_out_of_memory=is_out_of_memory,
         check_cancel=check_cancel,
     )

@@ -28,6 +28,7 @@ from ..cam import (
     encode_control_frames,
 )
 from ..progress import check_cancel
+from ..windows.beginning import VideoBeginning
 from .model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
 
 
@@ -46,6 +47,10 @@ class ModelscopeCamGuide:
     @property
     def network(self) -> ModelscopeCam:
         return cast(ModelscopeCam, self.cam.network)
+
+    @property
+    def beginning(self) -> VideoBeginning:
+        return VideoBeginning(self.control_embedding.shape[0])
 
     def project_text(self, text: Tensor) -> Tensor:
         """Keys and values of the branch for `text` `[1, tokens, width]`."""
@@ -66,6 +71,8 @@ class ModelscopeCamGuide:
         check_cancel()
         if cam_memory is None:
             raise SettingsError("CAM Conditioning of StreamingModelscope needs a ModelScope video model")
+        if not self.beginning.is_in(transformer_options):
+            return executor(x, timesteps, context, control, transformer_options, cam_memory=cam_memory, **kwargs)
         rows = cam_memory.shape[0]
         frames, control_frames = x.shape[0] // rows, self.control_embedding.shape[0]
         check_call(self.control_embedding, x, frames)
@@ -101,13 +108,8 @@ def _merge_at_strength(merge: Merge, strength: float) -> Merge:
     )
 
 
-def with_modelscope_cam(
-    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
-) -> ModelPatcher:
-    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
-
-    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
-    """
+def check_family(model: ModelPatcher, cam: StreamingCam) -> None:
+    """Raise `SettingsError` for a model or a CAM of another family."""
     if not isinstance(cam.network, ModelscopeCam):
         raise SettingsError(
             "this CAM belongs to StreamingSVD, but the model is StreamingModelscope; "
@@ -118,6 +120,16 @@ def with_modelscope_cam(
             f"this CAM belongs to StreamingModelscope, but the model is {type(model.model).__name__}; "
             "connect the MODEL of Load StreamingModelscope"
         )
+
+
+def with_modelscope_cam(
+    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
+) -> ModelPatcher:
+    """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
+
+    `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
+    """
+    check_family(model, cam)
     if model.get_attachment(CAM_ATTACHMENT) is not None:
         raise SettingsError(ALREADY_ATTACHED)
     check_control_frames(control_frames, cam.config.unet.multiple_px)
@@ -125,5 +137,6 @@ def with_modelscope_cam(
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAM_ATTACHMENT, guide.around_unet)
     clone.set_attachments(CAM_ATTACHMENT, guide)
+    guide.beginning.watch(clone, CAM_ATTACHMENT)
     clone.set_additional_models(CAM_ATTACHMENT, [cam.patcher])
     return clone

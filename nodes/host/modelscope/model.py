@@ -49,6 +49,8 @@ def compute(transformer_options: dict) -> Compute:
 class HostVideoUNet(HostNetwork, VideoUNet):
     """`VideoUNet` with the signature and the wrappers that the host expects of a diffusion model."""
 
+    called = "a ModelScope video model"
+
     def _run(
         self,
         x: Tensor,
@@ -62,8 +64,9 @@ class HostVideoUNet(HostNetwork, VideoUNet):
         if control is not None:
             raise SettingsError("ModelScope video models cannot take a ControlNet; remove it from the conditioning")
         frames = x.shape[0] // memory.shape[0]
-        merge = transformer_options.get(MERGE_KEY)
-        return self.denoise(x, timesteps[::frames], memory, merge, compute(transformer_options))
+        options = dict(transformer_options)
+        hooks = self.hooks(options, x, timesteps, context)
+        return self.denoise(x, timesteps[::frames], memory, options.get(MERGE_KEY), compute(options), hooks)
 
 
 class ModelscopeModelConfig(comfy.supported_models_base.BASE):
@@ -85,6 +88,7 @@ class ModelscopeModel(comfy.model_base.BaseModel):
         device: Device = None,
     ):
         super().__init__(model_config, model_type, device=device, unet_model=HostVideoUNet)
+        model_config.unet_config["model_channels"] = self.config.channels[0]  # what FreeU reads
 
     @property
     def config(self) -> UNet3DConfig:

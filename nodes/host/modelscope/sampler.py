@@ -19,17 +19,19 @@ from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
+from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
 from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
-from ..patchers import step_memory
+from ..patchers import check_model, step_memory
 from ..pixels import core_to_images
 from ..progress import check_cancel
+from ..windows.beginning import check_chunks
 from .apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
-from .cam import with_modelscope_cam
+from .cam import check_family, with_modelscope_cam
 from .ddim import Ddim
 
 log = logging.getLogger(__name__)
@@ -155,6 +157,14 @@ class ModelscopeChunkSampler(ChunkSampler):
     def has_anchor(self) -> bool:
         """Whether APM remembers the anchor."""
         return self.apm is not None or self.tokens is not None
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        check_family(self.model, self.cam)
+        for model in (self.model, self.first_model):
+            check_model(model)
+        plan = super().accept(plan)
+        check_chunks(self.model, plan)
+        return plan
 
     def identity(self) -> dict[str, Any]:
         # Prompts decide single chunks: `chunk_identity`.

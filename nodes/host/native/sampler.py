@@ -29,7 +29,7 @@ from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMe
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
-from ..patchers import step_memory
+from ..patchers import check_model, step_memory
 from ..pixels import core_to_images, images_to_core
 from ..progress import check_cancel
 from ..vae import decode_clip as decode_frame_batch
@@ -199,6 +199,10 @@ class AnyModelChunkSampler(ChunkSampler):
                 *(self.layout.words, *fitted, chunk_frames, overlap_frames),
             )
         return fitted
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        check_model(self.model)
+        return super().accept(plan)
 
     def identity(self) -> dict[str, Any]:
         return fields_identity(self, "clip", "progress")

@@ -23,6 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 from torch import Tensor
 
+from ....streaming_core.errors import SettingsError
 from ....streaming_core.models.layers import Device
 from ....streaming_core.models.registry import load_strict
 from ....streaming_core.models.streamingsvd.config import VideoUNetConfig
@@ -76,7 +77,15 @@ def empty_video_unet(
     model_config = comfy.supported_models.SVD_img2vid(host_unet_config(config))
     model_config.unet_config["num_head_channels"] = config.head_width
     dtype = choose_dtype(model_config, weight_dtype, parameters)
-    model = model_config.get_model({}, "", device=device or mm.unet_inital_load_device(parameters, dtype))
+    try:
+        model = model_config.get_model({}, "", device=device or mm.unet_inital_load_device(parameters, dtype))
+    except RuntimeError as error:
+        if not mm.force_channels_last():
+            raise
+        raise SettingsError(
+            "ComfyUI was started with --force-channels-last, a memory format that its own SVD model cannot have; start "
+            "it without that flag"
+        ) from error
     # fps, motion bucket and augmentation share the vector equally; 256 each at full size.
     model.embedder = Timestep(config.vector_width // 3)
     return model

@@ -32,6 +32,7 @@ from ..cam import (
     check_control_frames,
     encode_control_frames,
 )
+from ..windows.beginning import VideoBeginning
 
 KEY = "streamingt2v_cam"
 
@@ -65,6 +66,10 @@ class CamGuide:
     def control_frames(self) -> int:
         return self.control_embedding.shape[0]
 
+    @property
+    def beginning(self) -> VideoBeginning:
+        return VideoBeginning(self.control_frames)
+
     def around_unet(
         self,
         executor: Callable[..., Tensor],
@@ -83,6 +88,8 @@ class CamGuide:
             raise SettingsError(
                 "CAM Conditioning needs an SVD video model, and this model does not report a number of frames"
             )
+        if not self.beginning.is_in(transformer_options):
+            return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
         check_call(self.control_embedding, x, frames)
         compute = Compute(
             attention=partial(
@@ -113,7 +120,9 @@ class CamGuide:
 
     def merge(self, h: Tensor, skip: Tensor, transformer_options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Output-block patch: merge the skip that the decoder is about to join."""
-        call: CamCall = transformer_options[KEY]
+        call: CamCall | None = transformer_options.get(KEY)
+        if call is None:  # a window after the video's beginning
+            return h, skip
         network, block = self.network, transformer_options["block"][1]
         dtype = network.compute_dtype
         if block == 0:
@@ -130,6 +139,15 @@ class CamGuide:
         return max(1, math.ceil(2 * wanted / max(1, mm.get_free_memory(x.device))))
 
 
+def check_family(cam: StreamingCam) -> None:
+    """Raise `SettingsError` for the CAM of another family."""
+    if not isinstance(cam.network, CamNetwork):
+        raise SettingsError(
+            "this CAM belongs to StreamingModelscope, but the model is StreamingSVD; "
+            "connect the STREAMING_CAM of Load StreamingSVD"
+        )
+
+
 def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
@@ -138,11 +156,7 @@ def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, str
     Raises `FrameMismatchError` unless height and width are multiples of 64 (for the released network: eight for the
     VAE, times the UNet's halvings).
     """
-    if not isinstance(cam.network, CamNetwork):
-        raise SettingsError(
-            "this CAM belongs to StreamingModelscope, but the model is StreamingSVD; "
-            "connect the STREAMING_CAM of Load StreamingSVD"
-        )
+    check_family(cam)
     check_control_frames(control_frames, cam.config.unet.multiple_px)
     guide = CamGuide(cam, encode_control_frames(cam, control_frames), strength)
     clone = model.clone()
@@ -152,5 +166,6 @@ def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, str
     if any(isinstance(getattr(patch, "__self__", None), CamGuide) for patch in patches.get("output_block_patch", [])):
         raise SettingsError(ALREADY_ATTACHED)
     clone.set_model_output_block_patch(guide.merge)
+    guide.beginning.watch(clone, KEY)
     clone.set_additional_models(KEY, [cam.patcher])
     return clone

@@ -12,6 +12,7 @@ import comfy.samplers
 import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
+from comfy.model_base import SVD_img2vid
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import Sampler
 from comfy.sd import VAE
@@ -20,6 +21,7 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import Grouping, decode_all
+from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.models.streamingsvd.conditioning import (
@@ -38,7 +40,8 @@ from ..patchers import step_memory
 from ..pixels import core_to_images
 from ..progress import check_cancel
 from ..vae import decode_clip
-from .cam import with_cam
+from ..windows.beginning import check_chunks
+from .cam import check_family, with_cam
 
 PREPROCESSINGS = ("official", "comfyui")
 
@@ -232,6 +235,18 @@ class SvdChunkSampler(ChunkSampler):
     @property
     def size_multiple(self) -> int:
         return self.cam.config.unet.multiple_px
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        for model in (self.model, self.first_model):
+            if not isinstance(model.model, SVD_img2vid):
+                raise SettingsError(
+                    f"StreamingSVD Chunk Sampler needs an SVD video model, got {type(model.model).__name__}; connect "
+                    "the model of Load StreamingSVD, or use the chunk sampler of that model's family"
+                )
+        check_family(self.cam)
+        plan = super().accept(plan)
+        check_chunks(self.model, plan)
+        return plan
 
     def identity(self) -> dict[str, Any]:
         return fields_identity(self, "progress")

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from ..attention import Attention, Compute, attend
 from ..layers import Device, FeedForward, Operations, sinusoid
 from ..unet3d import UNet3D, context_attentions
-from ..unet3d_layers import Call, SelfAttention, Skips
+from ..unet3d_attention import SelfAttention
+from ..unet3d_hooks import NO_HOOKS, Hooks
+from ..unet3d_layers import Call, Skips
 from .detect import I2VGenXLConfig
 
 SkipsOf = Callable[[Tensor], Skips]
@@ -117,32 +119,34 @@ class I2VGenXL(UNet3D):
         attention: Attention = attend,
         frugal: bool = False,
         skips_of: SkipsOf | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> Tensor:
         """v-prediction of a video, `[rows, C, F, h, w]` like `sample`; one row per guidance branch.
 
         `timestep` and `fps` `[rows]`; `context` `[rows, tokens, width]`; `image_latents` of all frames (see
         `position_ramp`); `image_embeddings` `[rows, 1, width]`. `frugal` runs row after row and keeps skips in
-        system memory, or where `skips_of` keeps them; the result is the same.
+        system memory, or where `skips_of` keeps them; the result is the same. `hooks` see each of these passes.
         """
         inputs = (sample, timestep, context, image_latents, image_embeddings, fps)
         if not frugal:
-            return self._rows(inputs, attention, skips_of or (lambda _: Skips()))
+            return self._rows(inputs, attention, skips_of or (lambda _: Skips()), hooks)
         store = skips_of or skips_in_system_memory
         rows = ([part[row : row + 1] for part in inputs] for row in range(len(sample)))
-        return torch.cat([self._rows(row, attention, store) for row in rows])
+        return torch.cat([self._rows(row, attention, store, hooks) for row in rows])
 
-    def _rows(self, inputs: Sequence[Tensor], attention: Attention, skips_of: SkipsOf) -> Tensor:
+    def _rows(self, inputs: Sequence[Tensor], attention: Attention, skips_of: SkipsOf, hooks: Hooks) -> Tensor:
         sample, timestep, context, image_latents, image_embeddings, fps = inputs
         frames = sample.shape[2]
-        embedding = self.embed_timesteps(timestep, sample.dtype)
-        embedding = embedding + self.fps_embedding(sinusoid(fps, self.sizes.channels[0]).to(sample.dtype))
+        rate = self.fps_embedding(sinusoid(fps, self.sizes.channels[0]).to(sample.dtype))
+        level = self.embed_timesteps(timestep, sample.dtype).repeat_interleave(frames, dim=0)
+        embedding = hooks.embedding(level) + rate.repeat_interleave(frames, dim=0)
         tokens = self._tokens(context, image_latents[:, :, 0], image_embeddings)
         memory = (attn.project(tokens) for _, attn in context_attentions(self))
-        call = Call(frames, embedding.repeat_interleave(frames, dim=0), memory, Compute(attention))
+        call = Call(frames, embedding, memory, Compute(attention), hooks)
         x = torch.cat([sample, self._image_features(image_latents)], dim=1)
         h, skips = self.enter(rearrange(x, "b c f h w -> (b f) c h w"), call), skips_of(sample)
         del x
-        h = self.mid_block(self.down(h, call, skips), call)
+        h = self.middle(self.down(h, call, skips), call)
         return rearrange(self.up(h, call, skips), "(b f) c h w -> b c f h w", f=frames)
 
     def _tokens(self, text: Tensor, image_latent: Tensor, image_embeddings: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class CamEncoder(DownPath):
         h = rearrange(clips + control, "b k c h w -> (b k) c h w")
         skips = Skips()
         h = self.down(h, call, skips)
-        return CamFeatures([*skips.all()], self.mid_block(h, call))
+        return CamFeatures([*skips.all()], self.middle(h, call))
 
 
 class ModelscopeCam(nn.Module):

@@ -21,7 +21,9 @@ from ...errors import SettingsError
 from ..attention import Compute
 from ..layers import Device, Operations
 from ..unet3d import UNet3D, context_attentions
-from ..unet3d_layers import Call, ContextAttention, Skips
+from ..unet3d_attention import ContextAttention
+from ..unet3d_hooks import NO_HOOKS, Hooks
+from ..unet3d_layers import Call, Skips
 from .config import MixerConfig, UNet3DConfig
 
 
@@ -109,18 +111,20 @@ class VideoUNet(UNet3D):
         memory: Tensor,
         merge: Merge | None = None,
         compute: Compute | None = None,
+        hooks: Hooks = NO_HOOKS,
     ) -> Tensor:
         """The prediction for `x` `[b * frames, in_channels, h, w]` at `timesteps` `[b]` (0..999), shape of `x`.
 
         `memory`: keys and values from `project_context`, one row per video; its rows tell how many frames a video has.
-        `merge` sees every skip right before the decoder takes it, and the middle; the down path never sees it.
+        `merge` sees every skip right before the decoder takes it, and the middle; the down path never sees it. `hooks`
+        get what it made.
         """
         frames = frames_of(x, memory)
         self._check_size(x)
-        embedding = self.embed_timesteps(timesteps, x.dtype).repeat_interleave(frames, dim=0)
-        call = Call(frames, embedding, self.keys_and_values(memory), compute or Compute())
+        embedding = hooks.embedding(self.embed_timesteps(timesteps, x.dtype).repeat_interleave(frames, dim=0))
+        call = Call(frames, embedding, self.keys_and_values(memory), compute or Compute(), hooks)
         skips = Skips(take=merge.skip if merge else None)
-        h = self.mid_block(self.down(self.enter(x, call), call, skips), call)
+        h = self.middle(self.down(self.enter(x, call), call, skips), call)
         return self.up(h if merge is None else merge.middle(h), call, skips)
 
     def _check_size(self, x: Tensor) -> None:

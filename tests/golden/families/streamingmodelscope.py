@@ -41,7 +41,7 @@ from streaming_core.models.modelscope.vid2vid import rename
 from streaming_core.models.modelscope.weights import READ_PREFIXES, cam_part, unet_part
 from streaming_core.models.registry import load_strict, shapes_of, take
 from streaming_core.models.streamingsvd.conditioning import clip_pixels
-from streaming_core.models.unet3d_layers import ContextAttention
+from streaming_core.models.unet3d_attention import ContextAttention
 from streaming_core.schedules.modelscope import modelscope_sigmas
 
 from ..cases import Case
