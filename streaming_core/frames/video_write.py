@@ -27,10 +27,13 @@ from .audio import AudioFeed, AudioTrack
 from .codecs import CONTAINERS, audio_encoder, check_size, choose_encoder, encoder_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
 from .sinks import read_ahead, watched
-from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
+from .slices import MOST_FRAMES, frames_per_slice
+from .stream import FrameStream, as_rate, size_text
 
 AHEAD_FRAMES = 4
-"""Frames per slice where slices are read ahead: a few of them lie in memory at the same time."""
+"""Frames per slice where slices are read ahead, at most: a few of them lie in memory at the same time."""
+QUEUE_FRAMES = 8
+"""Frames that wait for the encoder, at most."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class VideoWriter:
         audio: AudioTrack | None = None,
         metadata: Mapping[str, Any] | None = None,
         check_cancel: Callable[[], None] | None = None,
-        queue_frames: int = 8,
+        queue_frames: int = QUEUE_FRAMES,
     ) -> None:
         self.path = Path(path)
         self.fps = as_rate(fps)
@@ -166,7 +169,7 @@ class VideoWriter:
             raise self._not_open()
         for part in torch.split(frames, 4):
             self._check_cancel()
-            images = quantize(part, self._bits)
+            images = quantize(part, self._bits, self.num_frames)
             size = images.shape[1:3]
             if self._size is None:
                 if 0 in size:
@@ -328,7 +331,7 @@ def write_video(
     path: str | os.PathLike[str],
     fps: float | Rational | None = None,
     *,
-    slice_frames: int = DEFAULT_SLICE,
+    slice_frames: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     check_cancel: Callable[[], None] | None = None,
     **options: Any,
@@ -336,7 +339,8 @@ def write_video(
     """Write a stream, or any iterator of tensors `[F, H, W, C]`, to a video file in constant memory.
 
     Args:
-        frames: what to write; a stream is read in slices of `slice_frames`.
+        frames: what to write; a stream is read as it is stored, in slices.
+        slice_frames: frames per slice; default by their size.
         path, options: as for `VideoWriter`.
         fps: default the stream's own rate; required for an iterator.
         progress: called with (frames done, frames in all or None) after every slice.
@@ -349,8 +353,10 @@ def write_video(
     if isinstance(frames, FrameStream):
         fps = frames.fps if fps is None else fps
         total = len(frames)
-        ahead = frames.decodes
-        frames = frames.slices(min(slice_frames, AHEAD_FRAMES) if ahead else slice_frames)
+        height, width, ahead = frames.height, frames.width, frames.decodes
+        options.setdefault("queue_frames", frames_per_slice(height, width, QUEUE_FRAMES))
+        most = frames_per_slice(height, width, AHEAD_FRAMES if ahead else MOST_FRAMES)
+        frames = frames.slices(slice_frames or most, stored=True)
         frames = read_ahead(frames, depth=1) if ahead else frames
     elif fps is None:
         raise SettingsError("a frame rate is needed to write frames that come without one")
