@@ -66,6 +66,13 @@ CODECS: dict[str, VideoCodec] = {
     ),
     "ffv1": VideoCodec(("ffv1",), {8: "bgr0", 10: "gbrp10le", 16: "gbrp16le"}, ("yuv420p", "yuv444p"), (".mkv",)),
 }
+LARGE_PIXELS = 3840 * 2160
+# Encoders look 40 frames and more ahead: 5 GB of 8K ones. With these they hold few, and files are a little larger.
+_LARGE_FRAMES = {
+    "libx264": {"x264-params": "rc-lookahead=2:sync-lookahead=0:bframes=0:ref=1:sliced-threads=1"},
+    "libx265": {"x265-params": "log-level=error:rc-lookahead=2:bframes=0:ref=1:frame-threads=1:b-adapt=0"},
+    "libsvtav1": {"svtav1-params": "lookahead=0:lp=1"},
+}
 BIT_DEPTHS = tuple(sorted({bits for codec in CODECS.values() for bits in codec.depths}))
 
 
@@ -130,7 +137,7 @@ def encoder_options(
     if choice.crf is None:
         if crf is not None or bitrate is not None:
             raise SettingsError(f"{codec} is lossless: it takes neither crf nor bitrate")
-        return {"level": "3", "slices": "4", "slicecrc": "1"}
+        return {"level": "3", "slicecrc": "1"}
     if crf is not None and bitrate is not None:
         raise SettingsError(f"crf {crf} and bitrate {bitrate} exclude each other; give one of them")
     if bitrate is not None and bitrate < 1000:
@@ -144,6 +151,15 @@ def encoder_options(
     if encoder == "libx265":
         options["x265-params"] = "log-level=error"
     return options
+
+
+def size_options(encoder: str, height: int, width: int) -> dict[str, str]:
+    """What an encoder is told about a size: slices, and how many frames it may hold where each takes 50 MB and more."""
+    large = height * width > LARGE_PIXELS
+    if encoder == "ffv1":
+        # Where four are too few or too many, which it refuses, it finds a number itself.
+        return {} if large or min(height, width) < 2 else {"slices": "4"}
+    return dict(_LARGE_FRAMES.get(encoder, {})) if large else {}
 
 
 def check_quality(codec: str, suffix: str, crf: float | None, bitrate: int | None, bit_depth: int | str = 8) -> None:

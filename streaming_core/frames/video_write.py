@@ -24,7 +24,7 @@ from av.container import OutputContainer
 from ..atomic import atomic_write
 from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWriteError
 from .audio import AudioFeed, AudioTrack
-from .codecs import CONTAINERS, audio_encoder, check_size, choose_encoder, encoder_options
+from .codecs import CONTAINERS, LARGE_PIXELS, audio_encoder, check_size, choose_encoder, encoder_options, size_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
 from .sinks import read_ahead, watched
 from .slices import MOST_FRAMES, frames_per_slice
@@ -299,7 +299,8 @@ class VideoWriter:
                 audio.close()
 
     def _add_video(self, container: OutputContainer, height: int, width: int) -> av.VideoStream:
-        stream = container.add_stream(self._encoder, rate=self.fps, options=self._options)
+        options = self._options | size_options(self._encoder, height, width)
+        stream = container.add_stream(self._encoder, rate=self.fps, options=options)
         if not isinstance(stream, av.VideoStream):
             raise VideoWriteError(f"{self._encoder} is no video encoder")
         stream.height, stream.width, stream.pix_fmt = height, width, self._pixel_format
@@ -353,7 +354,8 @@ def write_video(
     if isinstance(frames, FrameStream):
         fps = frames.fps if fps is None else fps
         total = len(frames)
-        height, width, ahead = frames.height, frames.width, frames.decodes
+        height, width = frames.height, frames.width
+        ahead = frames.decodes and height * width <= LARGE_PIXELS
         options.setdefault("queue_frames", frames_per_slice(height, width, QUEUE_FRAMES))
         most = frames_per_slice(height, width, AHEAD_FRAMES if ahead else MOST_FRAMES)
         frames = frames.slices(slice_frames or most, stored=True)
