@@ -105,7 +105,7 @@ class VideoWriter:
         check_cancel: called for every slice; raises whatever means Cancel.
 
     Raises:
-        SettingsError: codec, container, quality or pixel format do not go together.
+        SettingsError: codec, container, quality or pixel format do not go together, or the audio holds NaN.
         FrameMismatchError: frames of another size than the first.
         FrameError: frames that are no images, or hold NaN.
         VideoWriteError: the disk is full, the folder not writable, the encoder fails, or no frame was written.
@@ -136,6 +136,11 @@ class VideoWriter:
         self._bitrate = bitrate
         self._tag = "hvc1" if codec == "h265" and self.path.suffix.lower() in (".mp4", ".mov") else None
         self._format = CONTAINERS[self.path.suffix.lower()]
+        if audio is not None and audio.waveform is not None and not audio.waveform.sum(dtype=torch.float64).isfinite():
+            raise SettingsError(
+                "the audio holds values that are not numbers (NaN or infinity); what made it overflowed, make it again "
+                "in float32"
+            )
         self._audio = audio
         self._audio_encoder = audio_encoder(codec, self._format)
         self._metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}

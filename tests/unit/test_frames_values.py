@@ -8,8 +8,16 @@ from fractions import Fraction
 import pytest
 import torch
 
-from streaming_core.errors import NotNumbersError
-from streaming_core.frames import JoinedFrames, TensorFrames, to_rgb, to_tensor, write_png_folder, write_video
+from streaming_core.errors import NotNumbersError, SettingsError
+from streaming_core.frames import (
+    AudioTrack,
+    JoinedFrames,
+    TensorFrames,
+    to_rgb,
+    to_tensor,
+    write_png_folder,
+    write_video,
+)
 from streaming_core.frames.pixels import quantize
 from streaming_core.frames.slices import SLICE_BYTES, checked, frames_per_slice
 from streaming_core.interpolation.stream import InterpolatedFrames, InterpolationModel
@@ -112,6 +120,17 @@ def test_interpolation_refuses_before_it_begins():
         InterpolatedFrames(TensorFrames(spoiled(39), 24), timeline, InterpolationModel(network))
     with pytest.raises(NotNumbersError, match="frame 1,"):
         InterpolatedFrames(overflowing(1), timeline, InterpolationModel(network)).read(0, 4)
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize("codec", ["h264", "ffv1"])
+def test_audio_is_looked_at_before_the_first_frame(tmp_path, codec, value):
+    wave = torch.rand(1, 2, 8000)
+    wave[0, 1, 4000] = value
+    track = AudioTrack.from_waveform(wave, 8000)
+    with pytest.raises(SettingsError, match="the audio holds values that are not numbers"):
+        write_video(overflowing(0), tmp_path / "video.mkv", codec=codec, audio=track)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_error_survives_a_process():
