@@ -64,7 +64,9 @@ CODECS: dict[str, VideoCodec] = {
         "8",
         64,
     ),
-    "ffv1": VideoCodec(("ffv1",), {8: "bgr0", 10: "gbrp10le", 16: "gbrp16le"}, ("yuv420p", "yuv444p"), (".mkv",)),
+    "ffv1": VideoCodec(
+        ("ffv1",), {8: "bgr0", 10: "gbrp10le", 16: "gbrp16le"}, ("yuv420p", "yuv444p"), (".mkv",), min_px=2
+    ),
 }
 LARGE_PIXELS = 3840 * 2160
 # Encoders look 40 frames and more ahead: 5 GB of 8K ones. With these they hold few, and files are a little larger.
@@ -157,8 +159,7 @@ def size_options(encoder: str, height: int, width: int) -> dict[str, str]:
     """What an encoder is told about a size: slices, and how many frames it may hold where each takes 50 MB and more."""
     large = height * width > LARGE_PIXELS
     if encoder == "ffv1":
-        # Where four are too few or too many, which it refuses, it finds a number itself.
-        return {} if large or min(height, width) < 2 else {"slices": "4"}
+        return {} if large else {"slices": "4"}  # where four are too few, which it refuses, it finds a number itself
     return dict(_LARGE_FRAMES.get(encoder, {})) if large else {}
 
 
@@ -175,7 +176,7 @@ def check_quality(codec: str, suffix: str, crf: float | None, bitrate: int | Non
 
 def check_size(codec: str, height: int, width: int) -> None:
     """Refuse images that a codec's encoder cannot take: x265 (below a width of 50) and SVT-AV1
-    (at 16x16) write past their buffers and take the whole process with them.
+    (at 16x16) write past their buffers and take the whole process with them; ffv1 refuses a width of 1.
 
     Raises:
         SettingsError: too small; names the least size.
