@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 from ..streaming_core.errors import FrameRangeError
+from ..streaming_core.frames import TensorFrames
 from ..streaming_core.frames.adapted import AdaptedFrames
 from ..streaming_core.frames.fitting import FITS
+from ..streaming_core.frames.slices import checked
 from .host.compat import io, schema
 from .host.page import shown_text
 from .host.video.streams import as_stream
@@ -98,14 +100,16 @@ class ExtendVideo(io.ComfyNode):
                 f"anchor frame {anchor_frame} is not in your video of {len(source)} frames; choose 0 to "
                 f"{len(source) - 1}, or -1 for the last"
             )
-        anchor = AdaptedFrames(source.trimmed(number, number + 1), height, width, source.fps, fit).read(0, 1)
+        if isinstance(source, TensorFrames):
+            checked(source.images)  # all of them: the rest is saved after the continuation has been made
+        anchor = checked(AdaptedFrames(source, height, width, source.fps, fit).read(number, number + 1), number)
+        start_frames = checked(video.read(len(video) - tail, len(video)), len(video) - tail)
         text = (
             f"Your video: {video.words()} The last {tail} are continued, the anchor is frame {number} "
             f"({float(number / source.fps):.1f} s). With {new_frames} new frames it will have "
             f"{len(video) + new_frames} frames, {float((len(video) + new_frames) / video.fps):.1f} s."
         )
         log.info("%s", text)
-        start_frames = video.read(len(video) - tail, len(video))
         values = (start_frames, anchor, video, tail + new_frames, tail, width, height, float(video.fps), text)
         return io.NodeOutput(*values, ui=shown_text(text, getattr(cls.hidden, "unique_id", None)))
 

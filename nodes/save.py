@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..streaming_core.errors import StreamingError
-from ..streaming_core.frames import check_quality
+from ..streaming_core.frames import BIT_DEPTHS, check_quality, pixel_format_of
 from .host.compat import InputImpl, io, schema, ui
 from .host.handed_out import file_changes, hand_out_files
 from .host.video.audio import to_track
@@ -79,6 +79,14 @@ class SaveStream(io.ComfyNode):
                     optional=True,
                     tooltip="Audio from any node, cut or padded with silence to the length of the video.",
                 ),
+                io.Combo.Input(
+                    "bit_depth",
+                    options=[str(bits) for bits in BIT_DEPTHS],
+                    default="8",
+                    optional=True,
+                    tooltip="Bits per color value: 8 plays everywhere; 10 keeps gradients smooth, but few browsers "
+                    "play it as h264; 16 is for ffv1 only.",
+                ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The saved file, for other video nodes.")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -90,22 +98,24 @@ class SaveStream(io.ComfyNode):
         return file_changes(SaveStream.__name__, filename_prefix)
 
     @classmethod
-    def validate_inputs(cls, codec=None, crf=None, bitrate_mbps=None):
-        """Refuse a quality that the codec does not have now, not when the video has been made."""
+    def validate_inputs(cls, codec=None, crf=None, bitrate_mbps=None, bit_depth=None):
+        """Refuse a quality or bit depth that the codec does not have now, not when the video has been made."""
         if None in (codec, crf, bitrate_mbps):
             return True  # linked: known later
         try:
-            check_quality(codec, SUFFIXES.get(codec, ""), **quality(codec, crf, bitrate_mbps))
+            chosen = quality(codec, crf, bitrate_mbps)
+            check_quality(codec, SUFFIXES.get(codec, ""), **chosen, bit_depth=bit_depth or 8)  # linked: known later
         except StreamingError as error:
             return str(error)
         return True
 
     @classmethod
-    def execute(cls, frames, filename_prefix, codec, crf, bitrate_mbps, audio=None):
+    def execute(cls, frames, filename_prefix, codec, crf, bitrate_mbps, audio=None, bit_depth="8"):
         audio = to_track(audio)
+        chosen = quality(codec, crf, bitrate_mbps) | {"pixel_format": pixel_format_of(codec, bit_depth)}
         path, subfolder = output_file(filename_prefix, SUFFIXES[codec], frames.width, frames.height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        encode(frames, path, codec, metadata, audio=audio, **quality(codec, crf, bitrate_mbps))
+        encode(frames, path, codec, metadata, audio=audio, **chosen)
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         hand_out_files(SaveStream.__name__, filename_prefix, [path])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)

@@ -27,6 +27,20 @@ class FrameRangeError(FrameError):
     """Frames were asked for that the stream does not have."""
 
 
+class NotNumbersError(FrameError):
+    """A frame holds NaN or infinity. `number` is the frame's, counted from 0."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(
+            f"frame {number}, counted from 0, holds values that are not numbers (NaN or infinity); what made it "
+            "overflowed, run that model or VAE in float32 or bfloat16"
+        )
+        self.number = number
+
+    def __reduce__(self) -> tuple[type[NotNumbersError], tuple[int]]:
+        return type(self), (self.number,)  # an error is copied by its message otherwise
+
+
 class FrameMismatchError(FrameError):
     """Streams that should fit together differ in size or rate."""
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import torch
 
-from ..frames.stream import DEFAULT_SLICE, DerivedFrames, FrameStream
+from ..frames.stream import DerivedFrames, FrameStream
 from ..loop.chunk_layout import ChunkLayout
 from .drift import (
     LEAST_LAB,
@@ -90,7 +90,7 @@ class AnchoredFrames(DerivedFrames):
             return None
         chunk = self.layout.chunks[number]
         grids, spreads, last = [], [], self._seen.last
-        for images in self.source.slices(DEFAULT_SLICE, chunk.start, chunk.stop):
+        for images in self.source.slices(None, chunk.start, chunk.stop):
             small = small_frames(images.movedim(-1, 1))
             beside = small if last is None else torch.cat([last, small])
             if has_cut(beside, self.cut_threshold):

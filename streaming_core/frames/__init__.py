@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .audio import AudioTrack
-from .codecs import CODECS, check_quality
+from .codecs import BIT_DEPTHS, CODECS, check_quality, pixel_format_of
 from .decoder import close_idle_decoders
 from .sinks import read_ahead, to_tensor, write_png_folder
 from .stream import FrameStream, JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
@@ -11,6 +11,7 @@ from .video_read import VideoFrames
 from .video_write import VideoInfo, VideoWriter, write_video
 
 __all__ = [
+    "BIT_DEPTHS",
     "CODECS",
     "AudioTrack",
     "FrameStream",
@@ -24,6 +25,7 @@ __all__ = [
     "as_rate",
     "check_quality",
     "close_idle_decoders",
+    "pixel_format_of",
     "read_ahead",
     "to_rgb",
     "to_tensor",

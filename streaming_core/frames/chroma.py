@@ -37,14 +37,14 @@ def with_full_chroma(frame: av.VideoFrame) -> av.VideoFrame:
         return frame
     kind = np.dtype("u1" if bits == 8 else "<u2")
     for number, (plane, source) in enumerate(zip(target.planes, frame.planes, strict=True)):
-        samples = _samples(source, kind)
+        samples = samples_of(source, kind)
         if number in (1, 2):
             samples = samples.repeat(16 // rows, axis=0).repeat(16 // columns, axis=1)
-        _samples(plane, kind)[:] = samples[: frame.height, : frame.width]
+        samples_of(plane, kind)[:] = samples[: frame.height, : frame.width]
     return target
 
 
-def _samples(plane: av.video.plane.VideoPlane, kind: np.dtype) -> np.ndarray:
+def samples_of(plane: av.video.plane.VideoPlane, kind: np.dtype) -> np.ndarray:
     """The samples `[rows, columns]` of a plane, without the padding of its lines."""
     lines: np.ndarray = np.frombuffer(memoryview(plane), kind).reshape(-1, plane.line_size // kind.itemsize)
     return lines[: plane.height, : plane.width]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import av
@@ -14,41 +15,94 @@ _AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libop
 
 @dataclass(frozen=True)
 class VideoCodec:
-    """How a codec is written: encoders in order of preference, default quality, image formats and file types."""
+    """How a codec is written: encoders in order of preference, default quality, image formats and file types.
+
+    `depths` gives the image format for each number of bits per value that a user may choose.
+    """
 
     encoders: tuple[str, ...]
-    pixel_formats: tuple[str, ...]
+    depths: Mapping[int, str]
+    more_formats: tuple[str, ...]
     suffixes: tuple[str, ...]
     crf: int | None = None
     max_crf: int = 0
     preset: str = ""
     min_px: int = 1
 
+    @property
+    def pixel_formats(self) -> tuple[str, ...]:
+        return (*self.depths.values(), *self.more_formats)
+
 
 CODECS: dict[str, VideoCodec] = {
     "h264": VideoCodec(
         ("libx264",),
-        ("yuv420p", "yuv422p", "yuv444p", "yuv420p10le"),
+        {8: "yuv420p", 10: "yuv420p10le"},
+        ("yuv422p", "yuv444p"),
         (".mp4", ".mov", ".mkv"),
         18,
         51,
         "medium",
     ),
     "h265": VideoCodec(
-        ("libx265",), ("yuv420p", "yuv444p", "yuv420p10le"), (".mp4", ".mov", ".mkv"), 20, 51, "medium", 64
+        ("libx265",),
+        {8: "yuv420p", 10: "yuv420p10le"},
+        ("yuv444p",),
+        (".mp4", ".mov", ".mkv"),
+        20,
+        51,
+        "medium",
+        64,
     ),
     "av1": VideoCodec(
-        ("libsvtav1", "libaom-av1"), ("yuv420p", "yuv420p10le"), (".mp4", ".mkv", ".webm"), 24, 63, "8", 64
+        ("libsvtav1", "libaom-av1"),
+        {8: "yuv420p", 10: "yuv420p10le"},
+        (),
+        (".mp4", ".mkv", ".webm"),
+        24,
+        63,
+        "8",
+        64,
     ),
-    "ffv1": VideoCodec(("ffv1",), ("bgr0", "yuv420p", "yuv444p", "gbrp16le"), (".mkv",)),
+    "ffv1": VideoCodec(
+        ("ffv1",), {8: "bgr0", 10: "gbrp10le", 16: "gbrp16le"}, ("yuv420p", "yuv444p"), (".mkv",), min_px=2
+    ),
 }
+LARGE_PIXELS = 3840 * 2160
+# Encoders look 40 frames and more ahead: 5 GB of 8K ones. With these they hold few, and files are a little larger.
+_LARGE_FRAMES = {
+    "libx264": {"x264-params": "rc-lookahead=2:sync-lookahead=0:bframes=0:ref=1:sliced-threads=1"},
+    "libx265": {"x265-params": "log-level=error:rc-lookahead=2:bframes=0:ref=1:frame-threads=1:b-adapt=0"},
+    "libsvtav1": {"svtav1-params": "lookahead=0:lp=1"},
+}
+BIT_DEPTHS = tuple(sorted({bits for codec in CODECS.values() for bits in codec.depths}))
+
+
+def pixel_format_of(codec: str, bit_depth: int | str) -> str:
+    """The image format in which a codec keeps `bit_depth` bits per value, a number or its digits.
+
+    Raises:
+        SettingsError: unknown codec, or it has no such format.
+    """
+    depths = {str(bits): pixel_format for bits, pixel_format in _known(codec).depths.items()}
+    if str(bit_depth) not in depths:
+        able = [name for name, choice in CODECS.items() if str(bit_depth) in map(str, choice.depths)]
+        way_out = f" or the codec {' or '.join(able)}" if able else ""
+        raise SettingsError(
+            f"{codec} keeps {' or '.join(depths)} bits per value, not {bit_depth}; choose one of these{way_out}"
+        )
+    return depths[str(bit_depth)]
+
+
+def _known(codec: str) -> VideoCodec:
+    if codec not in CODECS:
+        raise SettingsError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
+    return CODECS[codec]
 
 
 def choose_encoder(codec: str, suffix: str, pixel_format: str | None) -> tuple[str, str]:
     """The encoder of this PyAV and the pixel format, or the reason why not."""
-    if codec not in CODECS:
-        raise SettingsError(f"unknown codec {codec!r}; choose one of {', '.join(CODECS)}")
-    choice = CODECS[codec]
+    choice = _known(codec)
     if suffix not in choice.suffixes:
         raise SettingsError(
             f"{codec} cannot be written to a {suffix or 'file without suffix'}; use {', '.join(choice.suffixes)}"
@@ -58,13 +112,24 @@ def choose_encoder(codec: str, suffix: str, pixel_format: str | None) -> tuple[s
         raise SettingsError(
             f"{codec} is not written as {pixel_format}; choose one of {', '.join(choice.pixel_formats)}"
         )
-    encoder = next((name for name in choice.encoders if name in av.codecs_available), None)
-    if encoder is None:
+    there = [name for name in choice.encoders if name in av.codecs_available]
+    if not there:
         raise VideoWriteError(
             f"PyAV {av.__version__} was built without an encoder for {codec} ({', '.join(choice.encoders)}); "
             "choose another codec"
         )
+    encoder = next((name for name in there if _takes(name, pixel_format)), None)
+    if encoder is None:
+        raise VideoWriteError(
+            f"the encoder of PyAV {av.__version__} for {codec} ({there[0]}) was built without {pixel_format}; choose "
+            "another bit depth or codec"
+        )
     return encoder, pixel_format
+
+
+def _takes(encoder: str, pixel_format: str) -> bool:
+    formats = av.Codec(encoder, "w").video_formats
+    return not formats or pixel_format in [known.name for known in formats]
 
 
 def encoder_options(
@@ -74,7 +139,7 @@ def encoder_options(
     if choice.crf is None:
         if crf is not None or bitrate is not None:
             raise SettingsError(f"{codec} is lossless: it takes neither crf nor bitrate")
-        return {"level": "3", "slices": "4", "slicecrc": "1"}
+        return {"level": "3", "slicecrc": "1"}
     if crf is not None and bitrate is not None:
         raise SettingsError(f"crf {crf} and bitrate {bitrate} exclude each other; give one of them")
     if bitrate is not None and bitrate < 1000:
@@ -90,20 +155,28 @@ def encoder_options(
     return options
 
 
-def check_quality(codec: str, suffix: str, crf: float | None, bitrate: int | None) -> None:
+def size_options(encoder: str, height: int, width: int) -> dict[str, str]:
+    """What an encoder is told about a size: slices, and how many frames it may hold where each takes 50 MB and more."""
+    large = height * width > LARGE_PIXELS
+    if encoder == "ffv1":
+        return {} if large else {"slices": "4"}  # where four are too few, which it refuses, it finds a number itself
+    return dict(_LARGE_FRAMES.get(encoder, {})) if large else {}
+
+
+def check_quality(codec: str, suffix: str, crf: float | None, bitrate: int | None, bit_depth: int | str = 8) -> None:
     """Refuse what a codec cannot be asked for, before there are frames.
 
     Raises:
-        SettingsError: unknown codec, wrong file type or quality.
+        SettingsError: unknown codec, wrong file type, quality or bit depth.
         VideoWriteError: this PyAV has no encoder for it.
     """
-    encoder, _ = choose_encoder(codec, suffix, None)
+    encoder, _ = choose_encoder(codec, suffix, pixel_format_of(codec, bit_depth))
     encoder_options(codec, encoder, crf, bitrate, None)
 
 
 def check_size(codec: str, height: int, width: int) -> None:
     """Refuse images that a codec's encoder cannot take: x265 (below a width of 50) and SVT-AV1
-    (at 16x16) write past their buffers and take the whole process with them.
+    (at 16x16) write past their buffers and take the whole process with them; ffv1 refuses a width of 1.
 
     Raises:
         SettingsError: too small; names the least size.

@@ -16,6 +16,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import VideoReformatter
 
 from .chroma import with_full_chroma
+from .deep import deep_rgb
 from .hdr import HLG, ToSdr, to_sdr
 from .pixels import FULL_RANGE, LIMITED_RANGE, format_bits
 from .stream import size_text
@@ -89,11 +90,15 @@ class Look:
             return reformatter.reformat(frame, **size, format=target, interpolation=_SCALING).to_ndarray()
         full = frame.color_range == FULL_RANGE or fmt.name.startswith("yuvj")
         untagged = _BT709 if frame.height > _SD_HEIGHT or frame.width > _SD_WIDTH else _BT601
+        matrix = int(frame.colorspace) if int(frame.colorspace) in _MATRICES else untagged
+        deep = deep_rgb(frame, self.height, self.width, matrix, full) if self.deep else None
+        if deep is not None:
+            return deep
         return reformatter.reformat(
             with_full_chroma(frame),
             **size,
             format=target,
-            src_colorspace=_MATRICES.get(int(frame.colorspace), untagged),
+            src_colorspace=_MATRICES[matrix],
             dst_colorspace=_NO_MATRIX,
             src_color_range=FULL_RANGE if full else LIMITED_RANGE,
             dst_color_range=FULL_RANGE,

@@ -17,7 +17,7 @@ from PIL import Image, PngImagePlugin
 from ..atomic import flush_to_disk, temporary_name
 from ..errors import FrameError, VideoWriteError
 from .pixels import quantize
-from .stream import DEFAULT_SLICE, FrameStream
+from .stream import FrameStream
 
 Progress = Callable[[int, "int | None"], None]
 Item = TypeVar("Item")
@@ -26,7 +26,7 @@ Item = TypeVar("Item")
 def to_tensor(
     stream: FrameStream,
     *,
-    slice_frames: int = DEFAULT_SLICE,
+    slice_frames: int | None = None,
     progress: Progress | None = None,
     check_cancel: Callable[[], None] | None = None,
 ) -> torch.Tensor:
@@ -49,7 +49,7 @@ def write_png_folder(
     digits: int = 5,
     compress_level: int = 4,
     metadata: Mapping[str, Any] | None = None,
-    slice_frames: int = DEFAULT_SLICE,
+    slice_frames: int | None = None,
     progress: Progress | None = None,
     check_cancel: Callable[[], None] | None = None,
 ) -> int:
@@ -73,13 +73,13 @@ def write_png_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise VideoWriteError(f"{folder} exists and is not empty; choose another folder")
     total = len(frames) if isinstance(frames, FrameStream) else None
-    slices = frames.slices(slice_frames) if isinstance(frames, FrameStream) else frames
+    slices = frames.slices(slice_frames, stored=True) if isinstance(frames, FrameStream) else frames
     temporary = temporary_name(folder)
     done = 0
     try:
         temporary.mkdir(parents=True)
         for part in watched(slices, check_cancel):
-            for image in quantize(part):
+            for image in quantize(part, first=done):
                 path = temporary / f"{prefix}{done:0{digits}d}.png"
                 texts = _png_texts(metadata) if done == 0 else None
                 Image.fromarray(image).save(path, compress_level=compress_level, pnginfo=texts)

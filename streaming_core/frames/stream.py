@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import FrameError, FrameMismatchError, FrameRangeError, SettingsError
-
-DEFAULT_SLICE = 16
+from .slices import checked, frames_per_slice
 
 
 def as_rate(fps: float | Rational | str) -> Fraction:
@@ -63,15 +62,17 @@ def size_text(height: int, width: int) -> str:
     return f"{width}x{height}"
 
 
-def to_rgb(images: torch.Tensor, background: float | None = None) -> torch.Tensor:
+def to_rgb(images: torch.Tensor, background: float | None = None, first: int = 0) -> torch.Tensor:
     """Frames `[F, H, W, C]` or `[F, H, W]` of any type as float32 `[F, H, W, 3]` in 0..1, always a new tensor.
 
     One channel (or none) is gray and is repeated; of two (gray, alpha) and four (color, alpha) the alpha is dropped
     and the colors stay as stored, or it is laid over a gray `background` of 0..1 when one is given. Of more than four
     channels the first three are taken. Integers are scaled by the largest value of uint8; floats are clamped.
+    `first` is the number of the first frame, for the error.
 
     Raises:
         FrameError: another number of dimensions, or a type that holds no images.
+        NotNumbersError: NaN or infinity.
     """
     if images.ndim == 3:
         images = images.unsqueeze(-1)
@@ -80,7 +81,7 @@ def to_rgb(images: torch.Tensor, background: float | None = None) -> torch.Tenso
     if images.dtype == torch.uint8:
         images = images.to(torch.float32) / 255
     elif images.is_floating_point():
-        images = images.to(torch.float32).clamp(0, 1)
+        images = checked(images.to(torch.float32), first).clamp(0, 1)
     else:
         raise FrameError(f"frames must be float in 0..1 or uint8 in 0..255, got {images.dtype}")
     channels = images.shape[-1]
@@ -147,13 +148,6 @@ class FrameStream(ABC):
         if not 0 <= start <= stop <= len(self):
             raise FrameRangeError(f"frames {start} to {stop} were requested, the stream has frames 0 to {len(self)}")
 
-    def stored(self, start: int, stop: int) -> torch.Tensor:
-        """As `read`, but frames that lie in a file with eight bits come as they are, as uint8 in 0..255.
-
-        For work that ends in eight bits again: nothing is lost, and most of the time of reading is saved.
-        """
-        return self.read(start, stop)
-
     def picked(self, numbers: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
         """The frames with these numbers, each once and ascending, and which of them each number is; no others."""
         distinct = sorted(set(numbers))
@@ -163,15 +157,32 @@ class FrameStream(ABC):
             frames = torch.cat([self.read(number, number + 1) for number in distinct])
         return frames, [distinct.index(number) for number in numbers]
 
+    def stored(self, start: int, stop: int) -> torch.Tensor:
+        """Frames as they are stored: uint8 `[F, H, W, 3]` where the source has 8 bits, else as `read`.
+
+        For what writes frames as bytes again, which saves the way through float. Errors as of `read`.
+        """
+        return self.read(start, stop)
+
     def slices(
-        self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None
+        self, size: int | None = None, start: int = 0, stop: int | None = None, *, stored: bool = False
     ) -> Generator[torch.Tensor, None, None]:
-        """Consecutive slices of at most `size` frames from `start` to `stop` (default: the end)."""
+        """Consecutive slices of at most `size` frames from `start` to `stop` (default: the end).
+
+        Args:
+            size: default as many as `frames_per_slice` allows.
+            stored: give them as `stored` does.
+
+        Raises:
+            NotNumbersError: NaN or infinity in a frame.
+        """
+        size = frames_per_slice(self.height, self.width) if size is None else size
         if size < 1:
             raise SettingsError(f"slices need at least one frame, got {size}")
         stop = len(self) if stop is None else stop
+        read = self.stored if stored else self.read
         for first in range(start, stop, size):
-            yield self.read(first, min(first + size, stop))
+            yield checked(read(first, min(first + size, stop)), first)
 
     @property
     def seconds(self) -> Fraction:
@@ -215,7 +226,7 @@ class TensorFrames(FrameStream):
         return self.images.shape[0]
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
-        return to_rgb(self.images[start:stop], self.background)
+        return to_rgb(self.images[start:stop], self.background, start)
 
 
 class DerivedFrames(FrameStream):
@@ -342,10 +353,25 @@ class JoinedFrames(FrameStream):
         return sum(len(part) for part in self.parts)
 
     def _read(self, start: int, stop: int) -> torch.Tensor:
+        return _joined([part.read(first, last) for part, first, last in self._pieces(start, stop)])
+
+    def stored(self, start: int, stop: int) -> torch.Tensor:
+        self._check_range(start, stop)
+        pieces = [part.stored(first, last) for part, first, last in self._pieces(start, stop)]
+        if len({piece.dtype for piece in pieces}) == 1:
+            return _joined(pieces)
+        return self.read(start, stop)  # of several depths, or of no frames
+
+    def _pieces(self, start: int, stop: int) -> list[tuple[FrameStream, int, int]]:
+        """The parts that frames `start` to `stop` lie in, each with its own first frame and the one after its last."""
         pieces, offset = [], 0
         for part in self.parts:
             first, last = max(start - offset, 0), min(stop - offset, len(part))
             if first < last:
-                pieces.append(part.read(first, last))
+                pieces.append((part, first, last))
             offset += len(part)
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+        return pieces
+
+
+def _joined(pieces: list[torch.Tensor]) -> torch.Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

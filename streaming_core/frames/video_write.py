@@ -24,13 +24,16 @@ from av.container import OutputContainer
 from ..atomic import atomic_write
 from ..errors import FrameMismatchError, SettingsError, StreamingError, VideoWriteError
 from .audio import AudioFeed, AudioTrack
-from .codecs import CONTAINERS, audio_encoder, check_size, choose_encoder, encoder_options
+from .codecs import CONTAINERS, LARGE_PIXELS, audio_encoder, check_size, choose_encoder, encoder_options, size_options
 from .pixels import BT709, LIMITED_RANGE, format_bits, pad_to, quantize, size_steps, to_video_frame
 from .sinks import read_ahead, watched
-from .stream import DEFAULT_SLICE, FrameStream, as_rate, size_text
+from .slices import MOST_FRAMES, frames_per_slice
+from .stream import FrameStream, as_rate, size_text
 
 AHEAD_FRAMES = 4
-"""Frames per slice where slices are read ahead: a few of them lie in memory at the same time."""
+"""Frames per slice where slices are read ahead, at most: a few of them lie in memory at the same time."""
+QUEUE_FRAMES = 8
+"""Frames that wait for the encoder, at most."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,7 @@ class VideoWriter:
         check_cancel: called for every slice; raises whatever means Cancel.
 
     Raises:
-        SettingsError: codec, container, quality or pixel format do not go together.
+        SettingsError: codec, container, quality or pixel format do not go together, or the audio holds NaN.
         FrameMismatchError: frames of another size than the first.
         FrameError: frames that are no images, or hold NaN.
         VideoWriteError: the disk is full, the folder not writable, the encoder fails, or no frame was written.
@@ -121,7 +124,7 @@ class VideoWriter:
         audio: AudioTrack | None = None,
         metadata: Mapping[str, Any] | None = None,
         check_cancel: Callable[[], None] | None = None,
-        queue_frames: int = 8,
+        queue_frames: int = QUEUE_FRAMES,
     ) -> None:
         self.path = Path(path)
         self.fps = as_rate(fps)
@@ -133,6 +136,11 @@ class VideoWriter:
         self._bitrate = bitrate
         self._tag = "hvc1" if codec == "h265" and self.path.suffix.lower() in (".mp4", ".mov") else None
         self._format = CONTAINERS[self.path.suffix.lower()]
+        if audio is not None and audio.waveform is not None and not audio.waveform.sum(dtype=torch.float64).isfinite():
+            raise SettingsError(
+                "the audio holds values that are not numbers (NaN or infinity); what made it overflowed, make it again "
+                "in float32"
+            )
         self._audio = audio
         self._audio_encoder = audio_encoder(codec, self._format)
         self._metadata = {k: v if isinstance(v, str) else json.dumps(v) for k, v in (metadata or {}).items()}
@@ -166,7 +174,7 @@ class VideoWriter:
             raise self._not_open()
         for part in torch.split(frames, 4):
             self._check_cancel()
-            images = quantize(part, self._bits)
+            images = quantize(part, self._bits, self.num_frames)
             size = images.shape[1:3]
             if self._size is None:
                 if 0 in size:
@@ -296,7 +304,8 @@ class VideoWriter:
                 audio.close()
 
     def _add_video(self, container: OutputContainer, height: int, width: int) -> av.VideoStream:
-        stream = container.add_stream(self._encoder, rate=self.fps, options=self._options)
+        options = self._options | size_options(self._encoder, height, width)
+        stream = container.add_stream(self._encoder, rate=self.fps, options=options)
         if not isinstance(stream, av.VideoStream):
             raise VideoWriteError(f"{self._encoder} is no video encoder")
         stream.height, stream.width, stream.pix_fmt = height, width, self._pixel_format
@@ -328,7 +337,7 @@ def write_video(
     path: str | os.PathLike[str],
     fps: float | Rational | None = None,
     *,
-    slice_frames: int = DEFAULT_SLICE,
+    slice_frames: int | None = None,
     progress: Callable[[int, int | None], None] | None = None,
     check_cancel: Callable[[], None] | None = None,
     **options: Any,
@@ -336,7 +345,8 @@ def write_video(
     """Write a stream, or any iterator of tensors `[F, H, W, C]`, to a video file in constant memory.
 
     Args:
-        frames: what to write; a stream is read in slices of `slice_frames`.
+        frames: what to write; a stream is read as it is stored, in slices.
+        slice_frames: frames per slice; default by their size.
         path, options: as for `VideoWriter`.
         fps: default the stream's own rate; required for an iterator.
         progress: called with (frames done, frames in all or None) after every slice.
@@ -349,8 +359,11 @@ def write_video(
     if isinstance(frames, FrameStream):
         fps = frames.fps if fps is None else fps
         total = len(frames)
-        ahead = frames.decodes
-        frames = frames.slices(min(slice_frames, AHEAD_FRAMES) if ahead else slice_frames)
+        height, width = frames.height, frames.width
+        ahead = frames.decodes and height * width <= LARGE_PIXELS
+        options.setdefault("queue_frames", frames_per_slice(height, width, QUEUE_FRAMES))
+        most = frames_per_slice(height, width, AHEAD_FRAMES if ahead else MOST_FRAMES)
+        frames = frames.slices(slice_frames or most, stored=True)
         frames = read_ahead(frames, depth=1) if ahead else frames
     elif fps is None:
         raise SettingsError("a frame rate is needed to write frames that come without one")

@@ -19,13 +19,14 @@ from torch.nn import functional
 from ..errors import SettingsError
 from ..frames.scene_cuts import is_cut, is_static
 from ..frames.sinks import read_ahead
-from ..frames.stream import DEFAULT_SLICE, DerivedFrames, FrameStream
+from ..frames.slices import checked, frames_per_slice
+from ..frames.stream import DerivedFrames, FrameStream, TensorFrames
 from . import timeline as timelines
 from .timeline import Span, Timeline
 
 CUT_THRESHOLD = 0.5
 READ_AHEAD = 8
-"""Source frames read in one go."""
+"""Source frames read in one go, at most."""
 USABLE_MEMORY = 0.8
 """Part of the free memory that batches are made for; the rest is for what an estimate cannot know."""
 
@@ -101,6 +102,8 @@ class InterpolatedFrames(DerivedFrames):
             )
         if not 0 <= self.cut_threshold <= 1:
             raise SettingsError(f"the scene-cut threshold is 0 (off) to 1, not {self.cut_threshold}")
+        if isinstance(self.source, TensorFrames):
+            checked(self.source.images)  # now, not when half of the video has been made
 
     @property
     def fps(self) -> Fraction:
@@ -118,9 +121,10 @@ class InterpolatedFrames(DerivedFrames):
         return frames
 
     def slices(
-        self, size: int = DEFAULT_SLICE, start: int = 0, stop: int | None = None
+        self, size: int | None = None, start: int = 0, stop: int | None = None, *, stored: bool = False
     ) -> Generator[Tensor, None, None]:
         """Slices of at most `size` frames; each also ends with its source pair, so that progress moves pair by pair."""
+        size = frames_per_slice(self.height, self.width) if size is None else size
         if size < 1:
             raise SettingsError(f"slices need at least one frame, got {size}")
         stop = len(self) if stop is None else stop
@@ -133,7 +137,7 @@ class InterpolatedFrames(DerivedFrames):
             for span in self.timeline.spans(start, stop):
                 for first in range(0, len(span.times), size):
                     count = min(size, len(span.times) - first)
-                    yield worker.make(start, start + count, horizon)
+                    yield checked(worker.make(start, start + count, horizon), start)
                     start += count
 
     def _decoded(self, start: int, horizon: int) -> Generator[tuple[int, Tensor], None, None]:
@@ -144,7 +148,8 @@ class InterpolatedFrames(DerivedFrames):
         if not self.source.decodes or self.timeline.step > 1:
             return
         first = next(self.timeline.spans(start, start + 1)).left
-        slices = self.source.slices(READ_AHEAD // 2, first, horizon + 1)
+        size = frames_per_slice(self.height, self.width, READ_AHEAD // 2)
+        slices = self.source.slices(size, first, horizon + 1)
         with contextlib.closing(read_ahead(slices, depth=1)) as ahead:
             for frames in ahead:
                 yield first, frames
@@ -205,7 +210,9 @@ class _Worker:
             kept = {number: frame for number, frame in self.frames.items() if number == index - 1}
             start, read = next(self.ahead, (index, None))
             if read is None:
-                read = self.video.source.read(index, max(index, min(horizon, index + READ_AHEAD - 1)) + 1)
+                count = frames_per_slice(self.video.height, self.video.width, READ_AHEAD)
+                last = max(index, min(horizon, index + count - 1))
+                read = checked(self.video.source.read(index, last + 1), index)
             self.frames = kept | dict(enumerate(read, start=start))
         for number in [number for number in self.frames if number < index - 1]:
             del self.frames[number]

@@ -20,7 +20,6 @@ from .mawe import Mawe
 from .seams import Seams, compensated_difference, measure_seams, motion_change
 from .stagnation import Stagnation, measure_stagnation, motion_percent, still_pairs, with_refreshes
 
-SLICE_PIXELS = 8_000_000
 Progress = Callable[[int, int], None]
 CheckCancel = Callable[[], None]
 
@@ -55,11 +54,6 @@ class Measures:
     text: Curve | None = None
     clip_name: str | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
-
-
-def slice_frames(height: int, width: int) -> int:
-    """Frames per slice, so that a slice of pixels stays near 100 MB: 8 at 720p, at most 16."""
-    return max(1, min(16, SLICE_PIXELS // (height * width)))
 
 
 class PairMeasures:
@@ -123,7 +117,7 @@ def watched(stream: FrameStream, progress: Progress | None, check_cancel: CheckC
     if len(stream) < 2:
         raise FrameError(f"a video needs at least 2 frames to be measured, got {len(stream)}")
     done = 0
-    for frames in stream.slices(slice_frames(stream.height, stream.width)):
+    for frames in stream.slices():
         if check_cancel is not None:
             check_cancel()
         yield frames

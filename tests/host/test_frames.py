@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from hosting.inprocess import import_host, import_pack
-from streaming_core.errors import FrameMismatchError, FrameRangeError, SettingsError, VideoReadError
+from streaming_core.errors import FrameMismatchError, FrameRangeError, NotNumbersError, SettingsError, VideoReadError
 from streaming_core.frames import AudioTrack, FrameStream, TensorFrames, VideoFrames, write_video
 from tests.unit.frame_videos import LazyVideo, counted_video, numbers_in, write_at_times
 
@@ -25,8 +25,8 @@ import comfy.model_management as mm  # noqa: E402
 import folder_paths  # noqa: E402
 from comfy.cli_args import args  # noqa: E402
 from comfy_api.latest import InputImpl, Types  # noqa: E402
+from comfyui_streamingt2v.nodes import extend, metrics, save  # noqa: E402
 from comfyui_streamingt2v.nodes import frames as nodes  # noqa: E402
-from comfyui_streamingt2v.nodes import save  # noqa: E402
 from comfyui_streamingt2v.nodes.host.video import streams  # noqa: E402
 from comfyui_streamingt2v.nodes.host.video.audio import FileAudio, to_track  # noqa: E402
 
@@ -79,7 +79,8 @@ def hidden(node):
 
 
 def saved(stream: FrameStream, node=save.SaveStream, **values):
-    chosen = {"filename_prefix": "video/test", "codec": "h264", "crf": 18.0, "bitrate_mbps": 0.0} | values
+    given = {"codec": "h264", "crf": 18.0, "bitrate_mbps": 0.0} if node is save.SaveStream else {}
+    chosen = {"filename_prefix": "video/test"} | given | values
     return hidden(node).execute(stream, **chosen)
 
 
@@ -334,11 +335,53 @@ def test_a_bitrate_takes_the_place_of_crf():
         ({"codec": "av1", "crf": 60.0, "bitrate_mbps": 0.0}, None),
         ({"codec": "ffv1", "crf": 60.0, "bitrate_mbps": 3.0}, None),
         ({"codec": None, "crf": 60.0, "bitrate_mbps": 0.0}, None),
+        ({"codec": "h264", "crf": 18.0, "bitrate_mbps": 0.0, "bit_depth": "10"}, None),
+        ({"codec": "h264", "crf": 18.0, "bitrate_mbps": 0.0, "bit_depth": None}, None),
+        ({"codec": "h265", "crf": 18.0, "bitrate_mbps": 0.0, "bit_depth": "16"}, "8 or 10 bits per value, not 16"),
+        ({"codec": "av1", "crf": 18.0, "bitrate_mbps": 0.0, "bit_depth": "deep"}, "not deep"),
+        ({"codec": "ffv1", "crf": 18.0, "bitrate_mbps": 0.0, "bit_depth": "16"}, None),
     ],
 )
 def test_quality_is_checked_before_anything_runs(values, words):
     answer = save.SaveStream.validate_inputs(**values)
     assert answer is True if words is None else words in answer
+
+
+@pytest.mark.parametrize(
+    ("codec", "bits", "pixels"),
+    [
+        ("h264", "8", "yuv420p"),
+        *((codec, "10", "yuv420p10le") for codec in ("h264", "h265", "av1")),
+        *(("ffv1", bits, f"gbrp{bits}le") for bits in ("10", "16")),
+    ],
+)
+def test_bit_depth_is_that_of_the_file(codec, bits, pixels):
+    path = saved(LazyVideo(3, 64, 64), codec=codec, bit_depth=bits).result[0].get_stream_source()
+    with av.open(str(path)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.pix_fmt == pixels
+        assert len(list(container.decode(video=0))) == 3
+    with pytest.raises(SettingsError, match="not 12"):  # linked, so it comes when the node runs
+        saved(LazyVideo(3, 64, 64), codec=codec, bit_depth="12")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("number", [0, 5, 11])
+def test_values_that_are_no_numbers_are_refused_by_frame(value, number, tmp_path):
+    images = torch.rand(12, 64, 96, 3)
+    images[number, 3, 3, 0] = value
+    stream = nodes.StreamFromImages.execute(images, 24.0).result[0]
+    extended = {"new_frames": 10, "tail_frames": 4, "anchor_frame": 2, "fps": 24.0, "width": 96, "height": 64}
+    for attempt in (
+        lambda: saved(stream),
+        lambda: saved(stream, save.SaveStreamAsPngs, compress_level=4),
+        lambda: hidden(metrics.VideoReport).execute(images, "", "", 24.0, "report/v"),
+        lambda: hidden(extend.ExtendVideo).execute(frames=images, fit="crop", **extended),
+        lambda: nodes.StreamToImages.execute(stream),
+    ):
+        with pytest.raises(NotNumbersError, match=f"^frame {number}, counted from 0, holds values"):
+            attempt()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_images_are_written_into_a_folder(source, tmp_path):

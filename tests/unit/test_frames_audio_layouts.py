@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from fractions import Fraction
@@ -13,13 +14,19 @@ import torch
 
 import dev
 from streaming_core.errors import SettingsError, VideoReadError
-from streaming_core.frames import AudioTrack
+from streaming_core.frames import CODECS, AudioTrack
 
 LAYOUTS = ("mono", "stereo", "2.1", "3.0", "4.0", "quad", "5.0", "5.1", "6.1", "7.0", "7.1", "7.1(wide)", "octagonal")
 RATES = (8000, 11025, 37800, 96000)
+ODD_LAYOUTS = (
+    *("3.0(back)", "quad(side)", "3.1", "4.1", "5.0(side)", "5.1(side)", "6.0", "6.0(front)", "hexagonal", "3.1.2"),
+    *("6.1(back)", "6.1(front)", "7.0(front)", "7.1(wide-side)", "7.1(top)", "5.1.2", "5.1.2(back)", "cube", "downmix"),
+)
+EVERY_RATE = (7350, *RATES, 16000, 22050, 24000, 32000, 44056, 44100, 48000, 64000, 88200, 96001, 176400, 192000)
+KINDS = [(codec, suffix) for codec, choice in CODECS.items() for suffix in choice.suffixes]
 WRITE = """
 import sys, torch
-from streaming_core.frames import AudioTrack, TensorFrames, write_video
+from streaming_core.frames import CODECS, AudioTrack, TensorFrames, write_video
 codec, suffix, folder, *sources = sys.argv[1:]
 frames = TensorFrames(torch.rand(10, 64, 64, 3), 10)
 for source in sources:
@@ -30,6 +37,35 @@ for source in sources:
     read = track.read()
     assert abs(read.shape[1] - track.sample_rate) < 3000, read.shape
     assert read.isfinite().all() and read.abs().max() > 0.01, read.abs().max()
+"""
+WRITE_TONES = """
+import json, sys, av, torch
+from streaming_core.frames import CODECS, AudioTrack, TensorFrames, write_video
+from streaming_core.frames.codecs import audio_encoder, CONTAINERS
+codec, path, sources = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+frames = TensorFrames(torch.full((6, 64, 64, 3), 0.5), 10)
+encoder = audio_encoder(codec, CONTAINERS[path[path.rindex("."):]])
+for layout, rate in sources:
+    print(layout, rate, flush=True)
+    channels = len(av.AudioLayout(layout).channels)
+    time = torch.arange(rate * 6 // 10) / rate
+    tones = torch.stack([0.3 * torch.sin(2 * torch.pi * (400 + 50 * channel) * time) for channel in range(channels)])
+    track = AudioTrack(rate, layout, waveform=tones)
+    write_video(frames, path, codec=codec, audio=track)
+    with av.open(path) as container:
+        audio = container.streams.audio[0]
+        assert audio.rate == track.rate_for(encoder), (audio.rate, track.rate_for(encoder))
+        # The same number of channels, or stereo where the codec has no place for so many.
+        wanted = len(av.AudioLayout(track.layout_for(encoder)).channels)
+        assert len(audio.layout.channels) == wanted and wanted in (channels, 2), audio.layout
+        flat = av.AudioResampler("flt", audio.layout, audio.rate)
+        parts = [part for frame in container.decode(audio) for part in flat.resample(frame)]
+        read = torch.cat([torch.from_numpy(part.to_ndarray().reshape(-1, wanted)) for part in parts])
+        # Codecs begin and end with whole blocks, of 1024 samples at most.
+        assert -0.01 < len(read) / audio.rate - 0.6 < 2100 / audio.rate, len(read) / audio.rate
+        assert read.isfinite().all() and read.abs().max() > 0.05, read.abs().max()
+    with av.open(path) as container:
+        assert len(list(container.decode(video=0))) == 6
 """
 
 
@@ -60,6 +96,36 @@ def test_every_layout_and_rate_is_written_in_every_container(tmp_path, codec, su
     command = [sys.executable, "-c", WRITE, codec, suffix, str(tmp_path), *map(str, sources)]
     run = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stdout[-200:] + run.stderr[-2000:]
+
+
+def write_tones(folder, codec: str, suffix: str, sources: list[tuple[str, int]]) -> None:
+    """Write and read all of them in one process; a crash is that of the last one it named."""
+    path = str(folder / f"video{suffix}")
+    command = [sys.executable, "-c", WRITE_TONES, codec, path, json.dumps(sources)]
+    run = subprocess.run(command, cwd=dev.ROOT, capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, f"{codec} {suffix}: {run.stdout.splitlines()[-1:]}\n{run.stderr[-2000:]}"
+    assert len(run.stdout.splitlines()) == len(sources)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", ".mp4"), ("ffv1", ".mkv"), ("av1", ".webm")])
+def test_every_layout_at_every_rate(tmp_path, codec, suffix):
+    """Every encoder of audio; which codec the video has makes no difference to it."""
+    layouts = [*LAYOUTS, *(layout for layout in ODD_LAYOUTS if known(layout))]
+    write_tones(tmp_path, codec, suffix, [(layout, rate) for layout in layouts for rate in EVERY_RATE])
+
+
+@pytest.mark.parametrize(("codec", "suffix"), KINDS)
+def test_every_kind_of_file_takes_audio_of_any_kind(tmp_path, codec, suffix):
+    write_tones(tmp_path, codec, suffix, [("mono", 11025), ("5.1(side)", 44056), ("7.1", 192000), ("cube", 8000)])
+
+
+def known(layout: str) -> bool:
+    """Whether this FFmpeg has a layout of that name."""
+    try:
+        return bool(av.AudioLayout(layout).channels)
+    except ValueError:
+        return False
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

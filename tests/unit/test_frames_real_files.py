@@ -18,6 +18,7 @@ from PIL import Image
 import dev
 from streaming_core.errors import VideoReadError
 from streaming_core.frames import JoinedFrames, TensorFrames, VideoFrames, close_idle_decoders, write_video
+from streaming_core.frames.pixels import to_video_frame
 from streaming_core.frames.video_read import log as read_log
 from tests.unit.frame_videos import counted_video, numbers_in, psnr, smooth_video, write_at_times
 
@@ -323,6 +324,8 @@ def write_tagged(path: Path, frames: np.ndarray, pixel_format: str, codec="ffv1"
             accurate = 4 | 0x40000 | 0x2000 | 0x4000
             matrix = {"dst_colorspace": tags.get("colorspace", 5), "src_colorspace": 4}
             frame = source.reformat(format=pixel_format, interpolation=accurate, **matrix)
+            if image.dtype == np.uint16 and tags.get("colorspace") == 1:
+                frame = to_video_frame(image, pixel_format)  # swscale makes more than eight bits too bright
             frame.pts, frame.time_base = number, Fraction(1, 24)
             for name, value in tags.items():
                 if hasattr(frame, name):

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from benchmarks.cut_videos import grain
 from benchmarks.metrics_videos import pan, stream, texture
 from streaming_core.color.lab import srgb_to_lab
-from streaming_core.errors import Cancelled, FrameError, SettingsError
+from streaming_core.errors import Cancelled, FrameError, NotNumbersError, SettingsError
 from streaming_core.frames import FrameStream, VideoFrames, write_video
 from streaming_core.loop.chunk_layout import ChunkLayout, lay_out, parse_chunks, windows
 from streaming_core.metrics.clip_scores import ClipTools, cosines, curve
 from streaming_core.metrics.color import color_drift, frame_colors, straight_line_change
 from streaming_core.metrics.flow import raft_estimator
-from streaming_core.metrics.measure import measure, slice_frames
+from streaming_core.metrics.measure import measure
 from streaming_core.metrics.seams import against_neighbors
 from streaming_core.metrics.stagnation import measure_stagnation, still_pairs, with_refreshes
 
@@ -127,7 +127,7 @@ def test_mawe_is_taken_from_raft_in_the_same_pass(video):
 
 def test_slices_do_not_matter(video, monkeypatch):
     whole = measure(stream(video[:20]), lay_out(20, (10,)))
-    monkeypatch.setattr("streaming_core.metrics.measure.slice_frames", lambda height, width: 3)
+    monkeypatch.setattr("streaming_core.frames.stream.frames_per_slice", lambda height, width: 3)
     sliced = measure(stream(video[:20]), lay_out(20, (10,)))
     assert sliced.differences == pytest.approx(whole.differences, rel=1e-3)
     assert sliced.stagnation.motion == pytest.approx(whole.stagnation.motion, rel=1e-3)
@@ -169,7 +169,18 @@ def test_frames_are_read_once_and_in_slices(video):
     source = CountedStream(video)
     measure(source, LAYOUT)
     assert source.most == 16
-    assert slice_frames(720, 1280) == 8 and slice_frames(2160, 3840) == 1 and slice_frames(256, 256) == 16
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("number", [0, 19, 40])
+def test_values_that_are_no_numbers_are_refused_when_they_are_read(video, value, number):
+    images = video.clone()
+    images[number, 3, 4, 1] = value
+    seen = []
+    with pytest.raises(NotNumbersError, match=f"frame {number},") as caught:
+        measure(stream(images), LAYOUT, progress=lambda *state: seen.append(state))
+    assert caught.value.number == number
+    assert len(seen) == number // 16  # not one slice further
 
 
 def test_a_video_of_one_frame_is_refused(video):

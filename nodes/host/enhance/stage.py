@@ -26,6 +26,7 @@ from ....streaming_core.enhance.size import FrameTarget, Size
 from ....streaming_core.errors import FrameError, SettingsError
 from ....streaming_core.frames import FrameStream, to_rgb
 from ....streaming_core.frames.fitting import fit
+from ....streaming_core.frames.slices import frames_per_slice
 from ....streaming_core.runs.content import ChunkContent
 from ....streaming_core.runs.folder import RunFolder
 from ..encoders import ConditioningPair
@@ -54,7 +55,7 @@ def encode_video(vae: VAE, frames: FrameStream, target: FrameTarget, advance: Ca
     """Latents `[F, C, h, w]` float32 of all frames brought to `target`, slice by slice, on the CPU."""
     size, done = target.size, 0
     latents: Tensor | None = None
-    for part in frames.slices(SLICE_FRAMES):
+    for part in frames.slices(frames_per_slice(frames.height, frames.width, SLICE_FRAMES)):
         check_cancel()
         pixels = fit(images_to_core(part), size.height_px, size.width_px, target.fit)
         if target.eight_bit:
@@ -72,9 +73,9 @@ def encode_video(vae: VAE, frames: FrameStream, target: FrameTarget, advance: Ca
 
 def decode_video(vae: VAE, latents: Tensor, advance: Callable[[int], None]) -> Iterator[Tensor]:
     """IMAGE slices of all `latents` `[F, C, h, w]`, in order."""
-    for part in latents.split(SLICE_FRAMES):
+    for number, part in enumerate(latents.split(SLICE_FRAMES)):
         check_cancel()
-        yield to_rgb(vae.decode(part))
+        yield to_rgb(vae.decode(part), first=number * SLICE_FRAMES)
         advance(len(part))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ....streaming_core.atomic import atomic_write
 from ....streaming_core.errors import SettingsError
-from ....streaming_core.frames import FrameStream
+from ....streaming_core.frames import FrameStream, to_rgb
 from ....streaming_core.loop.chunk_layout import ChunkLayout
 from ....streaming_core.metrics.chart import draw_report
 from ....streaming_core.metrics.clip_scores import ClipTools
@@ -109,7 +109,7 @@ def clip_tools(
     def embed(frames: Tensor) -> Tensor:
         return clip_vision.encode_image(frames)["image_embeds"]
 
-    anchor = None if anchor is None else anchor[:1, ..., :3].float()
+    anchor = None if anchor is None else to_rgb(anchor[:1])
     embedded = None
     if clip is not None and text.strip():
         width = embed(torch.zeros(1, 32, 32, 3)).shape[-1]

@@ -39,7 +39,7 @@ def workflow_metadata(prompt: Mapping[str, Any] | None, extra_pnginfo: Mapping[s
 def encode(stream: FrameStream, path: Path, codec: str, metadata: dict[str, Any], **options: Any) -> None:
     """Encode a stream slice by slice with a progress bar; a canceled or failed run leaves no file.
 
-    options: `crf`, `bitrate`, `audio` of `VideoWriter`.
+    options: `crf`, `bitrate`, `pixel_format`, `audio` of `VideoWriter`.
     """
     write_video(
         stream,
