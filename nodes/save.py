@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..streaming_core.errors import StreamingError
-from ..streaming_core.frames import BIT_DEPTHS, check_quality, pixel_format_of
+from ..streaming_core.frames import AUTO_DEPTH, BIT_DEPTHS, check_quality, pixel_format_of
 from .host.compat import InputImpl, io, schema, ui
 from .host.handed_out import file_changes, hand_out_files
 from .host.video.audio import to_track
@@ -81,11 +81,12 @@ class SaveStream(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "bit_depth",
-                    options=[str(bits) for bits in BIT_DEPTHS],
-                    default="8",
+                    options=[AUTO_DEPTH, *map(str, BIT_DEPTHS)],
+                    default=AUTO_DEPTH,
                     optional=True,
                     tooltip="Bits per color value: 8 plays everywhere; 10 keeps gradients smooth, but few browsers "
-                    "play it as h264; 16 is for ffv1 only.",
+                    "play it as h264; 16 is for ffv1 only. auto: as many as the video that was read has; 8 for h264 "
+                    "and for new frames.",
                 ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The saved file, for other video nodes.")],
@@ -110,9 +111,9 @@ class SaveStream(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, frames, filename_prefix, codec, crf, bitrate_mbps, audio=None, bit_depth="8"):
+    def execute(cls, frames, filename_prefix, codec, crf, bitrate_mbps, audio=None, bit_depth=AUTO_DEPTH):
         audio = to_track(audio)
-        chosen = quality(codec, crf, bitrate_mbps) | {"pixel_format": pixel_format_of(codec, bit_depth)}
+        chosen = quality(codec, crf, bitrate_mbps) | {"pixel_format": pixel_format_of(codec, bit_depth, frames.bits)}
         path, subfolder = output_file(filename_prefix, SUFFIXES[codec], frames.width, frames.height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
         encode(frames, path, codec, metadata, audio=audio, **chosen)

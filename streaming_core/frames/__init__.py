@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .audio import AudioTrack
-from .codecs import BIT_DEPTHS, CODECS, check_quality, pixel_format_of
+from .codecs import AUTO_DEPTH, BIT_DEPTHS, CODECS, check_quality, pixel_format_of
 from .decoder import close_idle_decoders
 from .sinks import read_ahead, to_tensor, write_png_folder
 from .stream import FrameStream, JoinedFrames, ResampledFrames, TensorFrames, TrimmedFrames, as_rate, to_rgb
@@ -11,6 +11,7 @@ from .video_read import VideoFrames
 from .video_write import VideoInfo, VideoWriter, write_video
 
 __all__ = [
+    "AUTO_DEPTH",
     "BIT_DEPTHS",
     "CODECS",
     "AudioTrack",

@@ -45,7 +45,7 @@ def find_webp(path: str, watch: Watch) -> tuple[VideoIndex, Look]:
                 starts.append(now)
                 now += round(image.info.get("duration") or _DEFAULT_MS)
             size = (image.height, image.width)
-            look = Look(*size, *size, Orientation(), None, False, True)
+            look = Look(*size, *size, Orientation(), None, 8, False, True)
     except _DAMAGE as error:
         raise VideoReadError(_damaged(path, error)) from error
     pts = np.array(starts, np.int64)

@@ -17,7 +17,8 @@ _AUDIO_ENCODERS = {"mp4": "aac", "mov": "aac", "matroska": "aac", "webm": "libop
 class VideoCodec:
     """How a codec is written: encoders in order of preference, default quality, image formats and file types.
 
-    `depths` gives the image format for each number of bits per value that a user may choose.
+    `depths` gives the image format for each number of bits per value that a user may choose; `deep_plays`, whether
+    more than eight play where the codec does.
     """
 
     encoders: tuple[str, ...]
@@ -28,6 +29,7 @@ class VideoCodec:
     max_crf: int = 0
     preset: str = ""
     min_px: int = 1
+    deep_plays: bool = True
 
     @property
     def pixel_formats(self) -> tuple[str, ...]:
@@ -43,6 +45,7 @@ CODECS: dict[str, VideoCodec] = {
         18,
         51,
         "medium",
+        deep_plays=False,
     ),
     "h265": VideoCodec(
         ("libx265",),
@@ -75,16 +78,22 @@ _LARGE_FRAMES = {
     "libx265": {"x265-params": "log-level=error:rc-lookahead=2:bframes=0:ref=1:frame-threads=1:b-adapt=0"},
     "libsvtav1": {"svtav1-params": "lookahead=0:lp=1"},
 }
+AUTO_DEPTH = "auto"
 BIT_DEPTHS = tuple(sorted({bits for codec in CODECS.values() for bits in codec.depths}))
 
 
-def pixel_format_of(codec: str, bit_depth: int | str) -> str:
-    """The image format in which a codec keeps `bit_depth` bits per value, a number or its digits.
+def pixel_format_of(codec: str, bit_depth: int | str, stored_bits: int = 8) -> str:
+    """The image format in which a codec keeps `bit_depth` bits per value, a number or its digits; `AUTO_DEPTH` keeps
+    those of the frames, `stored_bits`, as far as the codec can, and eight where more would play in few places.
 
     Raises:
         SettingsError: unknown codec, or it has no such format.
     """
-    depths = {str(bits): pixel_format for bits, pixel_format in _known(codec).depths.items()}
+    choice = _known(codec)
+    if bit_depth == AUTO_DEPTH:
+        kept = [bits for bits in choice.depths if bits >= stored_bits]
+        bit_depth = min(kept, default=max(choice.depths)) if choice.deep_plays else 8
+    depths = {str(bits): pixel_format for bits, pixel_format in choice.depths.items()}
     if str(bit_depth) not in depths:
         able = [name for name, choice in CODECS.items() if str(bit_depth) in map(str, choice.depths)]
         way_out = f" or the codec {' or '.join(able)}" if able else ""

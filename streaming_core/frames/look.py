@@ -51,7 +51,8 @@ class Look:
         height, width: the same in square pixels, before they are turned.
         orientation: how they are turned.
         colors: the way to BT.709 in standard range; None where they are that already.
-        deep: whether images have more than eight bits, so that they are float32; else they are uint8.
+        bits: of the stored values.
+        deep: whether images have more than eight bits, or are computed, so that they are float32; else they are uint8.
         alpha: whether they may be transparent; what shows through is black.
     """
 
@@ -61,6 +62,7 @@ class Look:
     width: int
     orientation: Orientation
     colors: ToSdr | None
+    bits: int
     deep: bool
     alpha: bool
 
@@ -112,6 +114,7 @@ def look_of(frame: av.VideoFrame, stream: av.VideoStream) -> Look:
     colors = to_sdr(int(context.color_trc or 0), int(context.color_primaries or 0))
     height, width = _square(frame.height, frame.width, stream.sample_aspect_ratio)
     names = [component.is_alpha for component in frame.format.components]
+    bits = format_bits(frame.format.name)
     return Look(
         frame.height,
         frame.width,
@@ -119,7 +122,8 @@ def look_of(frame: av.VideoFrame, stream: av.VideoStream) -> Look:
         width,
         orientation_of(frame),
         colors,
-        colors is not None or format_bits(frame.format.name) > 8,
+        bits,
+        colors is not None or bits > 8,
         any(names) or frame.format.has_palette,
     )
 

@@ -102,6 +102,7 @@ class FrameStream(ABC):
         fps: exact frames per second.
         decodes: whether reading takes its time without running a model, so that it is worth doing in a thread ahead of
             the work on the frames.
+        bits: bits per value of the file that the frames come from; 8 for computed ones.
 
     Subclasses are frozen dataclasses with these attributes, `__len__` and `_read`.
     """
@@ -124,6 +125,10 @@ class FrameStream(ABC):
     @property
     def decodes(self) -> bool:
         return False
+
+    @property
+    def bits(self) -> int:
+        return 8
 
     @abstractmethod
     def __len__(self) -> int:
@@ -239,6 +244,10 @@ class DerivedFrames(FrameStream):
         return self.source.decodes
 
     @property
+    def bits(self) -> int:
+        return self.source.bits
+
+    @property
     def height(self) -> int:
         return self.source.height
 
@@ -336,6 +345,10 @@ class JoinedFrames(FrameStream):
     @property
     def decodes(self) -> bool:
         return all(part.decodes for part in self.parts)
+
+    @property
+    def bits(self) -> int:
+        return max(part.bits for part in self.parts)
 
     @property
     def height(self) -> int:

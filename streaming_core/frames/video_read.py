@@ -101,6 +101,10 @@ class VideoFrames(FrameStream):
 
     decodes = True
 
+    @property
+    def bits(self) -> int:
+        return self.look.bits
+
     def __len__(self) -> int:
         return max(1, round(self.index.seconds * self.fps)) if self.resampled else self.index.num_frames
 

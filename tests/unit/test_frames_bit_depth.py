@@ -110,6 +110,22 @@ def test_every_codec_keeps_the_bits_it_offers(tmp_path, codec, bits):
         assert (frame.colorspace, frame.color_range) == (1, 1)
 
 
+@pytest.mark.parametrize(
+    ("codec", "stored", "pixels"),
+    [
+        ("ffv1", 8, "bgr0"),
+        ("ffv1", 10, "gbrp10le"),
+        ("ffv1", 12, "gbrp16le"),
+        ("h265", 10, "yuv420p10le"),
+        ("av1", 12, "yuv420p10le"),
+        ("h265", 8, "yuv420p"),
+        ("h264", 10, "yuv420p"),
+    ],
+)
+def test_auto_keeps_the_bits_that_were_read(codec, stored, pixels):
+    assert pixel_format_of(codec, "auto", stored) == pixels
+
+
 def test_an_encoder_without_the_format_is_passed_over_or_refused(monkeypatch):
     class Shallow:
         video_formats = (av.VideoFormat("yuv420p"),)

@@ -462,6 +462,7 @@ def test_ten_bits_are_kept(tmp_path):
     stream = VideoFrames.open(tmp_path / "deep.mkv")
     assert len(stream.read(0, 1)[0, 16, :, 1].unique()) > 700
     assert stream.stored(0, 1).dtype == torch.float32
+    assert JoinedFrames((stream.trimmed(0, 1), TensorFrames(torch.zeros(1, 32, 1024, 3), 24))).bits == 10
 
 
 def test_stored_frames_are_those_that_are_read(tmp_path):
