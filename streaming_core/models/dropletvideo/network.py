@@ -100,7 +100,7 @@ class DropletVideo(nn.Module):
             compute: kernels; default torch's own.
 
         Raises:
-            FrameError: a size that patches do not fill.
+            FrameError: a size that patches do not fill, or known frames of another size or length.
             SettingsError: neither one frame rate nor one per video.
         """
         compute = compute or Compute()
@@ -111,6 +111,11 @@ class DropletVideo(nn.Module):
             raise FrameError(
                 f"DropletVideo works in blocks of {unit} pixels, and {width * SPATIAL_SCALE}x{height * SPATIAL_SCALE} "
                 f"is not made of them; use multiples of {unit} for width and height"
+            )
+        if inpaint.shape != (len(latents), frames, self.config.in_channels - latents.shape[2], height, width):
+            raise FrameError(
+                f"known frames of shape {list(inpaint.shape)} do not belong to noisy latents of shape "
+                f"{list(latents.shape)}; encode them for the same size and length"
             )
         rows, columns = height // patch, width // patch
         cos, sin = rotary_table(frames, rows, columns, self.config.head_width)

@@ -18,7 +18,8 @@ def decode_in_tiles(decode: Decode, latents: Tensor, rows: int, columns: int) ->
 
     Tiles begin every 5/6 of their height and 4/5 of their width. Officially only sizes that this divides evenly give a
     video of the right size. Here the step is a whole number of latents and the overlap is what the step leaves, which
-    is the same for those sizes.
+    is the same for those sizes. Where four tiles meet they are blended downward and then across, as officially; a pixel
+    there can jump by a quarter of what the tiles differ by.
     """
     height, width = latents.shape[-2:]
     down, right = rows * 5 // 6, columns * 4 // 5
@@ -33,7 +34,7 @@ def decode_in_tiles(decode: Decode, latents: Tensor, rows: int, columns: int) ->
                 blend_from(tile, above[index], -2)
             if beside is not None:
                 blend_from(tile, beside, -1)
-            # What later tiles begin with is blended too: corners then belong to all four.
+            # What later tiles begin with is taken after blending; this decides how corners look.
             below.append(tile[..., down * SPATIAL_SCALE :, :].clone())
             beside = tile[..., right * SPATIAL_SCALE :].clone()
             kept = tile[..., : down * SPATIAL_SCALE, : right * SPATIAL_SCALE]
