@@ -83,7 +83,6 @@ FIXED = {
     "freq_shift": 0,
     "patch_size_t": None,
     "use_rotary_positional_embeddings": True,
-    "use_learned_positional_embeddings": False,
     "temporal_compression_ratio": TEMPORAL_SCALE,
 }
 """Entries of the transformer's config.json for which there is one value."""
