@@ -683,3 +683,26 @@ def test_diffusers_vae():
     public.enable_tiling()  # tiles of 48x40 pixels, as `default_tile`
     latents = noise(1, 16, 2, 7, 9)
     assert relative_error(net.decode(latents, config.default_tile), public.decode(latents).sample) < 1e-5
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7, 50])
+def test_diffusers_ddim(steps):
+    diffusers = pytest.importorskip("diffusers")
+    public = diffusers.DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    public.set_timesteps(steps)
+    updates = official_steps(steps)
+    assert [update.timestep for update in updates] == public.timesteps.tolist()
+    x = want = noise(4, 8)
+    for index, update in enumerate(updates):
+        velocity = noise(4, 8, seed=index + 1)
+        x = ddim_step(x, velocity, update.alpha, update.alpha_next)
+        want = public.step(velocity, update.timestep, want, eta=0.0).prev_sample
+    assert relative_error(x, want) < 1e-4
