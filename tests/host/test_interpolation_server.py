@@ -12,7 +12,7 @@ from PIL import Image
 import dev
 from hosting.workflow import load_workflow, set_inputs, to_prompt
 from streaming_core.frames import VideoFrames
-from streaming_core.frames.stream import DEFAULT_SLICE
+from streaming_core.frames.slices import MOST_FRAMES
 from tiny_models.ema_vfi import write_tiny_ema_vfi
 from tiny_models.streamingsvd import write_tiny_streamingsvd
 
@@ -78,7 +78,7 @@ def test_file_has_the_frames_and_the_rate_asked_for(server, prompt):
     assert bar == sorted(bar)
     assert report.bars()[node_of(prompt, SAVE)] == (20, 20)
     # It moves with every pair, not only with every slice. Later hosts send no more than ten moves a second.
-    assert len(bar) > 1 + math.ceil(20 / DEFAULT_SLICE)
+    assert len(bar) > 1 + math.ceil(20 / MOST_FRAMES)
 
 
 def test_official_doubling_makes_the_official_count(server, prompt):
