@@ -1,4 +1,4 @@
-"""Chunk Plan: length, chunks, seeds, prompts and strengths of a video in one connection."""
+"""Chunk Plan: length, chunks, seeds, prompts, strengths and motion of a video in one connection."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from ..streaming_core.frames import as_rate
 from ..streaming_core.loop.plan import VideoPlan
-from ..streaming_core.loop.script import MAX_SEED, Script, parse_cues, parse_numbers
+from ..streaming_core.loop.script import MAX_SEED, Script, parse_cues, parse_numbers, parse_positive_numbers
 from .forms import seed_input
 from .host.compat import io, schema
 from .host.page import shown_text
@@ -104,6 +104,14 @@ class ChunkPlanNode(io.ComfyNode):
                     tooltip="Multiplier for the anchor's weight per chunk: '1, 4: 0.5'. 0 (off) to 4, 1 leaves it "
                     "unchanged. Empty: 1.",
                 ),
+                io.String.Input(
+                    "motion",
+                    default="",
+                    optional=True,
+                    tooltip="How much moves per chunk, for chunk samplers that can follow it: '16, 4: 8' or '16, "
+                    "00:05: 8'. Lower values give stronger motion; 1 to 32 is the useful range, any number above 0 is "
+                    "accepted. Empty, and before the first number: the chunk sampler's own setting.",
+                ),
             ],
             outputs=[
                 ChunkPlan.Output(display_name="plan", tooltip="Connect to Stream Sampler, Start Video or Preflight."),
@@ -129,6 +137,7 @@ class ChunkPlanNode(io.ComfyNode):
         seeds,
         cam_strength,
         anchor_strength,
+        motion="",
     ):
         fps = as_rate(fps)
         script = Script(
@@ -137,6 +146,7 @@ class ChunkPlanNode(io.ComfyNode):
             prompts=parse_cues(prompts),
             cam_strength=parse_numbers(cam_strength, "cam_strength", 0.0, MAX_STRENGTH),
             anchor_strength=parse_numbers(anchor_strength, "anchor_strength", 0.0, MAX_STRENGTH),
+            motion=parse_positive_numbers(motion, "motion"),
             fps=fps,
         )
         length = max(1, round(Fraction(seconds) * fps)) if seconds else num_frames

@@ -19,6 +19,7 @@ class Chunk:
         overlap_frames: how many of them, at its beginning, exist already.
         prompt: None for the family's own.
         cam_strength, anchor_strength: factors on short-term and long-term memory.
+        motion: how much moves, above 0; lower is stronger. None for the family's own setting.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Chunk:
     prompt: str | None = None
     cam_strength: float = 1.0
     anchor_strength: float = 1.0
+    motion: float | None = None
 
     def cues(self, *names: str) -> dict[str, Any]:
         """Those of these fields that a script set to something else than their default."""

@@ -115,6 +115,7 @@ class VideoPlan:
             prompt=self.script.value("prompts", None, index, whole),
             cam_strength=self.script.value("cam_strength", 1.0, index, whole),
             anchor_strength=self.script.value("anchor_strength", 1.0, index, whole),
+            motion=self.script.value("motion", None, index, whole),
         )
 
     @property
@@ -140,30 +141,36 @@ class VideoPlan:
         return cls(**{**data, "fps": Fraction(data["fps"]), "script": Script.from_dict(data["script"])}, **known)
 
     def table(self) -> str:
-        """What each chunk shows and is made with, one line each; chunks alike share a line."""
+        """What each chunk shows and is made with, one line each; chunks alike share a line.
+
+        Most families follow no motion, so that it has a column only where the plan sets it.
+        """
+        has_motion = "motion" in self.script.used
         length = f"{self.num_frames} frames, {float(self.num_frames / self.fps):.2f} s at {float(self.fps):g} fps"
         lines = [
             f"{length}: {self.num_chunks} chunks of {self.chunk_frames} frames, overlap {self.overlap_frames}",
-            "chunk | frames | time | seed | CAM | anchor | prompt",
+            f"chunk | frames | time | seed | CAM | anchor | {'motion | ' * has_motion}prompt",
         ]
         group: list[Chunk] = []
         for chunk in self.chunks:
             if group and _alike(group[-1]) != _alike(chunk):
-                lines.append(_line(group, self.fps))
+                lines.append(_line(group, self.fps, has_motion))
                 group = []
             group.append(chunk)
-        return "\n".join([*lines, _line(group, self.fps)])
+        return "\n".join([*lines, _line(group, self.fps, has_motion)])
 
 
 def _alike(chunk: Chunk) -> tuple[Any, ...]:
-    return chunk.seed, chunk.cam_strength, chunk.anchor_strength, chunk.prompt
+    return chunk.seed, chunk.cam_strength, chunk.anchor_strength, chunk.motion, chunk.prompt
 
 
-def _line(chunks: list[Chunk], fps: Fraction) -> str:
+def _line(chunks: list[Chunk], fps: Fraction, has_motion: bool) -> str:
     first, last = chunks[0], chunks[-1]
     numbers = f"{first.index}" if first is last else f"{first.index}-{last.index}"
     times = f"{_clock(first.start / fps)}-{_clock(last.stop / fps)}"
     strengths = f"{first.cam_strength:g} | {first.anchor_strength:g}"
+    if has_motion:
+        strengths += " | -" if first.motion is None else f" | {first.motion:g}"
     prompt = "-" if first.prompt is None else first.prompt
     return f"{numbers} | {first.start}-{last.stop - 1} | {times} | {first.seed} | {strengths} | {prompt}"
 

@@ -8,7 +8,7 @@ tail) derives from `WrappedSampler`, which hands every question on to the sample
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -64,7 +64,7 @@ class ChunkSampler(ABC):
     starts_from: ClassVar[frozenset[str]] = frozenset({"image", "frames"})
     """What it can begin with: "prompt", "image", "frames"."""
     follows: ClassVar[frozenset[str]] = frozenset()
-    """Cues of a plan that it obeys: "prompt", "cam_strength", "anchor_strength". Every family obeys seeds."""
+    """Cues of a plan that it obeys: "prompt", "cam_strength", "anchor_strength", "motion". Every family obeys seeds."""
     averages_anchors: ClassVar[bool] = False
     """Whether several anchor frames may be given."""
 
@@ -126,11 +126,7 @@ class ChunkSampler(ABC):
                 raise SettingsError(
                     f"{side} must be a multiple of {self.size_multiple} pixels, got {value}; try {nearest}"
                 )
-        for cue in plan.script.used - self.follows:
-            raise SettingsError(
-                f"{self.family} cannot follow the plan's {cue.replace('_', ' ')}; leave it empty in Chunk Plan, or use "
-                "a chunk sampler that can"
-            )
+        refuse_cues(self, plan.script.used)
         for chunk in {chunk.prompt: chunk for chunk in reversed(plan.chunks)}.values():
             self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
         return plan
@@ -176,6 +172,16 @@ class ChunkSampler(ABC):
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory | None:
         """What a sampling step of this chunk takes; None where nobody can tell."""
         return None
+
+
+def refuse_cues(sampler: ChunkSampler, cues: Collection[str]) -> None:
+    """Raise `SettingsError` for the first of these cues of a plan that the sampler does not obey."""
+    for cue in sorted(set(cues) - sampler.follows):
+        words = "motion setting" if cue == "motion" else cue.replace("_", " ")
+        raise SettingsError(
+            f"{sampler.family} cannot follow the plan's {words}; leave it empty in Chunk Plan, or use a chunk sampler "
+            "that can"
+        )
 
 
 @dataclass(frozen=True)

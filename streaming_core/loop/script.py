@@ -10,7 +10,8 @@ Lines without a number belong to one chunk after the other; an empty one repeats
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -57,8 +58,10 @@ class Cue:
         return cls(data["value"], data.get("chunk"), None if seconds is None else Fraction(seconds))
 
 
-def parse_cues(text: str) -> tuple[Cue, ...]:
+def parse_cues(text: str, what: str = "prompt", example: str = "a dog runs") -> tuple[Cue, ...]:
     """The cues of a text, in the order of the video; none for a text without words.
+
+    `what` the values are and an `example` of one go into what is said of a line without a value.
 
     Raises:
         SettingsError: chunk numbers and times together, a chunk or time twice, a number without a value.
@@ -70,7 +73,7 @@ def parse_cues(text: str) -> tuple[Cue, ...]:
         key = _KEY.match(line)
         value = line[key.end() :].strip() if key else line
         if key and not value:
-            raise SettingsError(f"line {line!r} has no prompt after its number; write for example '{line} a dog runs'")
+            raise SettingsError(f"line {line!r} has no {what} after its number; write for example '{line} {example}'")
         if key and key["chunk"] is None:
             hours, minutes = int(key["hours"] or 0), int(key["minutes"])
             cues.append(Cue(value, seconds=3600 * hours + 60 * minutes + Fraction(key["seconds"])))
@@ -121,14 +124,29 @@ def parse_numbers(text: str, name: str, low: float, high: float, kind: type = fl
     Raises:
         SettingsError: something that is not such a number; `name` says which setting it is for.
     """
+    expected = f"{name} must be a number from {low} to {high} per chunk"
+    return _number_cues(text, kind, lambda number: low <= number <= high, expected)
+
+
+def parse_positive_numbers(text: str, name: str) -> tuple[Cue, ...]:
+    """Cues as in `parse_numbers`, for finite numbers above 0.
+
+    Raises:
+        SettingsError: something that is not such a number; `name` says which setting it is for.
+    """
+    expected = f"{name} must be a finite number above 0 per chunk"
+    return _number_cues(text, float, lambda number: 0 < number <= sys.float_info.max, expected)
+
+
+def _number_cues(text: str, kind: type, is_allowed: Callable[[Any], bool], expected: str) -> tuple[Cue, ...]:
     cues = []
-    for cue in parse_cues(text.replace(",", "\n")):
+    for cue in parse_cues(text.replace(",", "\n"), "value", "1"):
         try:
             number = kind(cue.value)
         except ValueError:
             number = None
-        if number is None or not low <= number <= high:
-            raise SettingsError(f"{name} must be a number from {low} to {high} per chunk, got {cue.value!r}")
+        if number is None or not is_allowed(number):
+            raise SettingsError(f"{expected}, got {cue.value!r}")
         cues.append(Cue(number, cue.chunk, cue.seconds))
     return tuple(cues)
 
@@ -151,6 +169,10 @@ def parse_chunk_list(text: str) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
+CUES = {"prompt": "prompts", "cam_strength": "cam_strength", "anchor_strength": "anchor_strength", "motion": "motion"}
+"""What a script can set besides seeds: fields of a chunk, each with the field of the script that holds its cues."""
+
+
 @dataclass(frozen=True)
 class Script:
     """What differs from chunk to chunk; the empty one changes nothing.
@@ -160,6 +182,7 @@ class Script:
         increment: add the chunk's number to its seed.
         prompts: texts; before the first cue the family's own prompt holds.
         cam_strength, anchor_strength: factors on short-term and long-term memory, 1 where no cue holds.
+        motion: numbers above 0, lower is stronger; before the first cue the family's own setting holds.
         fps: frames per second that times are counted in.
     """
 
@@ -168,13 +191,13 @@ class Script:
     prompts: tuple[Cue, ...] = ()
     cam_strength: tuple[Cue, ...] = ()
     anchor_strength: tuple[Cue, ...] = ()
+    motion: tuple[Cue, ...] = ()
     fps: Fraction | None = None
 
     @property
     def used(self) -> frozenset[str]:
         """Names of the chunk fields that it sets, seeds left out."""
-        cues = {"prompt": self.prompts, "cam_strength": self.cam_strength, "anchor_strength": self.anchor_strength}
-        return frozenset(name for name, values in cues.items() if values)
+        return frozenset(name for name, cues in CUES.items() if getattr(self, cues))
 
     def value(self, name: str, default: Any, index: int, stop: int) -> Any:
         """What the cues `name` say for chunk `index`, whose last frame in the video is `stop - 1`."""
@@ -187,12 +210,11 @@ class Script:
         return (seed + index) & MAX_SEED if self.increment else seed
 
     def to_dict(self) -> dict[str, Any]:
-        names = ("seeds", "prompts", "cam_strength", "anchor_strength")
-        cues = {name: [cue.to_dict() for cue in getattr(self, name)] for name in names}
+        cues = {name: [cue.to_dict() for cue in getattr(self, name)] for name in ("seeds", *CUES.values())}
         return {**cues, "increment": self.increment, "fps": None if self.fps is None else str(self.fps)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Script:
-        names = ("seeds", "prompts", "cam_strength", "anchor_strength")
-        cues = {name: tuple(Cue.from_dict(cue) for cue in data[name]) for name in names}
+        stored = {"motion": (), **data}  # manifests from before there was motion
+        cues = {name: tuple(Cue.from_dict(cue) for cue in stored[name]) for name in ("seeds", *CUES.values())}
         return cls(**cues, increment=data["increment"], fps=None if data["fps"] is None else Fraction(data["fps"]))

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from .plan import VideoPlan
-from .sampler import ChunkSampler
+from .sampler import ChunkSampler, refuse_cues
+from .script import CUES
 from .state import Anchor, ChunkResult, VideoState
 
 
@@ -53,8 +54,14 @@ def continue_video(state: VideoState, sampler: ChunkSampler) -> tuple[VideoState
 
     The last chunk may add more than the video asks for: `chunk.new_frames` says how many count. Whole chunks are handed
     on, so a video can be made longer later without making its last chunk again.
+
+    Raises:
+        SettingsError: the video is complete, or the plan sets something for this chunk that `sampler`, which need not
+            be the one that accepted the plan, cannot follow.
     """
-    result = sampler.next_chunk(state.next_chunk, state)
+    chunk = state.next_chunk
+    refuse_cues(sampler, chunk.cues(*CUES))
+    result = sampler.next_chunk(chunk, state)
     tail = sampler.hand_off(state.plan, state.tail, result)
     carry = {**state.carry, **result.carry}
     return replace(state, tail=tail, num_chunks=state.num_chunks + 1, carry=carry), result.frames

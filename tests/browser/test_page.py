@@ -161,3 +161,13 @@ def test_what_a_saved_workflow_says_of_its_seed_stays(empty):
     node["widgets_values"][-1] = "randomize"
     loaded = empty.load({**EMPTY, "nodes": [node]})
     assert loaded["nodes"][0]["widgets"][-1] == "randomize"
+
+
+def test_a_chunk_plan_saved_before_motion_keeps_its_values(empty):
+    empty.page.ask(script(ADD), "StreamingT2VChunkPlan")
+    [node] = empty.save()["nodes"]
+    assert [each["name"] for each in node["inputs"]][-1] == "motion"
+    values = [*node["widgets_values"][:-2], "1, 4: 0.5"]
+    older = {**node, "widgets_values": values, "inputs": node["inputs"][:-1]}
+    [loaded] = empty.load({**EMPTY, "nodes": [older]})["nodes"]
+    assert loaded["known"] and loaded["widgets"] == [*values, ""]

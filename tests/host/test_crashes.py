@@ -333,6 +333,8 @@ def test_a_plan_and_a_preflight_in_front_of_a_video(server, run):
     assert "2 of 3 chunks are reused" in server.log()[log:]
     error = server.run(planned_prompt(run.name, prompts="0: a dog")).check("error").error
     assert "cannot follow the plan's prompt" in error.message, "SVD knows none"
+    error = server.run(planned_prompt(run.name, motion="0: 16\n2: 32")).check("error").error
+    assert error.node_type == "StreamingT2VPreflight" and "cannot follow the plan's motion setting" in error.message
 
 
 def test_a_video_that_cannot_fit_is_refused_before_anything_runs(server, run):

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from streaming_core.errors import SettingsError
 from streaming_core.loop.plan import VideoPlan
-from streaming_core.loop.script import MAX_SEED, Cue, Script, chunk_prompts, parse_chunk_list, parse_cues, parse_numbers
+from streaming_core.loop.script import (
+    MAX_SEED,
+    Cue,
+    Script,
+    chunk_prompts,
+    parse_chunk_list,
+    parse_cues,
+    parse_numbers,
+    parse_positive_numbers,
+)
 from streaming_core.runs.manifest import plain
 
 words = st.text(st.characters(codec="ascii", categories=["L"]), min_size=1, max_size=8)
@@ -92,6 +101,23 @@ def test_numbers():
     for text in ("nan", "0: x", "3", "-1"):
         with pytest.raises(SettingsError, match="strength must be a number from 0 to 2"):
             parse_numbers(text, "strength", 0, 2)
+    with pytest.raises(SettingsError, match="line '4:' has no value after its number; write for example '4: 1'"):
+        parse_numbers("1, 4:", "strength", 0, 2)
+
+
+def test_numbers_above_0():
+    assert parse_positive_numbers("0: 16\n00:05: 32", "motion") == (
+        Cue(16.0, seconds=Fraction(0)),
+        Cue(32.0, seconds=5),
+    )
+    assert parse_positive_numbers("0.25, 3: 1e300", "motion") == (Cue(0.25, 0), Cue(1e300, 3))
+    assert parse_positive_numbers(" ", "motion") == ()
+    for text in ("0", "-1", "0: inf", "1e400", "nan", "fast", "4: 1 2"):
+        with pytest.raises(SettingsError, match="motion must be a finite number above 0 per chunk, got"):
+            parse_positive_numbers(text, "motion")
+    for text, message in (("4:", "no value after"), ("1, 00:05: 2, 7: 3", "cannot be mixed"), ("2: 1, 2: 4", "twice")):
+        with pytest.raises(SettingsError, match=message):
+            parse_positive_numbers(text, "motion")
 
 
 @given(st.sets(st.integers(0, 200), min_size=1, max_size=12))
@@ -124,6 +150,10 @@ def video_plans(draw):
         increment=draw(st.booleans()),
         prompts=tuple(Cue(draw(words), seconds=Fraction(at, 7)) for at in sorted(draw(st.sets(st.integers(0, 70))))),
         cam_strength=tuple(Cue(draw(st.floats(0, 2)), at) for at in sorted(draw(st.sets(st.integers(0, 20))))),
+        motion=tuple(
+            Cue(draw(st.floats(0, exclude_min=True, allow_infinity=False)), at)
+            for at in sorted(draw(st.sets(st.integers(0, 20))))
+        ),
         fps=draw(st.fractions(1, 60, max_denominator=1001)),
     )
     sizes = draw(st.integers(1, 300)), chunk_frames, draw(st.integers(1, chunk_frames - 1))
@@ -136,12 +166,20 @@ def test_a_longer_plan_begins_like_the_shorter_one(plan, more):
                       plan.fps, plan.script)  # fmt: skip
     for index in range(plan.num_chunks):
         a, b = plan.chunk(index), longer.chunk(index)
-        assert (a.start, a.seed, a.prompt, a.cam_strength) == (b.start, b.seed, b.prompt, b.cam_strength)
+        assert (a.start, a.seed, a.prompt, a.cam_strength, a.motion) == (
+            b.start, b.seed, b.prompt, b.cam_strength, b.motion)  # fmt: skip
 
 
 @given(video_plans())
 def test_plans_survive_a_manifest(plan):
     assert VideoPlan.from_dict(json.loads(json.dumps(plain(plan.to_dict())))) == plan
+
+
+def test_a_manifest_from_before_motion_is_read():
+    plan = VideoPlan(20, 8, 3, 5, Fraction(4), Script(prompts=parse_cues("a dog"), cam_strength=(Cue(0.5, 1),)))
+    stored = json.loads(json.dumps(plain(plan.to_dict())))
+    stored["script"].pop("motion", None)
+    assert VideoPlan.from_dict(stored) == plan
 
 
 @given(video_plans())
@@ -163,10 +201,31 @@ def test_a_table():
     )
 
 
+def test_a_table_names_motion_where_the_plan_sets_it():
+    script = Script(prompts=parse_cues("a dog"), motion=parse_positive_numbers("1: 16, 2: 32.5", "motion"))
+    assert VideoPlan(20, 8, 3, 5, Fraction(4), script).table() == (
+        "20 frames, 5.00 s at 4 fps: 4 chunks of 8 frames, overlap 3\n"
+        "chunk | frames | time | seed | CAM | anchor | motion | prompt\n"
+        "0 | 0-7 | 00:00.00-00:02.00 | 5 | 1 | 1 | - | a dog\n"
+        "1 | 8-12 | 00:02.00-00:03.25 | 5 | 1 | 1 | 16 | a dog\n"
+        "2-3 | 13-19 | 00:03.25-00:05.00 | 5 | 1 | 1 | 32.5 | a dog"
+    )
+
+
+def test_motion_by_time_begins_with_the_chunk_that_shows_it():
+    # As prompts: at 4 fps second 3 is frame 12, which chunk 1 shows.
+    script = Script(motion=parse_positive_numbers("00:03: 8, 00:04: 2", "motion"), fps=Fraction(4))
+    plan = VideoPlan(23, 8, 3, 0, Fraction(4), script)
+    assert [chunk.motion for chunk in plan.chunks] == [None, 8.0, 2.0, 2.0]
+    assert script.used == {"motion"}
+
+
 def test_only_what_a_script_changed_counts():
     chunk = VideoPlan(20, 8, 3, script=Script(cam_strength=(Cue(0.5, 1), Cue(1.0, 2)))).chunk
     assert chunk(1).cues("cam_strength", "anchor_strength", "prompt") == {"cam_strength": 0.5}
     assert chunk(2).cues("cam_strength", "anchor_strength", "prompt") == {}
+    chunk = VideoPlan(20, 8, 3, script=Script(motion=(Cue(16.0, 1),))).chunk
+    assert chunk(0).cues("cam_strength", "motion") == {} and chunk(1).cues("motion", "prompt") == {"motion": 16.0}
 
 
 def test_impossible_plans_are_refused_when_they_are_made():
