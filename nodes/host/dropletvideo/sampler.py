@@ -94,7 +94,7 @@ class DropletChunkSampler(ChunkSampler):
     Attributes:
         prompts: positive conditioning of chunk 0, 1, ...; the last one serves all further chunks. A prompt of the plan
             takes their place, encoded by `clip`.
-        fps: the motion setting; lower means stronger motion. A plan's motion takes its place.
+        fps: the motion setting; lower means stronger motion.
         prefix_frames: last frames of a chunk that the next one begins with.
         reference_noise: standard deviation of noise on known frames, drawn from the chunk's seed.
         suffix: what is added to each of the plan's prompts.
