@@ -241,6 +241,15 @@ def test_the_nodes_together_make_a_video_that_follows_every_setting(loaded):
         assert not torch.allclose(sample(loaded, conditioning(loaded, 9, **options), sampler, sigmas), plain, atol=1e-3)
 
 
+@pytest.mark.parametrize("steps", [20, 30, 50])
+def test_a_scheduler_of_the_host_comes_near(loaded, steps):
+    _, sigmas = nodes.DropletVideoSampling.execute(loaded[0], steps).result
+    sampling = loaded[0].get_model_object("model_sampling")
+    stock = comfy.samplers.calculate_sigmas(sampling, "simple", steps)
+    levels = [torch.stack([sampling.timestep(sigma) for sigma in each[:-1]]) for each in (sigmas, stock)]
+    assert len(stock) == len(sigmas) and (levels[0] - levels[1]).abs().max() <= 1, "of 1000"
+
+
 def test_the_last_steps_alone_are_sampled_and_more_than_there_are_refused(loaded):
     outputs = conditioning(loaded, 9, start_images=images(1))
     sampler, sigmas = nodes.DropletVideoSampling.execute(loaded[0], 4).result
@@ -348,6 +357,11 @@ def test_weights_of_words_count_for_nothing(t5):
     plain, _ = encode(t5, "a red ball")
     for weighted in ("a (red:1.5) ball", "a (red:0.2) ball", "a ((red)) ball"):
         assert torch.equal(encode(t5, weighted)[0], plain)
+
+
+def test_parentheses_of_the_text_are_written_as_everywhere_in_the_host(t5, official):
+    assert torch.allclose(encode(t5, r"a \(small\) dog")[0], official("a (small) dog"), atol=1e-4)
+    assert torch.equal(encode(t5, "a (small) dog")[0], encode(t5, "a small dog")[0])
 
 
 def test_t5_among_other_towers_of_sd3_is_taken_alone(t5):
