@@ -11,6 +11,7 @@ MODULES = (
     "streamingsvd",
     "cam",
     "modelscope",
+    "dropletvideo",
     "native",
     "stream",
     "drift",

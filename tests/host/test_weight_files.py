@@ -14,13 +14,20 @@ from streaming_core.errors import CheckpointError
 import_host()
 import_pack()
 
-from comfyui_streamingt2v.nodes import enhancer, interpolation, metrics, modelscope, streamingsvd  # noqa: E402
+from comfyui_streamingt2v.nodes import (  # noqa: E402
+    dropletvideo,
+    enhancer,
+    interpolation,
+    metrics,
+    modelscope,
+    streamingsvd,
+)
 from comfyui_streamingt2v.nodes.host.files import read_weights  # noqa: E402
 
 WEIGHTS = {"conv_in.weight": torch.rand(4, 3), "mid.bias": torch.rand(4)}
 LOADERS = [
     node
-    for module in (streamingsvd, modelscope, enhancer, interpolation, metrics)
+    for module in (streamingsvd, modelscope, dropletvideo, enhancer, interpolation, metrics)
     for node in module.NODES
     if "fingerprint_inputs" in vars(node)
 ]

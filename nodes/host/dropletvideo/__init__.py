@@ -1,0 +1,1 @@
+"""DropletVideo as the host's MODEL and VAE, and in the chunk loop."""

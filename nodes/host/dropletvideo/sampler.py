@@ -1,0 +1,232 @@
+"""DropletVideo in the chunk loop: each chunk begins with the last frames of the video, as known frames.
+
+Known frames are pixels (reference: dropletvideo, section 10): the first latent stands for one frame and later ones for
+four, so latents of one chunk are not those of the next.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.sample
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import Sampler
+from comfy.sd import CLIP
+from torch import Tensor
+
+from ....streaming_core.errors import SettingsError
+from ....streaming_core.loop.chunk import Chunk
+from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.state import Anchor, ChunkResult
+from ....streaming_core.models.dropletvideo.conditioning import inpaint_channels, place_frames
+from ....streaming_core.models.dropletvideo.config import (
+    SPATIAL_SCALE,
+    TEMPORAL_SCALE,
+    decoded_frames,
+    latent_count,
+)
+from ..encoders import Conditioning
+from ..identity import conditioning_identity, fields_identity
+from ..patchers import check_model, step_memory
+from .model import DEFAULT_FPS, FPS, INPAINT, DropletModel
+from .text import encode_text
+from .vae import DropletVae, decode_video, encode_video
+
+log = logging.getLogger(__name__)
+
+KNOWN_PREFIXES = (1, 4)
+"""Numbers of known first frames that the weights were trained with (reference: dropletvideo, section 10)."""
+
+
+def check_family(model: ModelPatcher, vae: Any) -> None:
+    """Raise `SettingsError` unless MODEL and VAE are DropletVideo's."""
+    if not isinstance(model.model, DropletModel):
+        raise SettingsError("the model is not DropletVideo; load it with Load DropletVideo")
+    if not isinstance(vae, DropletVae):
+        raise SettingsError("the VAE is not DropletVideo's; connect the vae of Load DropletVideo")
+    scale = model.model.latent_format.scale_factor
+    if abs(scale - vae.config.scaling_factor) > 1e-6:
+        raise SettingsError(
+            f"the model was loaded for a VAE with scaling factor {scale:g}, this one has "
+            f"{vae.config.scaling_factor:g}; take both from one Load DropletVideo"
+        )
+
+
+def known_conditioning(
+    vae: DropletVae,
+    size: Size,
+    num_frames: int,
+    start: Tensor | None,
+    end: Tensor | None = None,
+    noise: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The inpaint channels `[1, 17, latents, h, w]` of a video that begins with `start` and ends with `end`.
+
+    Frames are `[n, 3, H, W]` in [0, 1]; `noise` is the standard deviation of noise on them.
+    """
+    known = place_frames(num_frames, *size, start, end)
+    channels = inpaint_channels(
+        known,
+        lambda video: encode_video(vae, video),
+        vae.config.scaling_factor,
+        vae.config.latent_channels,
+        noise,
+        generator,
+    )
+    return channels.transpose(1, 2)
+
+
+def with_options(conditioning: Conditioning, **options: Any) -> Conditioning:
+    """CONDITIONING with further options."""
+    return [[text, {**known, **options}] for text, known in conditioning]
+
+
+@dataclass(frozen=True)
+class DropletChunkSampler(ChunkSampler):
+    """DropletVideo in the chunk loop; its tail is frames, which the next chunk begins with.
+
+    Attributes:
+        prompts: positive conditioning of chunk 0, 1, ...; the last one serves all further chunks. A prompt of the plan
+            takes their place, encoded by `clip`.
+        fps: the motion setting; lower means stronger motion.
+        prefix_frames: last frames of a chunk that the next one begins with.
+        reference_noise: standard deviation of noise on known frames, drawn from the chunk's seed.
+        suffix: what is added to each of the plan's prompts.
+    """
+
+    model: ModelPatcher
+    vae: DropletVae
+    prompts: tuple[Conditioning, ...]
+    negative: Conditioning
+    sampler: Sampler
+    sigmas: Tensor
+    cfg: float = 6.0
+    fps: float = DEFAULT_FPS
+    prefix_frames: int = 1
+    reference_noise: float = 0.0
+    suffix: str = ""
+    clip: CLIP | None = None
+    progress: Progress | None = None
+    _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False)
+
+    family = "dropletvideo"
+    starts_from = frozenset({"image", "frames", "prompt"})
+    follows = frozenset({"prompt"})
+
+    @property
+    def size_multiple(self) -> int:
+        return SPATIAL_SCALE * self.model.model.config.patch
+
+    def identity(self) -> dict[str, Any]:
+        # Prompts decide single chunks: `chunk_identity`.
+        return fields_identity(self, "prompts", "clip", "suffix", "progress")
+
+    def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
+        return {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
+
+    def with_progress(self, progress: Progress) -> DropletChunkSampler:
+        return replace(self, progress=progress)
+
+    def steps(self, chunk: Chunk) -> int:
+        return len(self.sigmas) - 1
+
+    def fit(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
+        least = TEMPORAL_SCALE * (self.prefix_frames // TEMPORAL_SCALE + 1) + 1
+        whole = TEMPORAL_SCALE * round((chunk_frames - 1) / TEMPORAL_SCALE) + 1
+        return max(least, whole), self.prefix_frames
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        check_family(self.model, self.vae)
+        check_model(self.model)
+        if self.prefix_frames not in KNOWN_PREFIXES:
+            log.info("DropletVideo was trained to continue 1 or 4 frames; %d are an experiment", self.prefix_frames)
+        accepted = super().accept(plan)
+        spare = decoded_frames(latent_count(accepted.chunk_frames)) - accepted.chunk_frames
+        if spare:
+            log.info(
+                "%d frames are %d latents, which decode to %d frames; the first %d of each chunk are left out",
+                accepted.chunk_frames,
+                latent_count(accepted.chunk_frames),
+                accepted.chunk_frames + spare,
+                spare,
+            )
+        return accepted
+
+    def networks(self) -> tuple[ModelPatcher, ...]:
+        return self.model, self.vae.patcher
+
+    def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
+        return step_memory(self.model, self._latent_shape(chunk, size), self.vae, 1, (self.model,))
+
+    def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
+        latents = self._sample(chunk, size, image)
+        return ChunkResult(self._decode(latents, chunk), latents)
+
+    def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
+        return self._sample(chunk, (tail.shape[-2], tail.shape[-1]), tail)
+
+    def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
+        return self._decode(latents, chunk)[chunk.overlap_frames :]
+
+    def with_perturbed_tail(self, level: float) -> ChunkSampler:
+        if level and self.reference_noise:
+            raise SettingsError(
+                "the tail has noise already: reference_noise of the DropletVideo Chunk Sampler is the same kind of "
+                "noise; set it to 0 or remove Perturb Tail"
+            )
+        return super().with_perturbed_tail(level)
+
+    def _latent_shape(self, chunk: Chunk, size: Size) -> tuple[int, ...]:
+        height, width = (side // SPATIAL_SCALE for side in size)
+        return 1, self.vae.config.latent_channels, latent_count(chunk.num_frames), height, width
+
+    def _prompt(self, chunk: Chunk) -> Conditioning:
+        """The plan's prompt for a chunk, or else the family's own.
+
+        Raises `SettingsError` when there is neither, or nothing to encode the plan's with.
+        """
+        if chunk.prompt is None:
+            if not self.prompts:
+                raise SettingsError(
+                    f"chunk {chunk.index} has no prompt; begin the plan's prompts with '0: ...', or connect positive"
+                )
+            return self.prompts[min(chunk.index, len(self.prompts) - 1)]
+        if self.clip is None:
+            raise SettingsError("the plan has prompts; connect clip to the chunk sampler, which encodes them")
+        text = f"{chunk.prompt} {self.suffix}".strip()
+        if text not in self._encoded:
+            self._encoded[text] = encode_text(self.clip, text)
+        return self._encoded[text]
+
+    def _sample(self, chunk: Chunk, size: Size, start: Tensor | None) -> Tensor:
+        """Unscaled latents of a chunk that begins with `start` `[m, 3, H, W]`."""
+        generator = chunk.generator()
+        noise = torch.randn(self._latent_shape(chunk, size), generator=generator)
+        sampler_seed = int(torch.randint(2**62, (), generator=generator))
+        known = known_conditioning(
+            self.vae, size, chunk.num_frames, start, noise=self.reference_noise, generator=generator
+        )
+        options = {INPAINT: known, FPS: self.fps}
+        return comfy.sample.sample_custom(
+            self.model,
+            noise,
+            self.cfg,
+            self.sampler,
+            self.sigmas.clone(),  # uni_pc writes into it
+            with_options(self._prompt(chunk), **options),
+            with_options(self.negative, **options),
+            torch.zeros_like(noise),
+            callback=self.progress.sampler_callback(self.model) if self.progress else None,
+            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
+            seed=sampler_seed,
+        )
+
+    def _decode(self, latents: Tensor, chunk: Chunk) -> Tensor:
+        """The frames of a chunk; an even number of latents makes three more in front of them, of the first one."""
+        return decode_video(self.vae, latents)[-chunk.num_frames :]
