@@ -67,6 +67,8 @@ class ChunkSampler(ABC):
     """Cues of a plan that it obeys: "prompt", "cam_strength", "anchor_strength", "motion". Every family obeys seeds."""
     averages_anchors: ClassVar[bool] = False
     """Whether several anchor frames may be given."""
+    remembers_anchor: ClassVar[bool] = True
+    """Whether the anchor decides anything; one that is given to a family without memory of it is refused."""
 
     @property
     @abstractmethod
@@ -116,6 +118,11 @@ class ChunkSampler(ABC):
             raise SettingsError("nothing to start from: connect start_image or start_frames")
         if beginning.image is not None and beginning.frames is not None:
             raise SettingsError("start_image has no effect when start_frames is connected; disconnect one of them")
+        if beginning.anchor is not None and not self.remembers_anchor:
+            raise SettingsError(
+                f"anchor has no effect: {self.family} does not remember one this way; disconnect it, or use "
+                "Color Anchor to keep the colors"
+            )
         if beginning.anchor is not None and len(beginning.anchor) > 1 and not self.averages_anchors:
             raise SettingsError(
                 f"{self.family} takes one anchor image, got {len(beginning.anchor)}; choose one of them"
@@ -209,6 +216,10 @@ class WrappedSampler(ChunkSampler):
         return self.inner.averages_anchors
 
     @property
+    def remembers_anchor(self) -> bool:  # type: ignore[override]
+        return self.inner.remembers_anchor
+
+    @property
     def size_multiple(self) -> int:
         return self.inner.size_multiple
 
@@ -230,6 +241,9 @@ class WrappedSampler(ChunkSampler):
 
     def fit(self, chunk_frames: int, overlap_frames: int) -> tuple[int, int]:
         return self.inner.fit(chunk_frames, overlap_frames)
+
+    def accept(self, plan: VideoPlan) -> VideoPlan:
+        return self.inner.accept(plan)
 
     def embed_anchor(self, frame: Tensor) -> Any:
         return self.inner.embed_anchor(frame)

@@ -125,8 +125,31 @@ def test_a_bare_wrapper_changes_nothing():
     wrapped = WrappedSampler(sampler)
     public = [name for name in dir(ChunkSampler) if not name.startswith("_")]
     overridden = {name for name in public if name in vars(WrappedSampler)}
-    assert overridden == set(public) - {"accept"}, "every question is handed on; accept asks the wrapper itself"
+    assert overridden == set(public), "every question is handed on"
     assert wrapped.identity() == sampler.identity() and wrapped.accept(plan()) == sampler.accept(plan())
+
+
+def test_a_family_is_asked_through_its_wrappers():
+    """What a family alone refuses (a foreign model, a patch) it refuses with Perturb Tail or Color Anchor around it."""
+
+    class Picky(Bare):
+        def accept(self, plan):
+            raise SettingsError("not this model")
+
+    for wrapped in (WrappedSampler(Picky()), Picky().with_perturbed_tail(0.1), WrappedSampler(WrappedSampler(Picky()))):
+        with pytest.raises(SettingsError, match="not this model"):
+            wrapped.accept(plan())
+
+
+def test_an_anchor_without_effect_is_refused():
+    class Forgetful(Bare):
+        remembers_anchor = False
+
+    anchored = replace(plan(), beginning=Beginning(FRAMES[:1], anchor=FRAMES[:1]))
+    for sampler in (Forgetful(), WrappedSampler(Forgetful())):
+        with pytest.raises(SettingsError, match="anchor has no effect: bare does not remember one"):
+            sampler.accept(anchored)
+        assert sampler.accept(plan()) == plan()
 
 
 @pytest.mark.parametrize(

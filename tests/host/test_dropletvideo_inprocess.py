@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from comfyui_streamingt2v.nodes.host import handed_out  # noqa: E402
 from comfyui_streamingt2v.nodes.host.dropletvideo import ddim, load, model, sampler, vae  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 from comfyui_streamingt2v.streaming_core.errors import CheckpointError, SettingsError  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.script import Cue, Script  # noqa: E402
 from comfyui_streamingt2v.streaming_core.models.dropletvideo.network import DropletVideo  # noqa: E402
 from comfyui_streamingt2v.streaming_core.schedules.ddim import ddim_step  # noqa: E402
 from comfyui_streamingt2v.streaming_core.schedules.dropletvideo import (  # noqa: E402
@@ -173,7 +175,7 @@ def run_root(tmp_path, monkeypatch):
     return tmp_path
 
 
-def make(chosen: sampler.DropletChunkSampler, frames: int, chunk_frames: int, name: str = "mine", **plan):
+def make(chosen: sampler.DropletChunkSampler, frames: int, chunk_frames: int, name: str = "mine", script=None, **plan):
     image = torch.rand(1, *SIZE, 3, generator=torch.Generator().manual_seed(4))
     planned = videos.plan_video(
         num_frames=frames,
@@ -187,7 +189,7 @@ def make(chosen: sampler.DropletChunkSampler, frames: int, chunk_frames: int, na
         start_image=image,
         **plan,
     )
-    return videos.make_video(chosen, planned, name)
+    return videos.make_video(chosen, planned if script is None else replace(planned, script=script), name)
 
 
 @pytest.mark.parametrize(("chunk_frames", "prefix"), [(9, 1), (13, 4), (17, 5), (8, 1)])
@@ -218,6 +220,15 @@ def test_a_longer_video_reuses_what_is_there(loaded, run_root, monkeypatch):
     assert made == [0, 1, 2] and torch.equal(longer[:17], short)
     make(chunk_sampler(loaded, fps=4.0), 25, 9)
     assert made == [0, 1, 2, 0, 1, 2], "another motion setting is another video"
+
+
+def test_a_motion_cue_changes_its_chunks_only(loaded, run_root):
+    chosen = chunk_sampler(loaded)
+    plain = make(chosen, 25, 9).read(0, 25)
+    cued = make(chosen, 25, 9, script=Script(motion=(Cue(32.0, chunk=2),))).read(0, 25)
+    assert torch.equal(cued[:17], plain[:17]) and not torch.equal(cued[17:], plain[17:])
+    back = make(chosen, 25, 9).read(0, 25)
+    assert torch.equal(back, plain)
 
 
 def test_the_prefix_is_what_the_next_chunk_begins_with(loaded, run_root, monkeypatch):

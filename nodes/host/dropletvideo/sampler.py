@@ -117,7 +117,8 @@ class DropletChunkSampler(ChunkSampler):
 
     family = "dropletvideo"
     starts_from = frozenset({"image", "frames", "prompt"})
-    follows = frozenset({"prompt"})
+    follows = frozenset({"prompt", "motion"})
+    remembers_anchor = False
 
     @property
     def size_multiple(self) -> int:
@@ -128,7 +129,8 @@ class DropletChunkSampler(ChunkSampler):
         return fields_identity(self, "prompts", "clip", "suffix", "progress")
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
-        return {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
+        prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
+        return {**prompt, **chunk.cues("motion")}
 
     def with_progress(self, progress: Progress) -> DropletChunkSampler:
         return replace(self, progress=progress)
@@ -212,7 +214,7 @@ class DropletChunkSampler(ChunkSampler):
         known = known_conditioning(
             self.vae, size, chunk.num_frames, start, noise=self.reference_noise, generator=generator
         )
-        options = {INPAINT: known, FPS: self.fps}
+        options = {INPAINT: known, FPS: self.fps if chunk.motion is None else chunk.motion}
         return comfy.sample.sample_custom(
             self.model,
             noise,

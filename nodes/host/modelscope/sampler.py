@@ -154,8 +154,8 @@ class ModelscopeChunkSampler(ChunkSampler):
         return self.cam.config.unet.multiple_px
 
     @property
-    def has_anchor(self) -> bool:
-        """Whether APM remembers the anchor."""
+    def remembers_anchor(self) -> bool:  # type: ignore[override]
+        """Whether APM does."""
         return self.apm is not None or self.tokens is not None
 
     def accept(self, plan: VideoPlan) -> VideoPlan:
@@ -172,7 +172,7 @@ class ModelscopeChunkSampler(ChunkSampler):
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
-        names = ("cam_strength", "anchor_strength") if self.has_anchor else ("cam_strength",)
+        names = ("cam_strength", "anchor_strength") if self.remembers_anchor else ("cam_strength",)
         return {**prompt, **chunk.cues(*names)} if chunk.index else prompt
 
     def with_progress(self, progress: Progress) -> ModelscopeChunkSampler:
