@@ -192,7 +192,7 @@ def out_of_memory_errors():
         yield torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later")
 
 
-@pytest.mark.parametrize("error", out_of_memory_errors(), ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", list(out_of_memory_errors()), ids=lambda error: type(error).__name__)
 def test_a_full_device_means_smaller_batches_whatever_raises_it(files, error, monkeypatch):
     model = host.to_core(load())
     source, line = TensorFrames(clip(), 8), timeline.multiplied(4, 8, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.memory import MALLOC
 from streaming_core.errors import FrameRangeError, VideoReadError
 from streaming_core.frames import (
     AudioTrack,
@@ -395,16 +397,18 @@ def test_what_is_no_video(tmp_path):
 def test_memory_does_not_grow_with_length(tmp_path):
     """100 and 500 frames are written, read and joined in processes of their own; whole, 400 more take 350 MB."""
     script = """
-import resource, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
+from benchmarks.memory import forget_peak, peak_mib
 from streaming_core.frames import VideoFrames, write_video
 from tests.unit.frame_videos import LazyVideo
+forget_peak()  # that of the process that started this one
 path = sys.argv[2]
 write_video(LazyVideo(int(sys.argv[3]), 240, 320), path, preset="ultrafast", slice_frames=8)
 sums = [part.mean() for part in VideoFrames.open(path).slices(8)]
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peak_mib())
 """
     peaks = [
         float(
@@ -413,6 +417,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
                 check=True,
                 capture_output=True,
                 text=True,
+                env={**os.environ, **MALLOC},
             ).stdout
         )
         for length in (100, 500)

@@ -88,17 +88,18 @@ def test_a_killed_run_loses_at_most_the_chunk_in_work(child, undisturbed, tmp_pa
     """Killed at random moments over several videos; each video ends bit for bit like one that was left alone."""
     dice = random.Random(5)
     whole, chunk_seconds = undisturbed
-    kills = lost = 0
+    kills, lost, longest = 0, 0, 2 * chunk_seconds
     for video in range(60):
         root = tmp_path / str(video)
         known = 0
         while known < NUM_CHUNKS:
             target = min(known + dice.choice((0, 1, 1, 2)), NUM_CHUNKS - 1)
-            lines = attempt(child, "run", root, (f"begin {target}", dice.uniform(0, 2 * chunk_seconds)))
+            lines = attempt(child, "run", root, (f"begin {target}", dice.uniform(0, longest)))
             begun = [int(line.split()[1]) for line in lines if line.startswith("begin ")]
             assert begun[:1] in ([], [known]) or begun[0] == known + 1, "only the chunk in work is made again"
             assert not [line for line in lines if line.startswith("error")], lines
             if lines[-1:] == ["done"]:
+                longest *= 0.8  # it was faster than when the machine was measured
                 break
             kills += 1
             run = RunFolder.open(root, "run")
