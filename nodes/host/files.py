@@ -67,9 +67,16 @@ def file_stamp(folder: str, name: str | None) -> str:
 def read_weights(path: str) -> dict[str, Tensor]:
     """Tensors of a weights file, memory-mapped where the format allows; pickles load weights only.
 
-    Quantized weights come as plain ones. Raises `CheckpointError` in one sentence when the file is damaged, something
-    else, or holds more than weights.
+    Of a sharded file any shard stands for all, which lie next to it. Quantized weights come as plain ones. Raises
+    `CheckpointError` in one sentence when the file is damaged, something else, or holds more than weights.
     """
+    tensors: dict[str, Tensor] = {}
+    for part in weight_file.shards_of(path):
+        tensors.update(_read_part(part))
+    return tensors
+
+
+def _read_part(path: str) -> dict[str, Tensor]:
     name = os.path.basename(path)
     try:
         weight_file.refuse_other_content(path)

@@ -29,17 +29,34 @@ def is_safetensors(path: str) -> bool:
     return begin[8:9] == b"{" and int.from_bytes(begin[:8], "little") < LONGEST_HEADER
 
 
+def shards_of(path: str) -> list[str]:
+    """All files that the weights at `path` are spread over, in order; just that one where it is no shard.
+
+    Raises `CheckpointError` where the other shards do not lie next to it.
+    """
+    name = os.path.basename(path)
+    shard = _SHARD.search(name)
+    if shard is None or int(shard[2]) < 2:
+        return [path]
+    count = int(shard[2])
+    names = [
+        f"{name[: shard.start()]}-{number:05d}-of-{shard[2]}{name[shard.end() :]}" for number in range(1, count + 1)
+    ]
+    paths = [os.path.join(os.path.dirname(path), each) for each in names]
+    missing = [each for each, beside in zip(names, paths, strict=True) if not os.path.isfile(beside)]
+    if missing:
+        raise CheckpointError(
+            f"{name} is shard {int(shard[1])} of {count} of a sharded file, a part of the weights only; put the others "
+            f"next to it ({missing[0]} is missing)"
+        )
+    return paths
+
+
 def refuse_other_content(path: str) -> None:
     """Raise `CheckpointError`, which says what the file at `path` is, unless it may be a whole file of weights."""
     name, size, begin = os.path.basename(path), os.path.getsize(path), _first_bytes(path)
     if not size:
         raise CheckpointError(f"{name} is empty (0 bytes), damaged or cut off; download it again")
-    shard = _SHARD.search(name)
-    if shard and int(shard[2]) > 1:
-        raise CheckpointError(
-            f"{name} is shard {int(shard[1])} of {int(shard[2])} of a sharded file, a part of the weights only; "
-            "join all shards into one file and choose that"
-        )
     if is_safetensors(path):
         _refuse_cut_off(path, name, size)
         return

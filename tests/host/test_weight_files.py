@@ -88,6 +88,20 @@ def test_cut_off_files_are_named(tmp_path, ending, share):
         read_weights(str(path))
 
 
+@pytest.mark.parametrize("chosen", [1, 3])
+def test_any_shard_stands_for_all_of_them(tmp_path, chosen):
+    tensors = {f"layer.{number}": torch.full((2, 2), float(number)) for number in range(7)}
+    for number in range(3):
+        part = {key: value for index, (key, value) in enumerate(tensors.items()) if index % 3 == number}
+        save_file(part, tmp_path / f"model-{number + 1:05d}-of-00003.safetensors")
+    path = tmp_path / f"model-{chosen:05d}-of-00003.safetensors"
+    read = read_weights(str(path))
+    assert read.keys() == tensors.keys() and all(torch.equal(read[key], tensors[key]) for key in tensors)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=f"shard {chosen} of 3.*model-00002-of-00003.safetensors is missing"):
+        read_weights(str(path))
+
+
 def test_shards_and_pickles_under_a_wrong_name_are_named(tmp_path):
     save_file(WEIGHTS, tmp_path / "model-00001-of-00003.safetensors")
     with pytest.raises(CheckpointError, match="shard 1 of 3"):
