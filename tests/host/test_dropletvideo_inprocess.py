@@ -24,6 +24,7 @@ import_pack()
 import comfy.sample  # noqa: E402
 import comfy.samplers  # noqa: E402
 import folder_paths  # noqa: E402
+from comfyui_streamingt2v.nodes import blending  # noqa: E402
 from comfyui_streamingt2v.nodes.host import handed_out  # noqa: E402
 from comfyui_streamingt2v.nodes.host.dropletvideo import ddim, load, model, sampler, vae  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
@@ -323,3 +324,25 @@ def test_lora_changes_the_video(loaded):
 
     plain = result(loaded.model)
     assert not torch.allclose(plain, result(patched), atol=1e-3) and torch.equal(plain, result(loaded.model))
+
+
+def test_every_window_has_its_own_known_frames(loaded, monkeypatch):
+    """Randomized Blending as a second pass: windows of 5 latents, each with the channels of its own latents."""
+    latents, seen = 9, []
+    inpaint = torch.arange(latents).float().view(1, 1, latents, 1, 1).expand(1, 17, latents, 4, 6).clone()
+    network = loaded.model.model.diffusion_model
+    original = network.denoise
+
+    def noticed(noisy: Tensor, known: Tensor, *rest) -> Tensor:
+        assert noisy.shape[1] == known.shape[1] == 5
+        seen.append((float(known[0, 0].mean()), float(known[0, -1].mean())))
+        return original(noisy, known, *rest)
+
+    monkeypatch.setattr(network, "denoise", noticed)
+    blended = blending.RandomizedBlending.execute(model=loaded.model, window=17, overlap=9, seed=0).args[0]
+    conds = [sampler.with_options(text(seed), **{model.INPAINT: inpaint, model.FPS: 8.0}) for seed in (1, 2)]
+    noise = torch.randn(1, 16, latents, 4, 6, generator=torch.Generator().manual_seed(5))
+    sampling, empty = (ddim.DropletDdim(2), dropletvideo_sigmas(2)), torch.zeros_like(noise)
+    got = comfy.sample.sample_custom(blended, noise, 3.0, *sampling, *conds, empty, disable_pbar=True, seed=1)
+    assert got.isfinite().all()
+    assert seen == [(0.0, 4.0), (2.0, 6.0), (4.0, 8.0)] * 2
