@@ -70,9 +70,11 @@ def stream_and_audio(
         stream = TensorFrames(components.images, components.frame_rate)
         return (ResampledFrames(stream, as_rate(fps)) if fps else stream), components.audio
     file = _evenly_spaced(file, fps)
-    first, stop = _part(file, video)
+    first, _ = _part(file, video)
+    start, seconds = trim_window(video)
     # From where the first frame is, not from where the cut was made: it may lie between two frames.
-    track = file.audio(first / file.fps, None if stop is None else (stop - first) / file.fps)
+    begin = first / file.fps
+    track = file.audio(begin, max(Fraction(0), Fraction(start + seconds) - begin) if seconds else None)
     return trimmed_file(file, video), None if track is None else FileAudio(track)
 
 
