@@ -36,6 +36,8 @@ from transformers import T5Config, T5EncoderModel, T5TokenizerFast  # noqa: E402
 from tiny_models import native  # noqa: E402
 from tiny_models.native_vae import plain_vae  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEIGHT = 48, 32
 FACTOR = 0.7
 T5 = {"d_model": TINY.text_width, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 2}

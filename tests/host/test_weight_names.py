@@ -37,6 +37,8 @@ from comfyui_streamingt2v.nodes.host.metrics.load import load_raft  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope.load import load_modelscope_unet, load_streamingmodelscope  # noqa: E402
 from comfyui_streamingt2v.nodes.host.svd.load import load_streamingsvd  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 interpolation_folder()
 flow_folder()
 
