@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.clip_vision
@@ -16,6 +16,8 @@ from comfy.clip_vision import ClipVisionModel
 from comfy.sd import CLIP
 from torch import Tensor
 
+from ...streaming_core.errors import SettingsError
+from ...streaming_core.loop.chunk import Chunk
 from ...streaming_core.models.registry import compare_keys, shapes_of
 from ...streaming_core.models.towers import ClipVisionConfig
 from .progress import check_cancel
@@ -36,6 +38,20 @@ class PerVideo(comfy.conds.CONDRegular):
 def encode_prompt(clip: CLIP, text: str) -> Conditioning:
     """CONDITIONING of one prompt, with whatever schedule of hooks `clip` carries."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def connected_prompt(chunk: Chunk, prompts: Sequence[Conditioning]) -> Conditioning:
+    """The connected prompt of a chunk, the last one for all further chunks, where nothing can encode one of the plan.
+
+    Raises `SettingsError` when there is none, or the plan has one.
+    """
+    if chunk.prompt is not None:
+        raise SettingsError("the plan has prompts; connect clip to the chunk sampler, which encodes them")
+    if not prompts:
+        raise SettingsError(
+            f"chunk {chunk.index} has no prompt; begin the plan's prompts with '0: ...', or connect positive"
+        )
+    return prompts[min(chunk.index, len(prompts) - 1)]
 
 
 def embed_pixels(clip_vision: ClipVisionModel, pixels: Tensor) -> Tensor:

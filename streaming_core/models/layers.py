@@ -61,7 +61,7 @@ class GatedLinear(nn.Module):
 
 
 class LinearGelu(nn.Module):
-    """A projection and a GELU; `[..., width]` to `[..., inner_width]`."""
+    """A projection and a GELU, or its approximation by a `tanh`; `[..., width]` to `[..., inner_width]`."""
 
     def __init__(
         self,
@@ -70,12 +70,14 @@ class LinearGelu(nn.Module):
         operations: Operations = nn,
         dtype: torch.dtype | None = None,
         device: Device = None,
+        tanh: bool = False,
     ):
         super().__init__()
+        self.approximate = "tanh" if tanh else "none"
         self.proj = operations.Linear(width, inner_width, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x))
+        return F.gelu(self.proj(x), approximate=self.approximate)
 
 
 class FeedForward(nn.Module):

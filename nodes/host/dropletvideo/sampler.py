@@ -30,7 +30,7 @@ from ....streaming_core.models.dropletvideo.config import (
     decoded_frames,
     latent_count,
 )
-from ..encoders import Conditioning
+from ..encoders import Conditioning, connected_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import check_model, step_memory
 from .model import DEFAULT_FPS, FPS, INPAINT, DropletModel
@@ -189,18 +189,9 @@ class DropletChunkSampler(ChunkSampler):
         return 1, self.vae.config.latent_channels, latent_count(chunk.num_frames), height, width
 
     def _prompt(self, chunk: Chunk) -> Conditioning:
-        """The plan's prompt for a chunk, or else the family's own.
-
-        Raises `SettingsError` when there is neither, or nothing to encode the plan's with.
-        """
-        if chunk.prompt is None:
-            if not self.prompts:
-                raise SettingsError(
-                    f"chunk {chunk.index} has no prompt; begin the plan's prompts with '0: ...', or connect positive"
-                )
-            return self.prompts[min(chunk.index, len(self.prompts) - 1)]
-        if self.clip is None:
-            raise SettingsError("the plan has prompts; connect clip to the chunk sampler, which encodes them")
+        """The plan's prompt for a chunk, or else the connected one; errors are those of `connected_prompt`."""
+        if chunk.prompt is None or self.clip is None:
+            return connected_prompt(chunk, self.prompts)
         text = f"{chunk.prompt} {self.suffix}".strip()
         if text not in self._encoded:
             self._encoded[text] = encode_text(self.clip, text)

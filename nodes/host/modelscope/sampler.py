@@ -17,14 +17,13 @@ from comfy.samplers import Sampler
 from comfy.sd import CLIP, VAE
 from torch import Tensor
 
-from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
-from ..encoders import Conditioning, ConditioningPair, encode_prompt
+from ..encoders import Conditioning, ConditioningPair, connected_prompt, encode_prompt
 from ..identity import conditioning_identity, fields_identity
 from ..patchers import check_model, step_memory
 from ..pixels import core_to_images
@@ -199,18 +198,9 @@ class ModelscopeChunkSampler(ChunkSampler):
         return None if self.apm is None else anchor_tokens(self.clip_vision, self.apm, frame)
 
     def _prompt(self, chunk: Chunk) -> Conditioning:
-        """The plan's prompt for a chunk, or else the family's own.
-
-        Raises `SettingsError` when there is neither, or nothing to encode the plan's with.
-        """
-        if chunk.prompt is None:
-            if not self.prompts:
-                raise SettingsError(
-                    f"chunk {chunk.index} has no prompt; begin the plan's prompts with '0: ...', or connect positive"
-                )
-            return self.prompts[min(chunk.index, len(self.prompts) - 1)]
-        if self.clip is None:
-            raise SettingsError("the plan has prompts; connect clip to the chunk sampler, which encodes them")
+        """The plan's prompt for a chunk, or else the connected one; errors are those of `connected_prompt`."""
+        if chunk.prompt is None or self.clip is None:
+            return connected_prompt(chunk, self.prompts)
         if chunk.prompt not in self._encoded:
             self._encoded.update(encode_prompts(self.clip, [chunk.prompt]))
         return self._encoded[chunk.prompt]

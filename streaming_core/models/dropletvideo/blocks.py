@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import Compute
-from ..layers import Device, Operations, in_parts
+from ..layers import Device, LinearGelu, Operations, in_parts
 from .config import DropletConfig
 from .rotary import Rotary, rotate
 
@@ -119,24 +119,6 @@ class JointAttention(nn.Module):
         return torch.cat([x[:, :words], rotate(x[:, words:], rotary)], dim=1).flatten(2)
 
 
-class TanhGelu(nn.Module):
-    """A projection and the approximation of a GELU by a tanh; `[..., width]` to `[..., inner_width]`."""
-
-    def __init__(
-        self,
-        width: int,
-        inner_width: int,
-        operations: Operations = nn,
-        dtype: torch.dtype | None = None,
-        device: Device = None,
-    ):
-        super().__init__()
-        self.proj = operations.Linear(width, inner_width, dtype=dtype, device=device)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.proj(x), approximate="tanh")
-
-
 class FeedForward(nn.Module):
     """The feed-forward that text and video share; works per token, so long sequences go in parts."""
 
@@ -151,7 +133,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.inner_width = inner_width
         self.net = nn.Sequential(
-            TanhGelu(width, inner_width, operations, dtype, device),
+            LinearGelu(width, inner_width, operations, dtype, device, tanh=True),
             nn.Identity(),  # the official dropout; keeps the projection at index 2
             operations.Linear(inner_width, width, dtype=dtype, device=device),
         )
