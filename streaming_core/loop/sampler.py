@@ -69,6 +69,8 @@ class ChunkSampler(ABC):
     """Whether several anchor frames may be given."""
     remembers_anchor: ClassVar[bool] = True
     """Whether the anchor decides anything; one that is given to a family without memory of it is refused."""
+    fills: ClassVar[bool] = False
+    """Whether `fill` makes the frames between two given ones. A property where that depends on the model."""
 
     @property
     @abstractmethod
@@ -137,6 +139,24 @@ class ChunkSampler(ABC):
         for chunk in {chunk.prompt: chunk for chunk in reversed(plan.chunks)}.values():
             self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
         return plan
+
+    def fit_gap(self, num_frames: int) -> int:
+        """The shortest model call of at least `num_frames`, both ends included, that `fill` can make."""
+        return num_frames
+
+    def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
+        """The frames `[chunk.num_frames, 3, H, W]` of a gap that begins with `first` and ends with `last`.
+
+        `first`, `last`: `[1, 3, H, W]`. `chunk.num_frames` is one that `fit_gap` gave. The frames at the ends are the
+        model's versions of those given; who joins gaps shows the given ones.
+
+        Raises:
+            SettingsError: the family cannot (`fills`).
+        """
+        raise SettingsError(
+            f"{self.family} cannot fill a gap between two frames; connect a chunk sampler that can, or an "
+            "interpolation model"
+        )
 
     def embed_anchor(self, frame: Tensor) -> Any:
         """Whatever of the anchor `[n, 3, H, W]` does not change from chunk to chunk (a CLIP embedding, say)."""
@@ -220,6 +240,10 @@ class WrappedSampler(ChunkSampler):
         return self.inner.remembers_anchor
 
     @property
+    def fills(self) -> bool:  # type: ignore[override]
+        return self.inner.fills
+
+    @property
     def size_multiple(self) -> int:
         return self.inner.size_multiple
 
@@ -244,6 +268,12 @@ class WrappedSampler(ChunkSampler):
 
     def accept(self, plan: VideoPlan) -> VideoPlan:
         return self.inner.accept(plan)
+
+    def fit_gap(self, num_frames: int) -> int:
+        return self.inner.fit_gap(num_frames)
+
+    def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
+        return self.inner.fill(first, last, chunk)
 
     def embed_anchor(self, frame: Tensor) -> Any:
         return self.inner.embed_anchor(frame)
