@@ -1,10 +1,11 @@
-"""Nodes against drift: colors matched to the first chunk, and noise on the tail."""
+"""Nodes against drift: colors matched to the first chunk, noise on the tail, guidance against the previous chunk."""
 
 from __future__ import annotations
 
 from ..streaming_core.color.anchor import COLOR_SPACES, ColorAnchor
 from ..streaming_core.color.anchored import AnchoredFrames
 from ..streaming_core.loop.chunk_layout import lay_out, parse_chunks
+from ..streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from .host.compat import io, schema
 from .host.video.streams import as_stream
 from .types import CATEGORY as PACK_CATEGORY
@@ -35,6 +36,47 @@ def anchor_inputs() -> list:
     ]
 
 
+def schedule_inputs(amount: str, growth_step: float, at_start: str) -> list:
+    """How an amount grows from chunk to chunk, and in which part of sampling it acts."""
+    return [
+        io.Float.Input(
+            "growth",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=growth_step,
+            optional=True,
+            tooltip=f"What every chunk after the second adds to {amount}: chunk k has {amount} + growth x (k - 1), the "
+            "first chunk being 0. It ends at 1. 0: the same in all chunks.",
+        ),
+        io.Float.Input(
+            "start_percent",
+            default=0.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            optional=True,
+            tooltip="Where in the sampling of a chunk it begins, 0 to 1, measured as in Apply ControlNet. 0: at the "
+            "first step.",
+        ),
+        io.Float.Input(
+            "end_percent",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.001,
+            optional=True,
+            tooltip=f"Where in the sampling of a chunk it ends, 0 to 1. 1: at the last step. {at_start}",
+        ),
+    ]
+
+
+def chunk_sampler_output() -> ChunkSampler.Output:
+    return ChunkSampler.Output(
+        display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
+    )
+
+
 class ColorAnchorNode(io.ComfyNode):
     """Color correction inside the loop, for any family."""
 
@@ -59,11 +101,7 @@ class ColorAnchorNode(io.ComfyNode):
                 ),
                 *anchor_inputs(),
             ],
-            outputs=[
-                ChunkSampler.Output(
-                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
-                )
-            ],
+            outputs=[chunk_sampler_output()],
         )
 
     @classmethod
@@ -144,17 +182,54 @@ class PerturbTail(io.ComfyNode):
                     "sets held_noise. Replaces the level of a Perturb Tail in front; 0: off. The models were not "
                     "trained with it: 0.01 to 0.05 is plenty.",
                 ),
+                *schedule_inputs("level", 0.001, "0.4: later steps see the clean frames."),
             ],
-            outputs=[
-                ChunkSampler.Output(
-                    display_name="chunk_sampler", tooltip="Connect to Stream Sampler, Start Video or Stream Chunk."
-                )
-            ],
+            outputs=[chunk_sampler_output()],
         )
 
     @classmethod
-    def execute(cls, chunk_sampler, level):
-        return io.NodeOutput(chunk_sampler.with_perturbed_tail(level))
+    def execute(cls, chunk_sampler, level, growth=0.0, start_percent=0.0, end_percent=1.0):
+        return io.NodeOutput(chunk_sampler.with_perturbed_tail(Perturbation(level, growth, start_percent, end_percent)))
 
 
-NODES = (ColorAnchorNode, ColorAnchorStream, PerturbTail)
+class PreviousChunkGuidance(io.ComfyNode):
+    """Guidance against what the model makes without the previous chunk (LVDM)."""
+
+    @classmethod
+    def define_schema(cls):
+        return schema(
+            node_id="StreamingT2VPreviousChunkGuidance",
+            display_name="Previous Chunk Guidance",
+            category=CATEGORY,
+            description="Makes each chunk follow the previous one more closely: guidance towards what the model makes "
+            "with the end of the previous chunk, away from what it makes without (unconditional guidance, LVDM). "
+            "Works beside CFG, and costs one more model call per step.",
+            search_aliases=["drift", "guidance", "lvdm", "continuity", "cfg"],
+            inputs=[
+                ChunkSampler.Input(
+                    "chunk_sampler",
+                    tooltip="Chunk sampler of StreamingSVD, StreamingModelscope, DropletVideo or Any Model.",
+                ),
+                io.Float.Input(
+                    "weight",
+                    default=0.0,
+                    min=0.0,
+                    max=5.0,
+                    step=0.01,
+                    tooltip="Weight of the guidance, 0 to 5: this share of what the previous chunk makes different "
+                    "is added once more. 0: off; 0.05 to 0.2 is usual. With Any Model Chunk Sampler it sets "
+                    "previous_guidance. Replaces the weight of a Previous Chunk Guidance in front.",
+                ),
+                *schedule_inputs("weight", 0.005, "0.4: later steps need no further model call."),
+            ],
+            outputs=[chunk_sampler_output()],
+        )
+
+    @classmethod
+    def execute(cls, chunk_sampler, weight, growth=0.0, start_percent=0.0, end_percent=1.0):
+        return io.NodeOutput(
+            chunk_sampler.with_previous_guidance(PreviousGuidance(weight, growth, start_percent, end_percent))
+        )
+
+
+NODES = (ColorAnchorNode, ColorAnchorStream, PerturbTail, PreviousChunkGuidance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from .host.compat import io, schema
 from .host.native.conditions import IMAGE_CONDITIONS, condition_kind
 from .host.native.sampler import AnyModelChunkSampler, latent_layout
@@ -95,11 +96,15 @@ class AnyModelChunkSamplerNode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, **inputs):
+    def execute(cls, held_noise, previous_guidance, **inputs):
         # A VAE or model that cannot work is refused here, not after the first chunk.
         latent_layout(inputs["model"], inputs["vae"])
         condition_kind(inputs["model"])
-        return io.NodeOutput(AnyModelChunkSampler(**inputs))
+        return io.NodeOutput(
+            AnyModelChunkSampler(
+                held_noise=Perturbation(held_noise), previous_guidance=PreviousGuidance(previous_guidance), **inputs
+            )
+        )
 
 
 NODES = (AnyModelChunkSamplerNode,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
@@ -20,6 +21,9 @@ from ...streaming_core.models.registry import load_strict
 from ...streaming_core.models.streamingsvd.config import CamConfig
 from ...streaming_core.models.streamingsvd.network import CamNetwork
 from .patchers import managed, parameter_count, stored_dtype
+from .pixels import core_to_images
+from .remedies.frames import ShownTail
+from .remedies.steps import SigmaRange
 
 AnyCamNetwork = CamNetwork | ModelscopeCam
 AnyCamConfig = CamConfig | ModelscopeCamConfig
@@ -76,6 +80,36 @@ def encode_control_frames(cam: StreamingCam, control_frames: Tensor) -> Tensor:
     pixels = pixels.to(device=cam.patcher.load_device, dtype=cam.network.compute_dtype)
     with torch.inference_mode():
         return cam.network.encode_pixels(pixels).to(mm.intermediate_device())
+
+
+@dataclass(frozen=True, eq=False)
+class PerturbedControl:
+    """The embedding of control frames with noise on them, which the network is shown within `steps` instead."""
+
+    embedding: Tensor
+    steps: SigmaRange
+
+
+def encode_shown(cam: StreamingCam, shown: Tensor | ShownTail) -> tuple[Tensor, PerturbedControl | None]:
+    """Encode control frames once per chunk: IMAGE `[k, H, W, 3]`, or core frames that differ between steps.
+
+    Raises `FrameMismatchError` for a size that the network cannot take.
+    """
+    images = shown if isinstance(shown, Tensor) else core_to_images(shown.frames)
+    check_control_frames(images, cam.config.unet.multiple_px)
+    embedding = encode_control_frames(cam, images)
+    if isinstance(shown, Tensor) or shown.perturbed is None:
+        return embedding, None
+    return embedding, PerturbedControl(encode_control_frames(cam, core_to_images(shown.perturbed)), shown.steps)
+
+
+def embedding_at(
+    embedding: Tensor, perturbed: PerturbedControl | None, transformer_options: Mapping[str, Any]
+) -> Tensor:
+    """What a call of the network is shown of the control frames."""
+    if perturbed is not None and perturbed.steps.is_in(transformer_options):
+        return perturbed.embedding
+    return embedding
 
 
 def at_strength(plain: Tensor, merged: Tensor, strength: float) -> Tensor:

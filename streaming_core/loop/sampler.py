@@ -19,6 +19,7 @@ from ..errors import SettingsError
 from .chunk import Chunk
 from .latent_layout import LatentLayout
 from .plan import VideoPlan
+from .remedies import Perturbation, PreviousGuidance, perturbed_frames
 from .state import Anchor, ChunkResult, VideoState
 
 if TYPE_CHECKING:
@@ -188,9 +189,34 @@ class ChunkSampler(ABC):
         """What later chunks need to know of chunk 0, also where it was given; small tensors by name."""
         return {}
 
-    def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        """The same with noise of that size (0: none) on the tail that the model sees, in place of what there was."""
-        return PerturbedTail(self, level) if level else self
+    def with_perturbed_tail(self, perturbation: Perturbation) -> ChunkSampler:
+        """The same with that noise on the tail that the model sees, in place of what there was.
+
+        Raises:
+            SettingsError: the family shows its model the same tail at all steps, and the noise is for some.
+        """
+        if not perturbation.is_whole:
+            raise SettingsError(
+                f"{self.family} is shown its tail once per chunk; set start_percent to 0 and end_percent to 1 in "
+                "Perturb Tail"
+            )
+        return PerturbedTail(self, perturbation) if perturbation.is_on else self
+
+    def with_previous_guidance(self, guidance: PreviousGuidance) -> ChunkSampler:
+        """The same, guided against what the model makes without the tail, in place of what there was.
+
+        Raises:
+            SettingsError: the family has no model call without the tail.
+        """
+        if guidance.is_on:
+            raise SettingsError(
+                f"{self.family} cannot be guided against the previous chunk; remove Previous Chunk Guidance"
+            )
+        return self
+
+    def blind_calls(self, chunk: Chunk) -> int:
+        """Steps of a chunk with one more model call, which does not see the tail."""
+        return 0
 
     def networks(self) -> tuple[Any, ...]:
         """Handles of the networks that it runs, for estimates of memory."""
@@ -296,8 +322,14 @@ class WrappedSampler(ChunkSampler):
     def carry(self, first: ChunkResult) -> Mapping[str, Tensor]:
         return self.inner.carry(first)
 
-    def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        return replace(self, inner=self.inner.with_perturbed_tail(level))
+    def with_perturbed_tail(self, perturbation: Perturbation) -> ChunkSampler:
+        return replace(self, inner=self.inner.with_perturbed_tail(perturbation))
+
+    def with_previous_guidance(self, guidance: PreviousGuidance) -> ChunkSampler:
+        return replace(self, inner=self.inner.with_previous_guidance(guidance))
+
+    def blind_calls(self, chunk: Chunk) -> int:
+        return self.inner.blind_calls(chunk)
 
     def networks(self) -> tuple[Any, ...]:
         return self.inner.networks()
@@ -308,23 +340,16 @@ class WrappedSampler(ChunkSampler):
 
 @dataclass(frozen=True)
 class PerturbedTail(WrappedSampler):
-    """Shows the family the last frames with noise on them; the video keeps the clean ones.
+    """Shows the family the last frames with noise on them, at all steps; the video keeps the clean ones."""
 
-    Conditional perturbation against drift (LVDM, arXiv 2211.13221; reference: lvdm, section 6.3), for frames.
-    `level`: standard deviation of the noise for frames in 0..1. Drawn from the chunk's seed, once per chunk.
-    """
-
-    level: float = 0.0
+    perturbation: Perturbation = Perturbation()
 
     def identity(self) -> Mapping[str, Any]:
-        return {**self.inner.identity(), "perturbed_tail": {"level": self.level}}
+        return {**self.inner.identity(), "perturbed_tail": self.perturbation.identity("level")}
 
-    def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        return self.inner.with_perturbed_tail(level)
+    def with_perturbed_tail(self, perturbation: Perturbation) -> ChunkSampler:
+        return self.inner.with_perturbed_tail(perturbation)
 
     def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
-        # A generator of its own: the family's noise stays what it is without the perturbation.
-        generator = torch.Generator("cpu").manual_seed(chunk.generator().initial_seed() ^ 0x7E57)
-        noise = torch.randn(state.tail.shape, generator=generator).to(state.tail)
-        tail = (state.tail + self.level * noise).clamp(0, 1)
+        tail = perturbed_frames(state.tail, self.perturbation.at(chunk.index), chunk)
         return self.inner.next_chunk(chunk, replace(state, tail=tail))

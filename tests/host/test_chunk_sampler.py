@@ -16,6 +16,7 @@ from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.loop.chunk import Chunk
 from streaming_core.loop.plan import Beginning, VideoPlan
+from streaming_core.loop.remedies import Perturbation
 from streaming_core.loop.sampler import ChunkSampler, WrappedSampler
 from streaming_core.loop.script import Cue, Script, parse_cues, parse_numbers, parse_positive_numbers
 from streaming_core.loop.state import Anchor, ChunkResult
@@ -136,7 +137,11 @@ def test_a_family_is_asked_through_its_wrappers():
         def accept(self, plan):
             raise SettingsError("not this model")
 
-    for wrapped in (WrappedSampler(Picky()), Picky().with_perturbed_tail(0.1), WrappedSampler(WrappedSampler(Picky()))):
+    for wrapped in (
+        WrappedSampler(Picky()),
+        Picky().with_perturbed_tail(Perturbation(0.1)),
+        WrappedSampler(WrappedSampler(Picky())),
+    ):
         with pytest.raises(SettingsError, match="not this model"):
             wrapped.accept(plan())
 

@@ -14,6 +14,7 @@ from streaming_core.color.lab import srgb_to_lab
 from streaming_core.errors import FrameRangeError, SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.loop.plan import Beginning, VideoPlan
+from streaming_core.loop.remedies import Perturbation
 from streaming_core.loop.sampler import ChunkSampler, PerturbedTail
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import start_video, state_after_first, video_chunks
@@ -157,17 +158,17 @@ def test_control_frames_are_perturbed_and_the_video_stays_clean():
     noise = seen[0] - state.tail
     assert torch.equal(state.tail, clip[-OVERLAP:]) and abs(float(noise.std()) - 0.05) < 0.005
     assert perturbed.identity() != sampler.identity() and after.is_complete
-    held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(0.1)
-    assert held.held_noise == 0.1
-    both = ColorAnchor(held, strength=0.5).with_perturbed_tail(0.2)
-    assert (both.inner.held_noise, both.strength) == (0.2, 0.5)
-    around = ColorAnchor(sampler).with_perturbed_tail(0.2)
+    held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(Perturbation(0.1))
+    assert held.held_noise == Perturbation(0.1)
+    both = ColorAnchor(held, strength=0.5).with_perturbed_tail(Perturbation(0.2))
+    assert (both.inner.held_noise, both.strength) == (Perturbation(0.2), 0.5)
+    around = ColorAnchor(sampler).with_perturbed_tail(Perturbation(0.2))
     assert isinstance(around, ColorAnchor) and around.identity()["perturbed_tail"] == {"level": 0.2}
 
 
 def test_wrapped_samplers_compose_in_any_order():
-    both = ColorAnchor(PerturbedTail(Drifting(), 0.02))
-    other = PerturbedTail(ColorAnchor(Drifting()), 0.02)
+    both = ColorAnchor(PerturbedTail(Drifting(), Perturbation(0.02)))
+    other = PerturbedTail(ColorAnchor(Drifting()), Perturbation(0.02))
     for sampler in (both, other):
         assert sampler.family == "drifting" and sampler.size_multiple == 8 and sampler.steps(None) == 1
         assert {"color_anchor", "perturbed_tail", "model"} <= set(sampler.identity())
@@ -186,8 +187,8 @@ def test_a_second_perturb_tail_sets_the_level():
     assert all(torch.equal(a, b) for a, b in zip(made(twice, 6), made(once, 6), strict=True))
     [off] = PerturbTail.execute(twice, 0.0).args
     assert off.identity() == Drifting().identity()
-    held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(0.1)
-    assert PerturbTail.execute(held, 0.0).args[0].held_noise == 0
+    held = sampler_of(tiny.WAN, plain_vae(tiny.WAN)).with_perturbed_tail(Perturbation(0.1))
+    assert PerturbTail.execute(held, 0.0).args[0].held_noise == Perturbation()
 
 
 @pytest.mark.parametrize("space", ["lab", "latent"])
@@ -214,7 +215,7 @@ def test_a_second_color_anchor_is_refused(between):
     """They would share what is measured, and the run could not tell the two from the second one alone."""
     [sampler] = ColorAnchorNode.execute(Drifting(), space="latent").args
     if between:
-        sampler = PerturbedTail(sampler, 0.05)
+        sampler = PerturbedTail(sampler, Perturbation(0.05))
     with pytest.raises(SettingsError, match="already has a Color Anchor; use one"):
         ColorAnchorNode.execute(sampler, space="lab")
 

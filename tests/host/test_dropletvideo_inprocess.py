@@ -29,6 +29,7 @@ from comfyui_streamingt2v.nodes.host import handed_out  # noqa: E402
 from comfyui_streamingt2v.nodes.host.dropletvideo import ddim, load, model, sampler, vae  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 from comfyui_streamingt2v.streaming_core.errors import CheckpointError, SettingsError  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.remedies import Perturbation  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.script import Cue, Script  # noqa: E402
 from comfyui_streamingt2v.streaming_core.models.dropletvideo.network import DropletVideo  # noqa: E402
 from comfyui_streamingt2v.streaming_core.schedules.ddim import ddim_step  # noqa: E402
@@ -250,8 +251,8 @@ def test_the_prefix_is_what_the_next_chunk_begins_with(loaded, run_root, monkeyp
 
 def test_noise_on_known_frames_comes_from_one_place(loaded):
     with pytest.raises(SettingsError, match="reference_noise"):
-        chunk_sampler(loaded, reference_noise=0.05).with_perturbed_tail(0.02)
-    assert chunk_sampler(loaded).with_perturbed_tail(0.02) is not None
+        chunk_sampler(loaded, reference_noise=0.05).with_perturbed_tail(Perturbation(0.02))
+    assert chunk_sampler(loaded).with_perturbed_tail(Perturbation(0.02)) is not None
 
 
 # Files

@@ -13,6 +13,7 @@ import torch
 from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.loop.plan import VideoPlan
+from streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from streaming_core.loop.state import ChunkResult
 from streaming_core.loop.steps import continue_video, pick_anchor, state_after_first, video_chunks
 
@@ -136,9 +137,9 @@ def test_options_that_are_off_change_nothing_and_on_they_do(kind):
     layout, chunk = sampler.layout, state.next_chunk
     held = layout.latents(chunk.overlap_frames)
     plain = sampler.sample_chunk(chunk, state.tail, state.anchor)
-    off = replace(sampler, held_noise=0.0, previous_guidance=0.0)
+    off = replace(sampler, held_noise=Perturbation(), previous_guidance=PreviousGuidance())
     assert torch.equal(off.sample_chunk(chunk, state.tail, state.anchor), plain)
-    for options in ({"held_noise": 0.3}, {"previous_guidance": 0.2}):
+    for options in ({"held_noise": Perturbation(0.3)}, {"previous_guidance": PreviousGuidance(0.2)}):
         changed = replace(sampler, **options).sample_chunk(chunk, state.tail, state.anchor)
         assert torch.equal(changed.narrow(layout.axis, 0, held), plain.narrow(layout.axis, 0, held))
         assert changed.isfinite().all() and not torch.equal(changed, plain), options
@@ -165,7 +166,8 @@ def test_guidance_against_the_previous_chunk_costs_one_row_per_step(kind):
     rows = {}
     for weight in (0.0, 0.1):
         calls.clear()
-        replace(sampler, previous_guidance=weight).sample_chunk(state.next_chunk, state.tail, state.anchor)
+        guided = sampler.with_previous_guidance(PreviousGuidance(weight))
+        guided.sample_chunk(state.next_chunk, state.tail, state.anchor)
         rows[weight] = sum(calls)
     assert (rows[0.0], rows[0.1]) == (2 * 2, 3 * 2)
 
@@ -175,7 +177,9 @@ def test_guidance_is_the_published_formula():
     sampler = sampler_of(tiny.WAN, steps=1)
     state, _ = begun(sampler, tiny.WAN)
     plain, once, twice = (
-        replace(sampler, previous_guidance=weight).sample_chunk(state.next_chunk, state.tail, state.anchor)
+        sampler.with_previous_guidance(PreviousGuidance(weight)).sample_chunk(
+            state.next_chunk, state.tail, state.anchor
+        )
         for weight in (0.0, 0.1, 0.2)
     )
     assert torch.allclose(twice - plain, 2 * (once - plain), atol=1e-4)

@@ -10,7 +10,8 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import comfy.sample
+import comfy.model_management as mm
+import comfy.samplers
 import comfy.utils
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -21,7 +22,8 @@ from torch import Tensor
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.remedies import Perturbation
+from ....streaming_core.loop.sampler import Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.models.dropletvideo.conditioning import inpaint_channels, place_frames
 from ....streaming_core.models.dropletvideo.config import (
@@ -30,9 +32,11 @@ from ....streaming_core.models.dropletvideo.config import (
     decoded_frames,
     latent_count,
 )
-from ..encoders import Conditioning, connected_prompt
-from ..identity import conditioning_identity, fields_identity
+from ..encoders import Conditioning, ConditioningPair, connected_prompt
+from ..identity import conditioning_identity
 from ..patchers import check_model, step_memory
+from ..remedies.frames import FrameRemedies, ShownTail
+from ..remedies.guider import SteppedGuider
 from .model import DEFAULT_FPS, FPS, INPAINT, DropletModel
 from .text import encode_text
 from .vae import DropletVae, decode_video, encode_video
@@ -87,8 +91,20 @@ def with_options(conditioning: Conditioning, **options: Any) -> Conditioning:
     return [[text, {**known, **options}] for text, known in conditioning]
 
 
+def nothing_known(args: dict[str, Any]) -> Tensor:
+    """What the model makes of the positive half without known frames, as in a video from the prompt alone."""
+    conds = []
+    for cond in args["cond"]:
+        prepared = dict(cond["model_conds"])
+        prepared["c_concat"] = prepared["c_concat"]._copy_with(torch.zeros_like(prepared["c_concat"].cond))
+        conds.append({**cond, "model_conds": prepared})
+    return comfy.samplers.calc_cond_batch(args["model"], [conds], args["input"], args["sigma"], args["model_options"])[
+        0
+    ]
+
+
 @dataclass(frozen=True)
-class DropletChunkSampler(ChunkSampler):
+class DropletChunkSampler(FrameRemedies):
     """DropletVideo in the chunk loop; its tail is frames, which the next chunk begins with.
 
     Attributes:
@@ -126,11 +142,14 @@ class DropletChunkSampler(ChunkSampler):
 
     def identity(self) -> dict[str, Any]:
         # Prompts decide single chunks: `chunk_identity`.
-        return fields_identity(self, "prompts", "clip", "suffix", "progress")
+        return self.other_fields_identity("prompts", "clip", "suffix", "progress")
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
-        return {**prompt, **chunk.cues("motion")}
+        return {**prompt, **chunk.cues("motion"), **self.guidance_identity(chunk)}
+
+    def remedied(self) -> tuple[ModelPatcher, Tensor]:
+        return self.model, self.sigmas
 
     def with_progress(self, progress: Progress) -> DropletChunkSampler:
         return replace(self, progress=progress)
@@ -167,22 +186,22 @@ class DropletChunkSampler(ChunkSampler):
         return step_memory(self.model, self._latent_shape(chunk, size), self.vae, 1, (self.model,))
 
     def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
-        latents = self._sample(chunk, size, image)
+        latents = self._sample(chunk, size, ShownTail(image) if image is not None else None)
         return ChunkResult(self._decode(latents, chunk), latents)
 
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
-        return self._sample(chunk, (tail.shape[-2], tail.shape[-1]), tail)
+        return self._sample(chunk, (tail.shape[-2], tail.shape[-1]), self.shown(chunk, tail))
 
     def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
         return self._decode(latents, chunk)[chunk.overlap_frames :]
 
-    def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        if level and self.reference_noise:
+    def with_perturbed_tail(self, perturbation: Perturbation) -> FrameRemedies:
+        if perturbation.is_on and self.reference_noise:
             raise SettingsError(
                 "the tail has noise already: reference_noise of the DropletVideo Chunk Sampler is the same kind of "
                 "noise; set it to 0 or remove Perturb Tail"
             )
-        return super().with_perturbed_tail(level)
+        return super().with_perturbed_tail(perturbation)
 
     def _latent_shape(self, chunk: Chunk, size: Size) -> tuple[int, ...]:
         height, width = (side // SPATIAL_SCALE for side in size)
@@ -197,28 +216,35 @@ class DropletChunkSampler(ChunkSampler):
             self._encoded[text] = encode_text(self.clip, text)
         return self._encoded[text]
 
-    def _sample(self, chunk: Chunk, size: Size, start: Tensor | None) -> Tensor:
-        """Unscaled latents of a chunk that begins with `start` `[m, 3, H, W]`."""
+    def _sample(self, chunk: Chunk, size: Size, start: ShownTail | None) -> Tensor:
+        """Unscaled latents of a chunk that begins with the frames of `start` `[m, 3, H, W]`."""
         generator = chunk.generator()
         noise = torch.randn(self._latent_shape(chunk, size), generator=generator)
         sampler_seed = int(torch.randint(2**62, (), generator=generator))
-        known = known_conditioning(
-            self.vae, size, chunk.num_frames, start, noise=self.reference_noise, generator=generator
-        )
-        options = {INPAINT: known, FPS: self.fps if chunk.motion is None else chunk.motion}
-        return comfy.sample.sample_custom(
-            self.model,
+
+        def conditions(frames: Tensor | None) -> ConditioningPair:
+            known = known_conditioning(
+                self.vae, size, chunk.num_frames, frames, noise=self.reference_noise, generator=generator
+            )
+            options = {INPAINT: known, FPS: self.fps if chunk.motion is None else chunk.motion}
+            return with_options(self._prompt(chunk), **options), with_options(self.negative, **options)
+
+        model = self.guided(self.model, chunk, nothing_known) if chunk.index else self.model
+        guider = SteppedGuider(model)
+        guider.set_conds(*conditions(None if start is None else start.frames))
+        guider.set_cfg(self.cfg)
+        if start is not None and start.perturbed is not None:
+            guider.show_within(start.steps, *conditions(start.perturbed))
+        latents = guider.sample(
             noise,
-            self.cfg,
+            torch.zeros_like(noise),
             self.sampler,
             self.sigmas.clone(),  # uni_pc writes into it
-            with_options(self._prompt(chunk), **options),
-            with_options(self.negative, **options),
-            torch.zeros_like(noise),
-            callback=self.progress.sampler_callback(self.model) if self.progress else None,
+            callback=self.progress.sampler_callback(model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=sampler_seed,
         )
+        return latents.to(mm.intermediate_device())
 
     def _decode(self, latents: Tensor, chunk: Chunk) -> Tensor:
         """The frames of a chunk; an even number of latents makes three more in front of them, of the first one."""

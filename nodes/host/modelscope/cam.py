@@ -21,13 +21,16 @@ from ....streaming_core.models.modelscope.cam import ModelscopeCam
 from ....streaming_core.models.modelscope.unet import Merge
 from ..cam import (
     ALREADY_ATTACHED,
+    PerturbedControl,
     StreamingCam,
     at_strength,
     check_call,
-    check_control_frames,
-    encode_control_frames,
+    embedding_at,
+    encode_shown,
 )
 from ..progress import check_cancel
+from ..remedies.frames import ShownTail
+from ..remedies.guidance import is_blind
 from ..windows.beginning import VideoBeginning
 from .model import CAM_ATTACHMENT, MERGE_KEY, ModelscopeModel, compute
 
@@ -39,6 +42,7 @@ class ModelscopeCamGuide:
     cam: StreamingCam
     control_embedding: Tensor
     strength: float = 1.0
+    perturbed: PerturbedControl | None = None
 
     def __deepcopy__(self, memo: dict) -> ModelscopeCamGuide:
         # Hosts before 0.33 deep-copy model options at every clone.
@@ -71,11 +75,12 @@ class ModelscopeCamGuide:
         check_cancel()
         if cam_memory is None:
             raise SettingsError("CAM Conditioning of StreamingModelscope needs a ModelScope video model")
-        if not self.beginning.is_in(transformer_options):
+        if is_blind(transformer_options) or not self.beginning.is_in(transformer_options):
             return executor(x, timesteps, context, control, transformer_options, cam_memory=cam_memory, **kwargs)
         rows = cam_memory.shape[0]
         frames, control_frames = x.shape[0] // rows, self.control_embedding.shape[0]
-        check_call(self.control_embedding, x, frames)
+        embedding = embedding_at(self.control_embedding, self.perturbed, transformer_options)
+        check_call(embedding, x, frames)
         dtype = self.network.compute_dtype
         settings = compute(transformer_options)
         clips = rearrange(x, "(b f) c h w -> b f c h w", b=rows)
@@ -83,7 +88,7 @@ class ModelscopeCamGuide:
             rearrange(clips[:, :control_frames], "b k c h w -> (b k) c h w").to(dtype),
             timesteps[::frames],
             cam_memory.to(dtype),
-            self.control_embedding.to(device=x.device, dtype=dtype),
+            embedding.to(device=x.device, dtype=dtype),
             settings,
         )
         merge = _merge_at_strength(_in_type(self.network.merging(features, frames, settings), dtype), self.strength)
@@ -123,7 +128,7 @@ def check_family(model: ModelPatcher, cam: StreamingCam) -> None:
 
 
 def with_modelscope_cam(
-    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0
+    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor | ShownTail, strength: float = 1.0
 ) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
@@ -132,8 +137,8 @@ def with_modelscope_cam(
     check_family(model, cam)
     if model.get_attachment(CAM_ATTACHMENT) is not None:
         raise SettingsError(ALREADY_ATTACHED)
-    check_control_frames(control_frames, cam.config.unet.multiple_px)
-    guide = ModelscopeCamGuide(cam, encode_control_frames(cam, control_frames), strength)
+    embedding, perturbed = encode_shown(cam, control_frames)
+    guide = ModelscopeCamGuide(cam, embedding, strength, perturbed)
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAM_ATTACHMENT, guide.around_unet)
     clone.set_attachments(CAM_ATTACHMENT, guide)

@@ -19,15 +19,16 @@ from torch import Tensor
 
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.sampler import Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.schedules.modelscope import modelscope_sigmas
 from ..cam import StreamingCam
 from ..encoders import Conditioning, ConditioningPair, connected_prompt, encode_prompt
-from ..identity import conditioning_identity, fields_identity
+from ..identity import conditioning_identity
 from ..patchers import check_model, step_memory
-from ..pixels import core_to_images
 from ..progress import check_cancel
+from ..remedies.frames import FrameRemedies
+from ..remedies.guidance import without_cam
 from ..windows.beginning import check_chunks
 from .apm import AnchorTokens, StreamingApm, anchor_tokens, with_tokens
 from .cam import check_family, with_modelscope_cam
@@ -115,7 +116,7 @@ def encode_prompts(clip: CLIP, texts: Iterable[str]) -> dict[str, Conditioning]:
 
 
 @dataclass(frozen=True)
-class ModelscopeChunkSampler(ChunkSampler):
+class ModelscopeChunkSampler(FrameRemedies):
     """StreamingModelscope in the chunk loop; its tail is frames, which CAM continues.
 
     `model` continues with CAM and APM; `first_model` makes the first chunk. `prompts` holds the positive conditioning
@@ -167,12 +168,15 @@ class ModelscopeChunkSampler(ChunkSampler):
 
     def identity(self) -> dict[str, Any]:
         # Prompts decide single chunks: `chunk_identity`.
-        return fields_identity(self, "prompts", "clip", "progress")
+        return self.other_fields_identity("prompts", "clip", "progress")
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
         names = ("cam_strength", "anchor_strength") if self.remembers_anchor else ("cam_strength",)
-        return {**prompt, **chunk.cues(*names)} if chunk.index else prompt
+        return {**prompt, **chunk.cues(*names), **self.guidance_identity(chunk)} if chunk.index else prompt
+
+    def remedied(self) -> tuple[ModelPatcher, Tensor]:
+        return self.model, self.sampling.sigmas
 
     def with_progress(self, progress: Progress) -> ModelscopeChunkSampler:
         return replace(self, progress=progress)
@@ -234,7 +238,8 @@ class ModelscopeChunkSampler(ChunkSampler):
             weight = self.anchor_weight * chunk.anchor_strength
             positive = with_tokens(positive, tokens.positive, weight)
             negative = with_tokens(negative, tokens.negative, weight)
-        model = with_modelscope_cam(self.model, self.cam, core_to_images(tail), chunk.cam_strength)
+        model = with_modelscope_cam(self.model, self.cam, self.shown(chunk, tail), chunk.cam_strength)
+        model = self.guided(model, chunk, without_cam)
         noise = self._noise(chunk, *tail.shape[-2:])
         return sample_clip(model, self.sampling, (positive, negative), noise, self.progress)
 

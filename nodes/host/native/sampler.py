@@ -6,12 +6,11 @@ Nothing is decoded and encoded again at joins. The held latents of a chunk are t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.samplers
 import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
@@ -25,6 +24,7 @@ from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import decode_all
 from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
 from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ..encoders import Conditioning, ConditioningPair, encode_prompt
@@ -32,6 +32,7 @@ from ..identity import conditioning_identity, fields_identity
 from ..patchers import check_model, step_memory
 from ..pixels import core_to_images, images_to_core
 from ..progress import check_cancel
+from ..remedies.steps import SigmaRange, check_steps
 from ..vae import decode_clip as decode_frame_batch
 from .conditions import (
     ClipRequest,
@@ -45,6 +46,7 @@ from .conditions import (
     set_values,
     without_guides,
 )
+from .guider import ChunkGuider
 
 log = logging.getLogger(__name__)
 
@@ -88,51 +90,6 @@ def patch_px(model: ModelPatcher) -> int:
     return size[-1] if isinstance(size, Sequence) else int(size)
 
 
-class ChunkGuider(comfy.samplers.CFGGuider):
-    """The host's own guider with one more conditioning, which only guidance against the previous chunk asks for."""
-
-    def set_all(self, positive: Conditioning, negative: Conditioning, blind: Conditioning | None, cfg: float) -> None:
-        conds = {"positive": positive, "negative": negative}
-        self.inner_set_conds(conds if blind is None else {**conds, "blind": blind})
-        self.set_cfg(cfg)
-
-    def blind_conds(self, axis: int, held: int) -> list[dict[str, Any]]:
-        """The prepared conditioning in which no latent counts as held."""
-        conds = []
-        for cond in self.conds["blind"]:
-            prepared = dict(cond["model_conds"])
-            if "denoise_mask" in prepared:
-                mask = prepared["denoise_mask"].cond.clone()
-                mask.narrow(axis, 0, held).fill_(1)
-                prepared["denoise_mask"] = prepared["denoise_mask"]._copy_with(mask)
-            conds.append({**cond, "model_conds": prepared})
-        return conds
-
-
-def against_previous(
-    guider: ChunkGuider, noise: Tensor, weight: float, axis: int
-) -> Callable[[dict[str, Any]], Tensor]:
-    """Guidance `e + w (e_c - e_u)` where e_u knows nothing of the chunk before (reference: lvdm, section 6.4).
-
-    `noise`: what is in place of the held latents then, `[.., held, ..]`. One more model call per step.
-    """
-    held = noise.shape[axis]
-
-    def guide(args: dict[str, Any]) -> Tensor:
-        x, sigma, model = args["input"].clone(), args["sigma"], args["model"]
-        level = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        # Frames in the batch have a level each; those of the held ones are the first.
-        level = level[:held] if axis == 0 and level.shape[0] > 1 else level
-        unit = noise.to(x)
-        unknown = model.model_sampling.noise_scaling(level, unit, torch.zeros_like(unit))
-        x.narrow(axis, 0, held).copy_(unknown)
-        conds = guider.blind_conds(axis, held)
-        blind = comfy.samplers.calc_cond_batch(model, [conds], x, sigma, args["model_options"])[0]
-        return args["denoised"] + weight * (args["cond_denoised"] - blind)
-
-    return guide
-
-
 @dataclass(frozen=True)
 class NativeNoise:
     """All random numbers of one chunk: unit noise of its latents, of the held ones twice, a seed for the sampler."""
@@ -159,9 +116,9 @@ class AnyModelChunkSampler(ChunkSampler):
     """A MODEL of the host in the chunk loop. Its tail is latents.
 
     `clip` encodes the prompts of a plan, `clip_vision` shows the anchor to models that were trained with it.
-    `held_noise`: noise on the held latents that the model sees, as a share of their size (LVDM's conditional
-    perturbation); the video keeps the clean ones. `image_condition`: what models with an image per latent are shown
-    first, "anchor" or "tail". `previous_guidance`: weight of the guidance against the previous chunk.
+    `held_noise`: noise on the held latents that the model sees, as a share of their size; the video keeps the clean
+    ones. `image_condition`: what models with an image per latent are shown first, "anchor" or "tail". In chunk 0 an
+    image that is held as the first latent counts as the tail.
     """
 
     model: ModelPatcher
@@ -173,9 +130,9 @@ class AnyModelChunkSampler(ChunkSampler):
     cfg: float
     clip: CLIP | None = None
     clip_vision: ClipVisionModel | None = None
-    held_noise: float = 0.0
+    held_noise: Perturbation = Perturbation()
     image_condition: str = "anchor"
-    previous_guidance: float = 0.0
+    previous_guidance: PreviousGuidance = PreviousGuidance()
     progress: Progress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)
 
@@ -202,10 +159,15 @@ class AnyModelChunkSampler(ChunkSampler):
 
     def accept(self, plan: VideoPlan) -> VideoPlan:
         check_model(self.model)
+        check_steps(self.model, self.sigmas, self.held_noise, self.previous_guidance)
         return super().accept(plan)
 
     def identity(self) -> dict[str, Any]:
-        return fields_identity(self, "clip", "progress")
+        remedies = {"held_noise": self.held_noise, "previous_guidance": self.previous_guidance}
+        rest = fields_identity(self, "clip", "progress", *remedies)
+        return rest | {
+            name: each.amount if each.is_constant else each.identity("amount") for name, each in remedies.items()
+        }
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {}
@@ -216,8 +178,16 @@ class AnyModelChunkSampler(ChunkSampler):
     def with_progress(self, progress: Progress) -> AnyModelChunkSampler:
         return replace(self, progress=progress)
 
-    def with_perturbed_tail(self, level: float) -> AnyModelChunkSampler:
-        return replace(self, held_noise=level)
+    def with_perturbed_tail(self, perturbation: Perturbation) -> AnyModelChunkSampler:
+        return replace(self, held_noise=perturbation)
+
+    def with_previous_guidance(self, guidance: PreviousGuidance) -> AnyModelChunkSampler:
+        return replace(self, previous_guidance=guidance)
+
+    def blind_calls(self, chunk: Chunk) -> int:
+        if not chunk.index or not self.previous_guidance.at(chunk.index):
+            return 0
+        return SigmaRange.of(self.model, self.previous_guidance).count(self.sigmas)
 
     def steps(self, chunk: Chunk) -> int:
         return len(self.sigmas) - 1
@@ -333,36 +303,38 @@ class AnyModelChunkSampler(ChunkSampler):
         layout, kind = self.layout, condition_kind(self.model)
         count = 0 if held is None else held.shape[layout.axis]
         noise = draw_noise(chunk, shape, layout, count)
-        seen = held if held is None or not self.held_noise else self._perturbed(held, noise.perturbation)
+        seen, perturbed = held, None
+        level = self.held_noise.at(chunk.index)
+        if held is not None and level:
+            perturbed = self._perturbed(held, level, noise.perturbation)
+            seen = perturbed if self.held_noise.is_whole else held
         request = ClipRequest(shape, chunk.num_frames, seen, image, min(1.0, chunk.anchor_strength))
-        positive, negative = self._conditions(kind, chunk, request)
         latent, mask, unit = self._start(shape, seen, noise.latent)
         guide_image = request.shown if kind == "guide" else None
         if guide_image is not None:
             latent = torch.cat([latent, guide_image.latent], dim=2)
             mask = torch.cat([mask, torch.full((1, 1, 1, 1, 1), 1 - request.strength)], dim=2)
             unit = torch.cat([unit, torch.zeros_like(guide_image.latent)], dim=2)
-        model, blind = self.model, None
-        guided = bool(self.previous_guidance) and count > 0
-        if guided:
-            model = self.model.clone()
+        weight = self.previous_guidance.at(chunk.index) if count else 0.0
+        steps = SigmaRange.of(self.model, self.previous_guidance)
+        guider = ChunkGuider(self.model, layout.axis, weight, steps, noise.unknown)
+        blind = None
+        if weight:
             blind = self._conditions(kind, chunk, replace(request, held=None))[0]
             if kind == "none":  # a mask shows Cosmos which latents are known
                 blind = set_values(blind, concat_mask=torch.ones(1, 1, *shape[2:]))
-        guider = ChunkGuider(model)
-        if guided:
-            model.set_model_sampler_post_cfg_function(
-                against_previous(guider, noise.unknown, self.previous_guidance, layout.axis)
-            )
-            guider.model_options = model.model_options
-        guider.set_all(positive, negative, blind, self.cfg)
+        guider.set_all(*self._conditions(kind, chunk, request), blind, self.cfg)
+        if held is not None and perturbed is not None and seen is held:
+            conds = self._conditions(kind, chunk, replace(request, held=perturbed))
+            guider.show_within(SigmaRange.of(self.model, self.held_noise), *conds)
+            guider.hold_perturbed(held, perturbed)
         latents = guider.sample(
             unit,
             latent,
             self.sampler,
             self.sigmas.clone(),  # uni_pc writes into it
             denoise_mask=mask if count or guide_image is not None else None,
-            callback=self.progress.sampler_callback(model) if self.progress else None,
+            callback=self.progress.sampler_callback(self.model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=noise.sampler_seed,
         )
@@ -380,6 +352,6 @@ class AnyModelChunkSampler(ChunkSampler):
             latent.narrow(layout.axis, 0, seen.shape[layout.axis]).copy_(seen)
         return latent, held_mask(layout, shape[layout.axis], 0 if seen is None else seen.shape[layout.axis]), unit
 
-    def _perturbed(self, held: Tensor, noise: Tensor) -> Tensor:
+    def _perturbed(self, held: Tensor, level: float, noise: Tensor) -> Tensor:
         base = self.model.model
-        return base.process_latent_out(perturb(base.process_latent_in(held), self.held_noise, noise))
+        return base.process_latent_out(perturb(base.process_latent_in(held), level, noise))

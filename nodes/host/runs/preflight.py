@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.plan import Beginning, VideoPlan
+from ....streaming_core.loop.remedies import PreviousGuidance
 from ....streaming_core.loop.sampler import ChunkSampler, StepMemory
-from ....streaming_core.loop.state import Anchor, VideoState
-from ....streaming_core.loop.steps import continue_video, start_video
+from ....streaming_core.loop.state import ChunkResult
+from ....streaming_core.loop.steps import continue_video, start_video, state_after_first
 from ..progress import SamplerCallback, check_cancel
 from .paths import runs_root
 
@@ -31,7 +32,8 @@ MIB = 2**20
 class Costs:
     """Numbers of one video; bytes, seconds.
 
-    `memory`: what one step takes, None where the family gives no estimate.
+    `memory`: what one step takes, None where the family gives no estimate. `blind_calls`: steps with one more model
+    call, for guidance against the previous chunk; it runs after the others and takes no more memory.
     """
 
     num_frames: int
@@ -44,13 +46,15 @@ class Costs:
     ram_free: int
     weights: int
     memory: StepMemory | None = None
+    blind_calls: int = 0
 
     @property
     def text(self) -> str:
         """The numbers, one line each."""
+        guided = f", {self.blind_calls} of them with one more model call" if self.blind_calls else ""
         lines = [
             f"video: {self.num_frames} frames in {self.num_chunks} chunks",
-            f"model: {self.num_chunks} chunks, {self.steps} sampling steps",
+            f"model: {self.num_chunks} chunks, {self.steps} sampling steps{guided}",
             f"time: {_duration(self.seconds)}",
             f"disk: {_size(self.disk_needed)} needed, {_size(self.disk_free)} free",
             f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free; does not grow with the length",
@@ -95,20 +99,21 @@ def preflight(sampler: ChunkSampler, plan: VideoPlan, width: int, height: int, t
     """
     gray = torch.full((1, 3, height, width), 0.5) if "image" in sampler.starts_from else None
     plan = sampler.accept(replace(plan, height=height, width=width, beginning=Beginning(image=gray)))
-    steps = sum(sampler.steps(chunk) for chunk in plan.chunks)
+    steps, blind_calls = (sum(count(chunk) for chunk in plan.chunks) for count in (sampler.steps, sampler.blind_calls))
     memory = sampler.step_memory(plan.chunk(plan.num_chunks - 1), plan.size)
     weights = {id(patcher.model): patcher for patcher in sampler.networks()}.values()
     return Costs(
         num_frames=plan.num_frames,
         num_chunks=plan.num_chunks,
         steps=steps,
-        seconds=seconds_of_a_step(sampler, plan) * steps if time_a_step else None,
+        seconds=seconds_of_all_steps(sampler, plan, steps, blind_calls) if time_a_step else None,
         disk_needed=disk_needed(plan),
         disk_free=disk_free(runs_root()),
         ram_needed=CHUNK_COPIES * max(plan.chunk_frames, plan.first_frames) * height * width * 12,
         ram_free=mm.get_free_memory(torch.device("cpu")),
         weights=sum(patcher.model_size() for patcher in weights),
         memory=memory,
+        blind_calls=blind_calls,
     )
 
 
@@ -152,16 +157,31 @@ class StepTimer:
         return callback
 
 
-def seconds_of_a_step(sampler: ChunkSampler, plan: VideoPlan) -> float:
-    """Seconds of one sampling step of this size, once everything is loaded; made with gray frames."""
+def seconds_of_all_steps(sampler: ChunkSampler, plan: VideoPlan, steps: int, blind_calls: int) -> float:
+    """Seconds of `steps` sampling steps, `blind_calls` of them with one more model call."""
+    if not blind_calls:
+        return seconds_of_a_step(sampler, plan) * steps
+    # Only the first steps of a chunk are timed, so these are guided or not.
+    plain, guided = (
+        seconds_of_a_step(sampler.with_previous_guidance(PreviousGuidance(weight)), plan, continued=True)
+        for weight in (0.0, 0.1)
+    )
+    return plain * (steps - blind_calls) + guided * blind_calls
+
+
+def seconds_of_a_step(sampler: ChunkSampler, plan: VideoPlan, continued: bool = False) -> float:
+    """Seconds of one sampling step of this size, once everything is loaded; made with gray frames.
+
+    `continued`: of a chunk with a tail, also where that takes encoding a tail of latents.
+    """
     timer = StepTimer()
     timed = sampler.with_progress(timer)
     gray = torch.full((1, 3, *plan.size), 0.5)
     began = time.monotonic()
     try:
-        if plan.num_chunks > 1 and sampler.layout is None:
-            anchor = Anchor(gray, timed.embed_anchor(gray))
-            continue_video(VideoState(plan, anchor, gray.repeat(plan.overlap_frames, 1, 1, 1), 1), timed)
+        if continued or (plan.num_chunks > 1 and sampler.layout is None):
+            tail = ChunkResult(gray.repeat(plan.overlap_frames, 1, 1, 1))
+            continue_video(state_after_first(plan, tail, gray, timed), timed)
         else:
             start_video(plan, timed)
     except StepsTimed:

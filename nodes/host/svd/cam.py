@@ -26,12 +26,15 @@ from ....streaming_core.models.cam import CamFeatures
 from ....streaming_core.models.streamingsvd.network import CamNetwork
 from ..cam import (
     ALREADY_ATTACHED,
+    PerturbedControl,
     StreamingCam,
     at_strength,
     check_call,
-    check_control_frames,
-    encode_control_frames,
+    embedding_at,
+    encode_shown,
 )
+from ..remedies.frames import ShownTail
+from ..remedies.guidance import is_blind
 from ..windows.beginning import VideoBeginning
 
 KEY = "streamingt2v_cam"
@@ -49,10 +52,17 @@ class CamCall:
 class CamGuide:
     """The control of one chunk. Holds nothing that changes, so model clones may share it."""
 
-    def __init__(self, cam: StreamingCam, control_embedding: Tensor, strength: float = 1.0):
+    def __init__(
+        self,
+        cam: StreamingCam,
+        control_embedding: Tensor,
+        strength: float = 1.0,
+        perturbed: PerturbedControl | None = None,
+    ):
         self.cam = cam
         self.control_embedding = control_embedding
         self.strength = strength
+        self.perturbed = perturbed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CamGuide:
         # Hosts before 0.33 deep-copy model options at every clone.
@@ -88,9 +98,10 @@ class CamGuide:
             raise SettingsError(
                 "CAM Conditioning needs an SVD video model, and this model does not report a number of frames"
             )
-        if not self.beginning.is_in(transformer_options):
+        if is_blind(transformer_options) or not self.beginning.is_in(transformer_options):
             return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-        check_call(self.control_embedding, x, frames)
+        embedding = embedding_at(self.control_embedding, self.perturbed, transformer_options)
+        check_call(embedding, x, frames)
         compute = Compute(
             attention=partial(
                 optimized_attention, attn_precision=torch.float32, transformer_options=transformer_options
@@ -110,7 +121,7 @@ class CamGuide:
             head(timesteps),
             head(context).to(dtype),
             head(y).to(dtype),
-            self.control_embedding.to(device=x.device, dtype=dtype),
+            embedding.to(device=x.device, dtype=dtype),
             self.control_frames,
             compute,
         )
@@ -121,7 +132,7 @@ class CamGuide:
     def merge(self, h: Tensor, skip: Tensor, transformer_options: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Output-block patch: merge the skip that the decoder is about to join."""
         call: CamCall | None = transformer_options.get(KEY)
-        if call is None:  # a window after the video's beginning
+        if call is None:  # a window after the video's beginning, or the call that CAM takes no part in
             return h, skip
         network, block = self.network, transformer_options["block"][1]
         dtype = network.compute_dtype
@@ -148,7 +159,9 @@ def check_family(cam: StreamingCam) -> None:
         )
 
 
-def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, strength: float = 1.0) -> ModelPatcher:
+def with_cam(
+    model: ModelPatcher, cam: StreamingCam, control_frames: Tensor | ShownTail, strength: float = 1.0
+) -> ModelPatcher:
     """A clone of `model` that continues `control_frames` (IMAGE `[k, H, W, 3]` in [0, 1]); `model` stays as it is.
 
     `strength`: how much CAM changes of the model's features, 0 (nothing) to 1 (as trained) and beyond.
@@ -157,8 +170,8 @@ def with_cam(model: ModelPatcher, cam: StreamingCam, control_frames: Tensor, str
     VAE, times the UNet's halvings).
     """
     check_family(cam)
-    check_control_frames(control_frames, cam.config.unet.multiple_px)
-    guide = CamGuide(cam, encode_control_frames(cam, control_frames), strength)
+    embedding, perturbed = encode_shown(cam, control_frames)
+    guide = CamGuide(cam, embedding, strength, perturbed)
     clone = model.clone()
     clone.remove_wrappers_with_key(WrappersMP.DIFFUSION_MODEL, KEY)
     clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, guide.around_unet)

@@ -22,7 +22,7 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import Grouping, decode_all
 from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.sampler import Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ....streaming_core.models.streamingsvd.conditioning import (
     AugmentationNoise,
@@ -35,10 +35,11 @@ from ....streaming_core.models.streamingsvd.conditioning import (
 from ....streaming_core.schedules.svd import align_your_steps_sigmas, karras_sigmas
 from ..cam import StreamingCam
 from ..encoders import ConditioningPair, embed_pixels
-from ..identity import fields_identity
 from ..patchers import step_memory
 from ..pixels import core_to_images
 from ..progress import check_cancel
+from ..remedies.frames import FrameRemedies
+from ..remedies.guidance import without_cam
 from ..vae import decode_clip
 from ..windows.beginning import check_chunks
 from .cam import check_family, with_cam
@@ -206,7 +207,7 @@ def draw_noise(
 
 
 @dataclass(frozen=True)
-class SvdChunkSampler(ChunkSampler):
+class SvdChunkSampler(FrameRemedies):
     """StreamingSVD in the chunk loop; its tail is frames, which CAM continues.
 
     `model` continues with CAM; `first_model` makes the first chunk. `embed` and `noise` take the place of CLIP vision
@@ -249,10 +250,15 @@ class SvdChunkSampler(ChunkSampler):
         return plan
 
     def identity(self) -> dict[str, Any]:
-        return fields_identity(self, "progress")
+        return self.other_fields_identity("progress")
 
     def chunk_identity(self, chunk: Chunk) -> Mapping[str, Any]:
-        return super().chunk_identity(chunk) if chunk.index else {}  # the first chunk has no CAM
+        if not chunk.index:  # the first chunk has no CAM
+            return {}
+        return {**super().chunk_identity(chunk), **self.guidance_identity(chunk)}
+
+    def remedied(self) -> tuple[ModelPatcher, Tensor]:
+        return self.model, self.sampling.sigmas
 
     def with_progress(self, progress: Progress) -> SvdChunkSampler:
         return replace(self, progress=progress)
@@ -295,7 +301,8 @@ class SvdChunkSampler(ChunkSampler):
 
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
         conds, noise = self._condition(chunk, anchor)
-        model = with_cam(self.model, self.cam, core_to_images(tail), chunk.cam_strength)
+        model = with_cam(self.model, self.cam, self.shown(chunk, tail), chunk.cam_strength)
+        model = self.guided(model, chunk, without_cam)
         return sample_clip(model, self.sampling, conds, noise.latent, noise.sampler_seed, self.progress)
 
     def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
