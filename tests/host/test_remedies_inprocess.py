@@ -37,6 +37,7 @@ from comfyui_streamingt2v.nodes.host.runs import preflight, videos  # noqa: E402
 from comfyui_streamingt2v.nodes.host.svd import load as svd_load  # noqa: E402
 from comfyui_streamingt2v.nodes.host.svd import sampler as svd  # noqa: E402
 
+from streaming_core.models.streamingsvd.shapes import official_shapes  # noqa: E402
 from streaming_core.schedules.dropletvideo import dropletvideo_sigmas  # noqa: E402
 from streaming_core.schedules.modelscope import modelscope_sigmas  # noqa: E402
 from tests.host.test_chunk_sampler import Bare  # noqa: E402
@@ -44,8 +45,8 @@ from tests.host.test_dropletvideo_inprocess import loaded_from, text  # noqa: E4
 from tests.host.test_native_inprocess import counted, sampler_of, size_of  # noqa: E402
 from tiny_models import native as tiny  # noqa: E402
 from tiny_models.dropletvideo import write_tiny_dropletvideo  # noqa: E402
-from tiny_models.modelscope import write_tiny_modelscope  # noqa: E402
-from tiny_models.streamingsvd import write_tiny_streamingsvd  # noqa: E402
+from tiny_models.modelscope import tiny_weights  # noqa: E402
+from tiny_models.streamingsvd import TINY, random_weights, write  # noqa: E402
 
 FRAMES_FAMILIES, LATENT_FAMILIES = ("svd", "modelscope", "droplet"), ("wan", "ltx", "svd without CAM")
 NAMES = FRAMES_FAMILIES + LATENT_FAMILIES
@@ -99,7 +100,8 @@ def checkpoint(name: str) -> Path:
 
 
 def svd_family(folder: Path) -> Family:
-    write_tiny_streamingsvd(checkpoint("remedies_svd.safetensors"))
+    # In float32, which a CPU computes in.
+    write(checkpoint("remedies_svd.safetensors"), random_weights(official_shapes(TINY), dtype=torch.float32))
     model, clip_vision, vae, cam = svd_load.load_streamingsvd("remedies_svd.safetensors")
 
     def make(sigmas, cfg):
@@ -111,7 +113,7 @@ def svd_family(folder: Path) -> Family:
 
 
 def modelscope_family(folder: Path) -> Family:
-    write_tiny_modelscope(checkpoint("remedies_modelscope.safetensors"))
+    write(checkpoint("remedies_modelscope.safetensors"), tiny_weights(dtype=torch.float32))
     loaded = modelscope_load.load_streamingmodelscope("remedies_modelscope.safetensors")
     texts = [loaded.clip.encode_from_tokens_scheduled(loaded.clip.tokenize(words)) for words in ("a cat", "")]
 
@@ -225,6 +227,8 @@ def test_the_guidance_is_the_published_formula(family):
     """Against two model calls that are combined by hand; one step, so that the latents are the prediction."""
     state, weight = family.state, 0.35
     one = family.sampler(cfg=1.0, steps=1)
+    if one.layout is not None:  # the anchor may be one more latent
+        state = replace(state, anchor=replace(state.anchor, embedding=None))
     seen, guided = new_latents(one, state), new_latents(one.with_previous_guidance(PreviousGuidance(weight)), state)
     blind = latents_without_tail(family, one, state)
     assert (seen - blind).abs().max() > 1e-3
@@ -261,11 +265,13 @@ def latents_without_tail(family: Family, one: ChunkSampler, state) -> torch.Tens
 
 @every_family
 def test_growth_adds_to_every_later_chunk(family):
-    plain, state = family.sampler(steps=1), family.state
+    state = family.state
     for start, growing in (
         (Perturbation(0.02), Perturbation(0.02, 0.04)),
         (PreviousGuidance(0.1), PreviousGuidance(0.1, 0.2)),
     ):
+        # One step where the latents are the prediction. But a flow model sees of its tail nothing at the first one.
+        plain = family.sampler(steps=1 if isinstance(start, PreviousGuidance) else None)
         steady, grown = (
             plain.with_perturbed_tail(each) if isinstance(each, Perturbation) else plain.with_previous_guidance(each)
             for each in (start, growing)
@@ -283,10 +289,10 @@ def test_growth_adds_to_every_later_chunk(family):
 
 @every_family
 def test_steps_outside_the_range_are_as_without(family):
-    """Ranges that hold all steps, the first one, or none."""
+    """Ranges that hold all steps, the first two, or none."""
     plain, state = family.sampler(), family.state
     expected = new_latents(plain, state)
-    first = between(plain, 0, 1)
+    first = between(plain, 1)
     for kind, add in ((Perturbation, "with_perturbed_tail"), (PreviousGuidance, "with_previous_guidance")):
         whole, begin, outside = (
             getattr(plain, add)(kind(0.3, 0.0, *steps)) for steps in ((0.0, 1.0), (0.0, first), between_none(plain))
@@ -298,7 +304,7 @@ def test_steps_outside_the_range_are_as_without(family):
             outside.accept(state.plan)
         begin.accept(state.plan)
         # One that ends after the last step is all of it, by the way that ranges go.
-        last = between(plain, len(family.sigmas) - 2, None)
+        last = between(plain, 2)
         almost = new_latents(getattr(plain, add)(kind(0.3, 0.0, 0.0, last)), state)
         assert torch.allclose(almost, most, atol=1e-3 * float(most.abs().max()))
 
@@ -320,7 +326,7 @@ def sampler_sigmas(sampler: ChunkSampler) -> torch.Tensor:
     return sampler.sampling.sigmas if hasattr(sampler, "sampling") else sampler.sigmas
 
 
-def between(sampler: ChunkSampler, step: int, after: int | None) -> float:
+def between(sampler: ChunkSampler, step: int) -> float:
     """A place after `step` and before the one that follows."""
     places = [*percents(sampler), 1.0]
     return (places[step] + places[step + 1]) / 2
@@ -340,7 +346,8 @@ def test_runs_resume_after_chunk_1_with_both(family, tmp_path, monkeypatch):
     sampler = both(plain, Perturbation(0.05, 0.05, 0.0, 0.6), PreviousGuidance(0.1, 0.1, 0.0, 0.6))
     fitted = family.plan
     image = fitted.beginning.image
-    start = {} if image is None else {"start_image": image.movedim(1, -1)}
+    # A native model holds an image as it holds a tail; with both remedies.
+    start = {} if "prompt" in plain.starts_from or image is None else {"start_image": image.movedim(1, -1)}
 
     def made(chosen: ChunkSampler, frames: int, name: str) -> torch.Tensor:
         asked = videos.plan_video(
@@ -378,7 +385,7 @@ def test_the_price_is_one_call_per_step_inside(family):
     plain = replace(plain, model=model)
     chunk = replace(state.plan.chunk(1), index=1)
     rows = {}
-    for end in (None, between(plain, 0, 1), 1.0):
+    for end in (None, between(plain, 0), 1.0):
         guidance = PreviousGuidance() if end is None else PreviousGuidance(0.1, 0.0, 0.0, end)
         sampler = plain.with_previous_guidance(guidance)
         calls.clear()
@@ -410,7 +417,7 @@ def test_cam_is_shown_the_perturbed_frames_within_the_range_only(family):
 
     network.forward = watched
     try:
-        new_latents(plain.with_perturbed_tail(Perturbation(0.1, 0, 0.0, between(plain, 0, 1))), state)
+        new_latents(plain.with_perturbed_tail(Perturbation(0.1, 0, 0.0, between(plain, 0))), state)
     finally:
         del network.forward
     clean = shared_cam.encode_control_frames(plain.cam, core_to_images(state.tail))
@@ -418,15 +425,16 @@ def test_cam_is_shown_the_perturbed_frames_within_the_range_only(family):
     perturbed = shared_cam.encode_control_frames(plain.cam, core_to_images(noisy))
     assert abs(float((noisy - state.tail).std()) - 0.1) < 0.03
     expected = [perturbed, clean, clean]
-    assert len(shown) == 3 and all(torch.allclose(a, b, atol=1e-3) for a, b in zip(shown, expected, strict=True))
-    assert not torch.allclose(clean, perturbed, atol=1e-2)
+    difference = float((clean - perturbed).norm())
+    assert difference > 1e-3 and len(shown) == 3
+    assert all(float((a - b).norm()) < 1e-3 * difference for a, b in zip(shown, expected, strict=True))
 
 
 @latent_families
 def test_native_models_are_shown_the_perturbed_latents_within_the_range_only(family):
     plain, state = family.sampler(), family.state
     inputs = {"off": [], "whole": [], "begin": []}
-    ranges = {"off": None, "whole": (0.0, 1.0), "begin": (0.0, between(plain, 0, 1))}
+    ranges = {"off": None, "whole": (0.0, 1.0), "begin": (0.0, between(plain, 1))}
     layout = plain.layout
     held = layout.latents(state.plan.overlap_frames)
     for name, steps in ranges.items():
@@ -439,10 +447,10 @@ def test_native_models_are_shown_the_perturbed_latents_within_the_range_only(fam
         model.set_model_unet_function_wrapper(watched)
         noise = Perturbation() if steps is None else Perturbation(0.3, 0.0, *steps)
         new_latents(replace(plain, model=model).with_perturbed_tail(noise), state)
-    first, second, third = inputs["begin"]
-    assert torch.allclose(first, inputs["whole"][0], atol=1e-4 * float(first.abs().max()))
-    assert not torch.allclose(first, inputs["off"][0], atol=1e-3 * float(first.abs().max()))
-    assert torch.equal(second, inputs["off"][1]) and torch.equal(third, inputs["off"][2])
+    _, second, third = inputs["begin"]
+    difference = float((inputs["whole"][1] - inputs["off"][1]).norm())
+    assert difference > 0.1 and float((second - inputs["whole"][1]).norm()) < 1e-3 * difference
+    assert torch.equal(third, inputs["off"][2])
 
 
 @pytest.mark.parametrize("family", ["wan from an image"], indirect=True)
@@ -451,7 +459,7 @@ def test_the_condition_of_a_model_changes_with_its_latents(family):
     plain, state = family.sampler(), family.state
     held = plain.layout.latents(state.plan.overlap_frames)
     seen = {"off": [], "whole": [], "begin": []}
-    for name, steps in {"off": None, "whole": (0.0, 1.0), "begin": (0.0, between(plain, 0, 1))}.items():
+    for name, steps in {"off": None, "whole": (0.0, 1.0), "begin": (0.0, between(plain, 0))}.items():
         model = plain.model.clone()
 
         def watched(apply_model, call, into=seen[name]):
