@@ -203,7 +203,7 @@ class PreviousChunkGuidance(io.ComfyNode):
             category=CATEGORY,
             description="Makes each chunk follow the previous one more closely: guidance towards what the model makes "
             "with the end of the previous chunk, away from what it makes without (unconditional guidance, LVDM). "
-            "Works beside CFG, and costs one more model call per step.",
+            "Works together with CFG, and costs one more model call per step.",
             search_aliases=["drift", "guidance", "lvdm", "continuity", "cfg"],
             inputs=[
                 ChunkSampler.Input(
