@@ -23,6 +23,7 @@ __all__ = [
     "InputImpl",
     "blocked",
     "classes",
+    "intermediate_dtype",
     "io",
     "is_out_of_memory",
     "schema",
@@ -54,6 +55,11 @@ def supported(function: Callable, **options: Any) -> dict[str, Any]:
 def classes(module: ModuleType, *names: str) -> tuple[type, ...]:
     """Those classes of a module of the host that this host has, for isinstance: with none of them it is false."""
     return tuple(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def intermediate_dtype() -> torch.dtype:
+    """In what the host keeps latents between nodes: a start flag of newer hosts."""
+    return mm.intermediate_dtype() if hasattr(mm, "intermediate_dtype") else torch.float32
 
 
 def is_out_of_memory(error: BaseException) -> bool:

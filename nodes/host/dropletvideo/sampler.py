@@ -32,6 +32,7 @@ from ....streaming_core.models.dropletvideo.config import (
     decoded_frames,
     latent_count,
 )
+from ..compat import intermediate_dtype
 from ..encoders import Conditioning, ConditioningPair, connected_prompt
 from ..identity import conditioning_identity
 from ..patchers import check_model, step_memory
@@ -244,7 +245,7 @@ class DropletChunkSampler(FrameRemedies):
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
             seed=sampler_seed,
         )
-        return latents.to(mm.intermediate_device())
+        return latents.to(device=mm.intermediate_device(), dtype=intermediate_dtype())
 
     def _decode(self, latents: Tensor, chunk: Chunk) -> Tensor:
         """The frames of a chunk; an even number of latents makes three more in front of them, of the first one."""
