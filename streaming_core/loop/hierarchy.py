@@ -21,7 +21,7 @@ from ..errors import SettingsError
 from .chunk import Chunk
 from .plan import VideoPlan
 
-CUES = ("prompt", "motion")
+GAP_CUES = ("prompt", "motion")
 """What a gap takes from the plan of its keyframes; strengths belong to the chunk loop."""
 
 

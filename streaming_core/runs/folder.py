@@ -217,9 +217,9 @@ class RunFolder:
     def select(self, wanted: Sequence[str]) -> tuple[int, ...]:
         """Show the takes that fit these settings hashes, of chunks 0, 1, ...; the indices of those that must be made.
 
-        A hash holds the hash of the chunk before it (`settings_hash(..., previous=...)`). Which take is chosen, and
-        what happens to longer videos, says `selection.selected`. Every other take stays stored. The manifest is written
-        once, and only if something changed.
+        The hash of a chunk that continues another holds the hash of that (`settings_hash(..., previous=...)`). Which
+        take is chosen, and what happens to longer videos, says `selection.selected`. Every other take stays stored. The
+        manifest is written once, and only if something changed.
 
         Raises:
             RunDamagedError: a current take that would be used again is missing, cut off or altered.
@@ -239,6 +239,7 @@ class RunFolder:
         identity: Mapping[str, Any] | None = None,
         own: Mapping[str, Any] | None = None,
         stands_for: str = "",
+        independent: bool = False,
         seconds: float = 0.0,
         notes: Mapping[str, Any] | None = None,
     ) -> ChunkRecord:
@@ -253,6 +254,7 @@ class RunFolder:
             identity: run-level description of what it was made with; stored once for all chunks that share it.
             own: chunk-level values: seed, prompt, strengths.
             stands_for, notes: see `ChunkRecord`.
+            independent: it continues no other chunk, as gaps between keyframes do not.
             seconds: how long the chunk took.
 
         Raises:
@@ -263,7 +265,7 @@ class RunFolder:
         """
         self.require_lock()
         tensors = content.tensors(self.manifest.height, self.manifest.width)
-        about, previous = plain(identity or {}), self.record(index - 1)
+        about, previous = plain(identity or {}), None if independent else self.record(index - 1)
         take = free_take(self.path, self.manifest, index)
         record = ChunkRecord(
             index=index,
