@@ -18,6 +18,7 @@ from fractions import Fraction
 from typing import Any
 
 from ..errors import SettingsError
+from ..frames.stream import HIGHEST_RATE, LOWEST_RATE
 from .chunk import Chunk
 from .plan import VideoPlan
 
@@ -79,8 +80,25 @@ class Hierarchy:
         return self.frames(level - 1) - 1
 
     def rate(self, fps: Fraction, level: int = 0) -> Fraction:
-        """The frame rate of a level in a video of `fps`."""
-        return fps / self.spacing(level)
+        """The frame rate of a level in a video of `fps`. Raises `SettingsError` for one below 1/1000 per second."""
+        rate = fps / self.spacing(level)
+        if rate < LOWEST_RATE:
+            raise SettingsError(
+                f"keyframes would be {self.spacing(level)} frames apart, {float(1 / rate):.0f} s; use a smaller stride "
+                "or fewer levels"
+            )
+        return rate
+
+
+def filled_rate(fps: Fraction, stride: int, level: int = 1) -> Fraction:
+    """The frame rate of a level between keyframes at `fps`. Raises `SettingsError` for one above 1000 per second."""
+    rate: Fraction = fps * stride**level
+    if rate > HIGHEST_RATE:
+        raise SettingsError(
+            f"keyframes at {float(fps):g} fps become a video of {float(rate):g} fps, more than {HIGHEST_RATE}; use a "
+            "smaller stride or fewer levels"
+        )
+    return rate
 
 
 def level_seed(seed: int, level: int) -> int:

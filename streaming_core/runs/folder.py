@@ -168,7 +168,7 @@ class RunFolder:
             return cls.create(root, name, settings, **about)
         run = cls.open(root, name, write=True, owner=about.get("owner", ""))
         try:
-            run._expect(about["kind"], about["height"], about["width"])
+            run.expect(about["kind"], about["height"], about["width"])
             rate, length = as_rate(about["fps"]), about.get("num_frames")
             run._change_to(replace(run.manifest, fps=rate, num_frames=length, settings=plain(settings or {})))
         except BaseException:
@@ -325,7 +325,8 @@ class RunFolder:
 
     # Inside
 
-    def _expect(self, kind: str, height: int, width: int) -> None:
+    def expect(self, kind: str, height: int, width: int) -> None:
+        """Raise `RunMismatchError` for a run of another kind or size; the message names both."""
         have = self.manifest
         if have.kind != kind:
             raise RunMismatchError(

@@ -122,9 +122,7 @@ def accept(sampler: ChunkSampler, size=(8, 16), keyframes: VideoPlan | None = No
 
 def test_what_cannot_be_filled_is_refused():
     for sampler in (Unable(), WrappedSampler(Unable())):
-        with pytest.raises(
-            SettingsError, match="^unable cannot fill a gap between two frames; connect "
-        ):
+        with pytest.raises(SettingsError, match="^unable cannot fill a gap between two frames; connect "):
             SampledGaps(sampler, 4)
         with pytest.raises(SettingsError, match="unable cannot fill"):
             sampler.accept_gap(GapPlan(9, 4, 5).chunk(0), (8, 16))
