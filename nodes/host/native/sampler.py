@@ -6,12 +6,11 @@ Nothing is decoded and encoded again at joins. The held latents of a chunk are t
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management as mm
-import comfy.samplers
 import comfy.utils
 import torch
 from comfy.clip_vision import ClipVisionModel
@@ -25,7 +24,7 @@ from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import decode_all
 from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
 from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory, cannot_fill
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
@@ -45,6 +44,8 @@ from .conditions import (
     set_values,
     without_guides,
 )
+from .filling import Ends, fill_kind, refuse_own_frames, with_ends
+from .guidance import ChunkGuider, against_previous
 
 log = logging.getLogger(__name__)
 
@@ -86,51 +87,6 @@ def patch_px(model: ModelPatcher) -> int:
     """Latent pixels per side of what a transformer sees as one."""
     size = getattr(model.model.diffusion_model, "patch_size", 1)
     return size[-1] if isinstance(size, Sequence) else int(size)
-
-
-class ChunkGuider(comfy.samplers.CFGGuider):
-    """The host's own guider with one more conditioning, which only guidance against the previous chunk asks for."""
-
-    def set_all(self, positive: Conditioning, negative: Conditioning, blind: Conditioning | None, cfg: float) -> None:
-        conds = {"positive": positive, "negative": negative}
-        self.inner_set_conds(conds if blind is None else {**conds, "blind": blind})
-        self.set_cfg(cfg)
-
-    def blind_conds(self, axis: int, held: int) -> list[dict[str, Any]]:
-        """The prepared conditioning in which no latent counts as held."""
-        conds = []
-        for cond in self.conds["blind"]:
-            prepared = dict(cond["model_conds"])
-            if "denoise_mask" in prepared:
-                mask = prepared["denoise_mask"].cond.clone()
-                mask.narrow(axis, 0, held).fill_(1)
-                prepared["denoise_mask"] = prepared["denoise_mask"]._copy_with(mask)
-            conds.append({**cond, "model_conds": prepared})
-        return conds
-
-
-def against_previous(
-    guider: ChunkGuider, noise: Tensor, weight: float, axis: int
-) -> Callable[[dict[str, Any]], Tensor]:
-    """Guidance `e + w (e_c - e_u)` where e_u knows nothing of the chunk before (reference: lvdm, section 6.4).
-
-    `noise`: what is in place of the held latents then, `[.., held, ..]`. One more model call per step.
-    """
-    held = noise.shape[axis]
-
-    def guide(args: dict[str, Any]) -> Tensor:
-        x, sigma, model = args["input"].clone(), args["sigma"], args["model"]
-        level = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        # Frames in the batch have a level each; those of the held ones are the first.
-        level = level[:held] if axis == 0 and level.shape[0] > 1 else level
-        unit = noise.to(x)
-        unknown = model.model_sampling.noise_scaling(level, unit, torch.zeros_like(unit))
-        x.narrow(axis, 0, held).copy_(unknown)
-        conds = guider.blind_conds(axis, held)
-        blind = comfy.samplers.calc_cond_batch(model, [conds], x, sigma, args["model_options"])[0]
-        return args["denoised"] + weight * (args["cond_denoised"] - blind)
-
-    return guide
 
 
 @dataclass(frozen=True)
@@ -297,6 +253,43 @@ class AnyModelChunkSampler(ChunkSampler):
             return layout.last(result.latents, keep)
         return layout.last(torch.cat([tail, layout.after(result.latents, held)], dim=layout.axis), keep)
 
+    # Gaps
+
+    @property
+    def fills(self) -> bool:  # type: ignore[override]
+        return fill_kind(self.model) is not None
+
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        check_model(self.model)
+        super().accept_gap(chunk, size)
+        refuse_own_frames(self.positive, self.negative)
+        for name in ("held_noise", "previous_guidance"):
+            if getattr(self, name):
+                raise SettingsError(
+                    f"{name} has no effect between two keyframes; connect an Any Model Chunk Sampler with {name} 0"
+                )
+
+    def fit_gap(self, num_frames: int) -> int:
+        step = self.layout.frames_per_latent
+        return 1 + max(1, -(-(num_frames - 1) // step)) * step
+
+    def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
+        if not self.fills:
+            raise cannot_fill(self)
+        layout = self.layout
+        shape = self._shape(layout.latents(chunk.num_frames), *first.shape[-2:])
+        ends = Ends(core_to_images(first), core_to_images(last), chunk.num_frames, self.encode)
+        conds = self._prompt(chunk), self.negative
+        conds, guides = with_ends(self.model, conds, ends, layout.frames_per_latent, self.clip_vision)
+        noise = draw_noise(chunk, shape, layout, 0)
+        latent, mask, unit = torch.zeros(shape), None, noise.latent
+        if guides is not None:
+            latent, unit = torch.cat([latent, guides], dim=2), torch.cat([unit, torch.zeros_like(guides)], dim=2)
+            mask = held_mask(layout, latent.shape[2], guides.shape[2]).flip(2)
+        guider = ChunkGuider(self.model)
+        guider.set_all(*conds, None, self.cfg)
+        return self._decode(self._run(guider, unit, latent, mask, noise.sampler_seed, shape), 0)
+
     # Sampling
 
     def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
@@ -356,19 +349,26 @@ class AnyModelChunkSampler(ChunkSampler):
             )
             guider.model_options = model.model_options
         guider.set_all(positive, negative, blind, self.cfg)
+        masked = mask if count or guide_image is not None else None
+        return self._run(guider, unit, latent, masked, noise.sampler_seed, shape)
+
+    def _run(
+        self, guider: ChunkGuider, unit: Tensor, latent: Tensor, mask: Tensor | None, seed: int, shape: tuple[int, ...]
+    ) -> Tensor:
+        """Latents of `shape`; what was joined to them for the model is cut off."""
+        model = guider.model_patcher
         latents = guider.sample(
             unit,
             latent,
             self.sampler,
             self.sigmas.clone(),  # uni_pc writes into it
-            denoise_mask=mask if count or guide_image is not None else None,
+            denoise_mask=mask,
             callback=self.progress.sampler_callback(model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=noise.sampler_seed,
+            seed=seed,
         )
-        return latents.to(device=mm.intermediate_device(), dtype=torch.float32).narrow(
-            layout.axis, 0, shape[layout.axis]
-        )
+        axis = self.layout.axis
+        return latents.to(device=mm.intermediate_device(), dtype=torch.float32).narrow(axis, 0, shape[axis])
 
     def _start(self, shape: tuple[int, ...], seen: Tensor | None, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents that sampling begins with, the denoise mask, and the noise."""
