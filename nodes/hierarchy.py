@@ -44,7 +44,7 @@ class KeyframePlan(io.ComfyNode):
             display_name="Keyframe Plan",
             category=CATEGORY,
             description="Plans the keyframes of a video: every n-th frame, made by the chunk loop. Connect it to "
-            "Stream Sampler, and Stream Sampler to Fill Between. Fewer chunks mean fewer joins and less drift.",
+            "Stream Sampler, and Stream Sampler to Fill Between. Fewer chunks mean fewer joins.",
             search_aliases=["hierarchical video", "keyframes", "sparse frames", "lvdm", "long video plan"],
             inputs=[
                 *length_inputs(),
