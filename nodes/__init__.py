@@ -17,6 +17,7 @@ MODULES = (
     "drift",
     "extend",
     "plan",
+    "hierarchy",
     "runs",
     "frames",
     "save",

@@ -19,10 +19,9 @@ from .host.interpolation.load import (
     to_core,
 )
 from .types import CATEGORY as PACK_CATEGORY
-from .types import FrameStream
+from .types import FrameStream, InterpModel
 
 CATEGORY = f"{PACK_CATEGORY}/frames"
-InterpModel = io.Custom("INTERP_MODEL")
 ANY_TIME = "any time"
 HALVING = "halving"
 TIMES = ("auto", ANY_TIME, HALVING)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from ..streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from .host.compat import io, schema
 from .host.native.conditions import IMAGE_CONDITIONS, condition_kind
-from .host.native.sampler import AnyModelChunkSampler, latent_layout
+from .host.native.layout import latent_layout
+from .host.native.sampler import AnyModelChunkSampler
 from .types import CATEGORY, ChunkSampler
 
 

@@ -11,4 +11,5 @@ ChunkPlan = io.Custom("CHUNK_PLAN")
 ChunkPrompts = io.Custom("CHUNK_PROMPTS")
 VideoState = io.Custom("VIDEO_STATE")
 FrameStream = io.Custom("FRAME_STREAM")
+InterpModel = io.Custom("INTERP_MODEL")
 CATEGORY = "video/StreamingT2V"

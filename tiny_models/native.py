@@ -136,6 +136,23 @@ WAN_I2V = Tiny(
     side=4,
     tokens=16,
 )
+WAN_FLF = Tiny(
+    "wan_flf",
+    lambda: model_of(supported.WAN21_I2V, {**_WAN, "model_type": "i2v", "in_dim": 36, "flf_pos_embed_token_number": 6}),
+    channels=16,
+    side=4,
+    tokens=16,
+)
+WAN_VACE = Tiny(
+    "wan_vace",
+    lambda: model_of(
+        supported.WAN21_Vace,
+        {**_WAN, "model_type": "vace", "in_dim": 16, "vace_layers": 1, "vace_in_dim": 96},
+    ),
+    channels=16,
+    side=4,
+    tokens=16,
+)
 LTX = Tiny(
     "ltx",
     lambda: model_of(

@@ -84,5 +84,6 @@ class PlainVae:
 
 def plain_vae(kind: native.Tiny) -> PlainVae:
     """For a tiny model of the host whose frames are not the batch."""
-    frames, side = {"wan": (4, 8), "wan_i2v": (4, 8), "ltx": (8, 32), "hunyuan": (4, 8), "cosmos": (8, 8)}[kind.name]
+    sizes = {"wan": (4, 8), "ltx": (8, 32), "hunyuan": (4, 8), "cosmos": (8, 8)}
+    frames, side = sizes[kind.name.split("_")[0]]
     return PlainVae(kind.channels, frames, side)

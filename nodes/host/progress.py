@@ -8,7 +8,9 @@ from typing import Any
 import comfy.model_management as mm
 import comfy.utils
 import latent_preview
+import torch
 from comfy.model_patcher import ModelPatcher
+from PIL import Image
 from torch import Tensor
 
 SamplerCallback = Callable[[int, Tensor, Tensor, int], None]
@@ -22,6 +24,12 @@ def frames_bar(frames: Sized) -> Callable[[int, int | None], None]:
     """A progress function `(frames done, frames in all)` that moves the node's bar."""
     bar = comfy.utils.ProgressBar(len(frames))
     return lambda done, total: bar.update_absolute(done, total)
+
+
+def image_preview(frame: Tensor) -> tuple[str, Image.Image, int]:
+    """A frame `[3, H, W]` in 0..1 as the host's bar shows it."""
+    pixels = (frame.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).movedim(0, -1)
+    return "JPEG", Image.fromarray(pixels.numpy()), latent_preview.MAX_PREVIEW_RESOLUTION
 
 
 class StepProgress:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from ..loop.chunk import Chunk
-from ..loop.sampler import WrappedSampler
+from ..loop.sampler import Size, WrappedSampler
 from ..loop.state import ChunkResult, VideoState
 from .drift import LEAST_LAB, Reference, find_correction, has_cut, lab_planes, measure, small_frames
 
@@ -47,6 +47,11 @@ class ColorAnchor(WrappedSampler):
     def identity(self) -> Mapping[str, Any]:
         own = {"space": self.space, "strength": self.strength, "cut_threshold": self.cut_threshold}
         return {**self.inner.identity(), "color_anchor": own}
+
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        raise SettingsError(
+            "Color Anchor has no effect between two keyframes, whose colors stay; connect the chunk sampler without it"
+        )
 
     def carry(self, first: ChunkResult) -> Mapping[str, Tensor]:
         kept = {**self.inner.carry(first), LAST: small_frames(first.frames[-1:])}

@@ -19,6 +19,9 @@ import torch
 from ..errors import FrameError, FrameMismatchError, FrameRangeError, SettingsError
 from .slices import checked, frames_per_slice
 
+LOWEST_RATE, HIGHEST_RATE = Fraction(1, 1000), 1000
+"""Frames per second that a video may have."""
+
 
 def as_rate(fps: float | Rational | str) -> Fraction:
     """A frame rate as an exact fraction.
@@ -37,7 +40,7 @@ def as_rate(fps: float | Rational | str) -> Fraction:
         ) from None
     if isinstance(fps, float):
         rate = usual_rate(rate.limit_denominator(1001))
-    if not Fraction(1, 1000) <= rate <= 1000:
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise SettingsError(f"frame rate {fps} is outside 0.001 .. 1000 frames per second")
     return rate
 

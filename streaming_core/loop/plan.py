@@ -123,6 +123,13 @@ class VideoPlan:
         """All chunks in order."""
         return tuple(self.chunk(index) for index in range(self.num_chunks))
 
+    def chunk_with(self, frame: int) -> Chunk:
+        """The chunk that adds a frame of the video. Raises `SettingsError` where the video has no such frame."""
+        if not 0 <= frame < self.num_frames:
+            raise SettingsError(f"frame {frame} is not in this video of {self.num_frames} frames (0 is the first)")
+        later = frame - self.first_frames
+        return self.chunk(0 if later < 0 else 1 + later // (self.chunk_frames - self.overlap_frames))
+
     def with_seed(self, index: int, seed: int) -> VideoPlan:
         """The plan with another seed for one chunk."""
         return replace(self, own_seeds=(*self.own_seeds, (index, seed)))

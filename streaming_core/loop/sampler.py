@@ -20,6 +20,7 @@ from .chunk import Chunk
 from .latent_layout import LatentLayout
 from .plan import VideoPlan
 from .remedies import Perturbation, PreviousGuidance, perturbed_frames
+from .script import CUES
 from .state import Anchor, ChunkResult, VideoState
 
 if TYPE_CHECKING:
@@ -130,16 +131,19 @@ class ChunkSampler(ABC):
             raise SettingsError(
                 f"{self.family} takes one anchor image, got {len(beginning.anchor)}; choose one of them"
             )
-        for side, value in (("width", plan.width), ("height", plan.height)):
-            if value < self.size_multiple or value % self.size_multiple:
-                nearest = max(self.size_multiple, round(value / self.size_multiple) * self.size_multiple)
-                raise SettingsError(
-                    f"{side} must be a multiple of {self.size_multiple} pixels, got {value}; try {nearest}"
-                )
+        refuse_size(self, plan.size)
         refuse_cues(self, plan.script.used)
         for chunk in {chunk.prompt: chunk for chunk in reversed(plan.chunks)}.values():
             self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
         return plan
+
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        """Raise `SettingsError` where `fill` cannot make this gap. Called once per gap, before anything is loaded."""
+        if not self.fills:
+            raise cannot_fill(self)
+        refuse_size(self, size)
+        refuse_cues(self, chunk.cues(*CUES))
+        self.chunk_identity(chunk)  # as in `accept`
 
     def fit_gap(self, num_frames: int) -> int:
         """The shortest model call of at least `num_frames`, both ends included, that `fill` can make."""
@@ -154,10 +158,7 @@ class ChunkSampler(ABC):
         Raises:
             SettingsError: the family cannot (`fills`).
         """
-        raise SettingsError(
-            f"{self.family} cannot fill a gap between two frames; connect a chunk sampler that can, or an "
-            "interpolation model"
-        )
+        raise cannot_fill(self)
 
     def embed_anchor(self, frame: Tensor) -> Any:
         """Whatever of the anchor `[n, 3, H, W]` does not change from chunk to chunk (a CLIP embedding, say)."""
@@ -225,6 +226,24 @@ class ChunkSampler(ABC):
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory | None:
         """What a sampling step of this chunk takes; None where nobody can tell."""
         return None
+
+
+def cannot_fill(sampler: ChunkSampler) -> SettingsError:
+    """What to raise for a family without `fill`."""
+    return SettingsError(
+        f"{sampler.family} cannot fill a gap between two frames; connect a chunk sampler that can, or an "
+        "interpolation model"
+    )
+
+
+def refuse_size(sampler: ChunkSampler, size: Size) -> None:
+    """Raise `SettingsError` for a size that the sampler cannot make, with the nearest that it can."""
+    for side, value in (("width", size[1]), ("height", size[0])):
+        if value < sampler.size_multiple or value % sampler.size_multiple:
+            nearest = max(sampler.size_multiple, round(value / sampler.size_multiple) * sampler.size_multiple)
+            raise SettingsError(
+                f"{side} must be a multiple of {sampler.size_multiple} pixels, got {value}; try {nearest}"
+            )
 
 
 def refuse_cues(sampler: ChunkSampler, cues: Collection[str]) -> None:
@@ -295,6 +314,9 @@ class WrappedSampler(ChunkSampler):
     def accept(self, plan: VideoPlan) -> VideoPlan:
         return self.inner.accept(plan)
 
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        self.inner.accept_gap(chunk, size)
+
     def fit_gap(self, num_frames: int) -> int:
         return self.inner.fit_gap(num_frames)
 
@@ -349,6 +371,12 @@ class PerturbedTail(WrappedSampler):
 
     def with_perturbed_tail(self, perturbation: Perturbation) -> ChunkSampler:
         return self.inner.with_perturbed_tail(perturbation)
+
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        raise SettingsError(
+            "Perturb Tail has no effect between two keyframes, where nothing has a tail; connect the chunk sampler "
+            "without it"
+        )
 
     def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
         tail = perturbed_frames(state.tail, self.perturbation.at(chunk.index), chunk)

@@ -168,7 +168,7 @@ class RunFolder:
             return cls.create(root, name, settings, **about)
         run = cls.open(root, name, write=True, owner=about.get("owner", ""))
         try:
-            run._expect(about["kind"], about["height"], about["width"])
+            run.expect(about["kind"], about["height"], about["width"])
             rate, length = as_rate(about["fps"]), about.get("num_frames")
             run._change_to(replace(run.manifest, fps=rate, num_frames=length, settings=plain(settings or {})))
         except BaseException:
@@ -217,9 +217,9 @@ class RunFolder:
     def select(self, wanted: Sequence[str]) -> tuple[int, ...]:
         """Show the takes that fit these settings hashes, of chunks 0, 1, ...; the indices of those that must be made.
 
-        A hash holds the hash of the chunk before it (`settings_hash(..., previous=...)`). Which take is chosen, and
-        what happens to longer videos, says `selection.selected`. Every other take stays stored. The manifest is written
-        once, and only if something changed.
+        The hash of a chunk that continues another holds the hash of that (`settings_hash(..., previous=...)`). Which
+        take is chosen, and what happens to longer videos, says `selection.selected`. Every other take stays stored. The
+        manifest is written once, and only if something changed.
 
         Raises:
             RunDamagedError: a current take that would be used again is missing, cut off or altered.
@@ -239,6 +239,7 @@ class RunFolder:
         identity: Mapping[str, Any] | None = None,
         own: Mapping[str, Any] | None = None,
         stands_for: str = "",
+        independent: bool = False,
         seconds: float = 0.0,
         notes: Mapping[str, Any] | None = None,
     ) -> ChunkRecord:
@@ -253,6 +254,7 @@ class RunFolder:
             identity: run-level description of what it was made with; stored once for all chunks that share it.
             own: chunk-level values: seed, prompt, strengths.
             stands_for, notes: see `ChunkRecord`.
+            independent: it continues no other chunk, as gaps between keyframes do not.
             seconds: how long the chunk took.
 
         Raises:
@@ -263,7 +265,7 @@ class RunFolder:
         """
         self.require_lock()
         tensors = content.tensors(self.manifest.height, self.manifest.width)
-        about, previous = plain(identity or {}), self.record(index - 1)
+        about, previous = plain(identity or {}), None if independent else self.record(index - 1)
         take = free_take(self.path, self.manifest, index)
         record = ChunkRecord(
             index=index,
@@ -323,7 +325,8 @@ class RunFolder:
 
     # Inside
 
-    def _expect(self, kind: str, height: int, width: int) -> None:
+    def expect(self, kind: str, height: int, width: int) -> None:
+        """Raise `RunMismatchError` for a run of another kind or size; the message names both."""
         have = self.manifest
         if have.kind != kind:
             raise RunMismatchError(

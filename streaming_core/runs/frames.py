@@ -17,13 +17,16 @@ from .chunk_file import ChunkFile
 class StoredChunk:
     """One chunk's part of the video: the `num_frames` frames that its file holds.
 
-    The last `seam_frames` of them pass over into those of `ends_like`, another take of the same frames.
+    The last `seam_frames` of them pass over into those of `ends_like`, another take of the same frames. `exact` are
+    pairs of a frame and the row of the tensor `exact_from` that has it bit for bit.
     """
 
     file: ChunkFile
     num_frames: int
     ends_like: StoredChunk | None = None
     seam_frames: int = 0
+    exact: tuple[tuple[int, int], ...] = ()
+    exact_from: str = ""
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Frames `start` to `stop` of this chunk with its seam, a new float32 tensor `[F, H, W, 3]` in 0..1.
@@ -32,6 +35,9 @@ class StoredChunk:
             RunDamagedError: a file is missing, cut off or altered.
         """
         frames = to_rgb(self.file.read_range("frames", start, stop))
+        for frame, row in self.exact:
+            if start <= frame < stop:
+                frames[frame - start] = to_rgb(self.file.read_range(self.exact_from, row, row + 1))[0]
         first = max(start, self.num_frames - self.seam_frames)
         if self.ends_like is not None and first < stop:
             other = self.ends_like.read(first, stop)

@@ -44,7 +44,7 @@ class ChunkRecord:
         seconds: how long making it took.
         created: seconds since 1970.
         file: name of its file in the run folder; num_bytes, sha256: what the file must be.
-        continues: file of the take whose tail it continues; "" for chunk 0.
+        continues: file of the take whose tail it continues; "" for chunk 0 and for gaps between keyframes.
         stands_for: settings hash of the chunk that it was rerolled for; "" when it was made from its own settings.
         notes: small plain values for people; not to be changed.
     """

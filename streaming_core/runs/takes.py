@@ -12,6 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from .frames import StoredChunk
+from .gaps import KEYFRAMES, exact_frames
 from .manifest import RunManifest
 from .record import ChunkRecord, take_of_file
 
@@ -31,7 +32,7 @@ def free_take(folder: Path, manifest: RunManifest, index: int) -> int:
 def stored_chunk(folder: Path, manifest: RunManifest, record: ChunkRecord) -> StoredChunk:
     """Where the frames of a current take are, and those of the other take that it must end like."""
     following = manifest.chunk(record.index + 1)
-    plain = StoredChunk(record.file_in(folder), record.num_frames)
+    plain = StoredChunk(record.file_in(folder), record.num_frames, exact=exact_frames(record), exact_from=KEYFRAMES)
     if following is None or following.continues in ("", record.file):
         return plain
     continued = manifest.with_file(following.continues)

@@ -180,6 +180,7 @@ OWN_FRAMES = 14
 RECIPES: dict[str, Recipe] = {
     "demo_image_to_video": Recipe(inputs={VIDEO: {"num_frames": FRAMES}}),
     "demo_text_to_video": Recipe(),
+    "hierarchical_video_any_model": Recipe(),
     "streamingsvd_image_to_video": Recipe(
         SVD, STREAMING_SVD, {VIDEO: {"num_frames": FRAMES}}, footage=Footage("example.png", 2)
     ),

@@ -16,12 +16,15 @@ import torch
 
 from streaming_core.frames import write_video
 from streaming_core.runs.folder import ChunkContent, RunFolder, settings_hash
+from streaming_core.runs.gaps import gap_content
 from tests.unit.frame_videos import LazyVideo
 
 NUM_CHUNKS, CHUNK_FRAMES, HEIGHT, WIDTH = 12, 6, 48, 64
 HASHES: list[str] = []
 for _index in range(NUM_CHUNKS):
     HASHES.append(settings_hash({"chunk": _index}, previous=HASHES[-1] if HASHES else ""))
+
+GAP_HASHES = [settings_hash({"gap": index}) for index in range(NUM_CHUNKS)]
 
 
 def say(*words: object) -> None:
@@ -50,6 +53,27 @@ def make_video(root: str) -> None:
             say("stored", index)
 
 
+def fill_gaps(root: str) -> None:
+    """The gaps between as many keyframes, continued from where the last attempt was killed."""
+    size = {"kind": "crash gaps", "height": HEIGHT, "width": WIDTH, "fps": 24}
+    noise = torch.Generator().manual_seed(3)
+    keyframes = torch.rand(NUM_CHUNKS + 1, HEIGHT, WIDTH, 3, generator=noise)
+    with RunFolder.open_or_create(root, "run", num_frames=NUM_CHUNKS * CHUNK_FRAMES + 1, **size) as run:
+        for index in run.select(GAP_HASHES):
+            say("begin", index)
+            ends = keyframes[index : index + 2]
+            between = chunk_after(ends.mean(), index)[1:]
+            own = {"seed": index}
+            run.write_chunk(
+                index,
+                gap_content(index, ends, between),
+                settings_hash=GAP_HASHES[index],
+                own=own,
+                independent=True,
+            )
+            say("stored", index)
+
+
 def save_video(folder: str) -> None:
     write_video(LazyVideo(1000, 64, 64), Path(folder) / "video.mp4", progress=lambda done, total: say("stored", done))
 
@@ -60,7 +84,7 @@ def without_disk(work: str, folder: str) -> None:
     WORKS[work](folder)
 
 
-WORKS = {"run": make_video, "video": save_video}
+WORKS = {"run": make_video, "gaps": fill_gaps, "video": save_video}
 
 
 def main() -> None:

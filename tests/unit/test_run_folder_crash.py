@@ -83,6 +83,22 @@ def undisturbed(child, tmp_path_factory) -> tuple[torch.Tensor, float]:
     return video_of(root), seconds
 
 
+@pytest.mark.parametrize("word", ["begin", "stored"])
+def test_gaps_killed_in_the_third_end_like_ones_that_were_left_alone(child, tmp_path, word):
+    lines = attempt(child, "gaps", tmp_path / "whole")
+    assert stored(lines) == list(range(NUM_CHUNKS))
+    whole = RunFolder.open(tmp_path / "whole", "run").frames_stream().read(0, NUM_CHUNKS * CHUNK_FRAMES + 1)
+    lines = attempt(child, "gaps", tmp_path / "killed", (f"{word} 3", 0.0))
+    known = len(RunFolder.open(tmp_path / "killed", "run").chunks)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "killed" / "run").glob("chunk_*.safetensors")}
+    assert known >= 3 and lines[-1:] != ["done"]
+    lines = attempt(child, "gaps", tmp_path / "killed")
+    assert lines[-1] == "done" and set(stored(lines)) <= set(range(known, NUM_CHUNKS))
+    after = RunFolder.open(tmp_path / "killed", "run").frames_stream().read(0, NUM_CHUNKS * CHUNK_FRAMES + 1)
+    assert torch.equal(after, whole)
+    assert all((tmp_path / "killed" / "run" / name).read_bytes() == content for name, content in before.items())
+
+
 @pytest.mark.slow
 def test_a_killed_run_loses_at_most_the_chunk_in_work(child, undisturbed, tmp_path):
     """Killed at random moments over several videos; each video ends bit for bit like one that was left alone."""

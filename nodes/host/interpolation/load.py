@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from typing import Any
 
 import comfy.model_management as mm
@@ -11,16 +12,21 @@ from comfy.model_patcher import ModelPatcher
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.interpolation.stream import InterpolationModel
+from ....streaming_core.loop.fillers import InterpolatedGaps
 from ....streaming_core.models.ema_vfi.detect import ARCHITECTURE
 from ....streaming_core.models.ema_vfi.interpolator import EmaVfiSettings, build
 from ..compat import is_out_of_memory
 from ..files import add_model_folder, model_file, model_names, open_network
+from ..identity.identities import identities
 from ..patchers import managed
 from ..progress import check_cancel
 
 INTERPOLATION_FOLDER = "frame_interpolation"
 DTYPES = {"auto": None, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """`auto`: half on devices where the host would use it."""
+
+
+_PLAIN = (bool, int, float, str, tuple, list)
 
 
 def ensure_folder() -> None:
@@ -46,6 +52,18 @@ def load_ema_vfi(name: str, settings: EmaVfiSettings, dtype: torch.dtype | None)
     with open_network(interpolation_file(name), ARCHITECTURE) as found:
         network = build(found.tensors, settings, operations=comfy.ops.disable_weight_init, dtype=dtype)
     return managed(network, device, mm.unet_offload_device())
+
+
+def gap_filler(patcher: Any, stride: int) -> InterpolatedGaps:
+    """Any INTERP_MODEL as what fills gaps between keyframes. Raises as `to_core`."""
+    model = to_core(patcher)
+    # What a network is set to, besides its weights: times, augmentation, scales.
+    settings = {
+        name: value
+        for name, value in vars(model.network).items()
+        if not name.startswith("_") and name != "training" and (isinstance(value, _PLAIN) or is_dataclass(value))
+    }
+    return InterpolatedGaps(model, identities(network=patcher, settings=settings), stride)
 
 
 def to_core(patcher: Any) -> InterpolationModel:

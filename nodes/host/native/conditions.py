@@ -161,10 +161,13 @@ def first_frames(
     return set_values(positive, **values), set_values(negative, **values)
 
 
-def guide_coordinates(model: ModelPatcher, image: ShownImage) -> Tensor:
-    """Where LTX-Video sees a guide: one latent before the chunk, in the coordinates of the host's own model."""
+def guide_coordinates(model: ModelPatcher, image: ShownImage, frame: int | None = None) -> Tensor:
+    """Where LTX-Video sees a guide, in the coordinates of the host's own model: at a frame of the chunk.
+
+    None: one latent before the chunk.
+    """
     network = model.model.diffusion_model
     _, coordinates = network.patchifier.patchify(image.latent)
     places = latent_to_pixel_coords(coordinates, network.vae_scale_factors, causal_fix=True)
-    places[:, 0] -= network.vae_scale_factors[0]
+    places[:, 0] += -network.vae_scale_factors[0] if frame is None else frame
     return places

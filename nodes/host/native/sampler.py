@@ -6,7 +6,6 @@ Nothing is decoded and encoded again at joins. The held latents of a chunk are t
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,7 +24,7 @@ from ....streaming_core.loop.decoding import decode_all
 from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory, cannot_fill
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
@@ -46,48 +45,11 @@ from .conditions import (
     set_values,
     without_guides,
 )
+from .filling import Ends, fill_kind, refuse_own_frames, with_ends
 from .guider import ChunkGuider
+from .layout import latent_layout, patch_px, pixels_per_latent
 
 log = logging.getLogger(__name__)
-
-
-def latent_layout(model: ModelPatcher, vae: VAE) -> LatentLayout:
-    """How the latents of MODEL and VAE stand for frames.
-
-    Raises `SettingsError` when the two do not belong together, or make no video this loop can continue.
-    """
-    latent_format = model.model.latent_format
-    channels = vae.latent_channels
-    if latent_format.latent_channels != channels:
-        raise SettingsError(
-            f"the model's latents have {latent_format.latent_channels} channels, the VAE's {channels}; "
-            "connect the VAE that belongs to the model"
-        )
-    if latent_format.latent_dimensions == 2:
-        return LatentLayout(1, axis=0)
-    if latent_format.latent_dimensions != 3:
-        raise SettingsError(
-            f"this model's latents are not video latents ({latent_format.latent_dimensions} dimensions)"
-        )
-    ratio = vae.upscale_ratio
-    count = ratio[0] if isinstance(ratio, (tuple, list)) else (lambda latents: latents)
-    layout = LatentLayout(count(3) - count(2), axis=2)
-    if [count(latents) for latents in (1, 2, 9)] != [layout.frames(latents) for latents in (1, 2, 9)]:
-        raise SettingsError(
-            f"this VAE makes {count(1)}, {count(2)} and {count(9)} frames of 1, 2 and 9 latents; "
-            "only a first latent of 1 frame and then the same number of frames per latent can be continued"
-        )
-    return layout
-
-
-def pixels_per_latent(vae: VAE) -> int:
-    return vae.spacial_compression_encode()
-
-
-def patch_px(model: ModelPatcher) -> int:
-    """Latent pixels per side of what a transformer sees as one."""
-    size = getattr(model.model.diffusion_model, "patch_size", 1)
-    return size[-1] if isinstance(size, Sequence) else int(size)
 
 
 @dataclass(frozen=True)
@@ -267,6 +229,44 @@ class AnyModelChunkSampler(ChunkSampler):
             return layout.last(result.latents, keep)
         return layout.last(torch.cat([tail, layout.after(result.latents, held)], dim=layout.axis), keep)
 
+    # Gaps
+
+    @property
+    def fills(self) -> bool:  # type: ignore[override]
+        return fill_kind(self.model) is not None
+
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        check_model(self.model)
+        super().accept_gap(chunk, size)
+        refuse_own_frames(self.positive, self.negative)
+        for name in ("held_noise", "previous_guidance"):
+            if getattr(self, name).is_on:
+                raise SettingsError(
+                    f"{name} has no effect between two keyframes; connect an Any Model Chunk Sampler with {name} 0"
+                )
+
+    def fit_gap(self, num_frames: int) -> int:
+        step = self.layout.frames_per_latent
+        return 1 + max(1, -(-(num_frames - 1) // step)) * step
+
+    def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
+        if not self.fills:
+            raise cannot_fill(self)
+        layout = self.layout
+        shape = self._shape(layout.latents(chunk.num_frames), *first.shape[-2:])
+        ends = Ends(core_to_images(first), core_to_images(last), chunk.num_frames, self.encode)
+        conds = self._prompt(chunk), self.negative
+        conds, guides = with_ends(self.model, conds, ends, layout.frames_per_latent, self.clip_vision)
+        noise = draw_noise(chunk, shape, layout, 0)
+        latent, mask, unit = torch.zeros(shape), None, noise.latent
+        if guides is not None:
+            latent, unit = torch.cat([latent, guides], dim=2), torch.cat([unit, torch.zeros_like(guides)], dim=2)
+            mask = held_mask(layout, latent.shape[2], guides.shape[2]).flip(2)
+        guider = comfy.samplers.CFGGuider(self.model)
+        guider.set_conds(*conds)
+        guider.set_cfg(self.cfg)
+        return self._decode(self._run(guider, unit, latent, mask, noise.sampler_seed, shape), 0)
+
     # Sampling
 
     def _shape(self, count: int, height: int, width: int) -> tuple[int, ...]:
@@ -328,19 +328,31 @@ class AnyModelChunkSampler(ChunkSampler):
             conds = self._conditions(kind, chunk, replace(request, held=perturbed))
             guider.show_within(SigmaRange.of(self.model, self.held_noise), *conds)
             guider.hold_perturbed(held, perturbed)
+        masked = mask if count or guide_image is not None else None
+        return self._run(guider, unit, latent, masked, noise.sampler_seed, shape)
+
+    def _run(
+        self,
+        guider: comfy.samplers.CFGGuider,
+        unit: Tensor,
+        latent: Tensor,
+        mask: Tensor | None,
+        seed: int,
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """Latents of `shape`; what was joined to them for the model is cut off."""
         latents = guider.sample(
             unit,
             latent,
             self.sampler,
             self.sigmas.clone(),  # uni_pc writes into it
-            denoise_mask=mask if count or guide_image is not None else None,
+            denoise_mask=mask,
             callback=self.progress.sampler_callback(self.model) if self.progress else None,
             disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-            seed=noise.sampler_seed,
+            seed=seed,
         )
-        return latents.to(device=mm.intermediate_device(), dtype=torch.float32).narrow(
-            layout.axis, 0, shape[layout.axis]
-        )
+        axis = self.layout.axis
+        return latents.to(device=mm.intermediate_device(), dtype=torch.float32).narrow(axis, 0, shape[axis])
 
     def _start(self, shape: tuple[int, ...], seen: Tensor | None, unit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents that sampling begins with, the denoise mask, and the noise."""

@@ -9,10 +9,11 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance, perturbed_frames
-from ....streaming_core.loop.sampler import ChunkSampler
+from ....streaming_core.loop.sampler import ChunkSampler, Size
 from ..identity import fields_identity
 from .guidance import Blind, against_previous
 from .steps import SigmaRange, check_steps
@@ -54,6 +55,15 @@ class FrameRemedies(ChunkSampler):
         plan = super().accept(plan)
         check_steps(*self.remedied(), self.perturbation, self.guidance)
         return plan
+
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        super().accept_gap(chunk, size)
+        for remedy in (self.perturbation, self.guidance):
+            if remedy.is_on:
+                raise SettingsError(
+                    f"{remedy.node} has no effect between two keyframes, where nothing has a tail; connect the chunk "
+                    "sampler without it"
+                )
 
     def other_fields_identity(self, *left_out: str) -> dict[str, Any]:
         """`fields_identity` with the perturbed tail where there is one; the guidance decides single chunks."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as mm
@@ -21,49 +20,19 @@ from ....streaming_core.loop.state import Anchor, VideoState
 from ....streaming_core.loop.steps import continue_video, start_video
 from ....streaming_core.runs.care import is_intact
 from ....streaming_core.runs.folder import RunFolder
-from ....streaming_core.runs.manifest import ChunkRecord, plain
+from ....streaming_core.runs.manifest import plain
 from ..identity import start_flags_identity, watch
 from ..progress import StepProgress, check_cancel
 from .handed_out import hand_out
 from .paths import runs_root
+from .reroll_gaps import GapMaker, is_of_gaps
+from .reroll_request import SCOPES, SEED_MODES, RerollRequest, TakeMaker, finished, unfinished
 from .videos import Job, chained_hashes, chunk_identity, kept_beginning, resumed_state, store_chunk, stored
+
+__all__ = ["OWNER", "SCOPES", "SEED_MODES", "RerollRequest", "reroll"]
 
 log = logging.getLogger(__name__)
 OWNER = "Reroll Chunks"
-SEED_MODES = ("new", "given")
-SCOPES = ("selected only", "selected and following")
-
-
-@dataclass(frozen=True)
-class RerollRequest:
-    """Which chunks are rerolled, and from which seeds.
-
-    `seed_mode`: "new" derives a seed per chunk from `seed`, "given" takes `seed` itself. `scope`: the selected chunks
-    only, or also all chunks after them, with the seeds that they have.
-    """
-
-    chunks: tuple[int, ...]
-    seed_mode: str
-    seed: int
-    scope: str
-
-    def seed_of(self, index: int, present: int) -> int:
-        """The seed of a chunk that had `present`."""
-        if index not in self.chunks:
-            return present
-        if self.seed_mode == "given":
-            return self.seed
-        digest = hashlib.blake2b(f"reroll:{self.seed}:{index}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "little")
-
-    def all_chunks(self, num_chunks: int) -> tuple[int, ...]:
-        """Every chunk that is made again, of a video with `num_chunks`.
-
-        Raises `SettingsError` for chunks that the video does not have.
-        """
-        if self.chunks[-1] >= num_chunks:
-            raise SettingsError(f"chunk {self.chunks[-1]} is not in this video of {num_chunks} chunks (0 is the first)")
-        return tuple(range(self.chunks[0], num_chunks)) if self.scope == SCOPES[1] else self.chunks
 
 
 def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> FrameStream:
@@ -77,27 +46,27 @@ def reroll(sampler: ChunkSampler, run_name: str, request: RerollRequest) -> Fram
         SettingsError: chunks that the run does not have, or that cannot be made again.
     """
     with RunFolder.open(runs_root(), run_name, write=True, owner=OWNER) as run:
-        job = _job(run, sampler)
-        plan = job.plan
-        indices = request.all_chunks(plan.num_chunks)
-        _refuse_unfinished(run, job.hashes[: indices[-1] + 1])
-        progress = StepProgress(max(1, sum(sampler.steps(plan.chunk(index)) for index in indices)))
-        maker, same = _Maker(run, replace(job, sampler=sampler.with_progress(progress)), request), 0
+        kind: type[TakeMaker] = GapMaker if is_of_gaps(run) else ChunkMaker
+        maker = kind.of(run, sampler, request)
+        indices = request.all_chunks(maker.num_chunks)
+        maker.refuse_unfinished(indices)
+        progress, same = StepProgress(max(1, sum(maker.steps(index) for index in indices))), 0
+        maker = maker.with_progress(progress)
         with watch(sampler):
             for index in indices:
                 check_cancel()
-                seed = request.seed_of(index, _finished(run, index).seed)
-                if _is_there(run, index, seed, request):
+                seed = request.seed_of(index, finished(run, index).seed)
+                if maker.is_there(index, seed):
                     same += 1
-                    progress.advance(sampler.steps(plan.chunk(index)))
+                    progress.advance(maker.steps(index))
                     continue
                 maker.make(index, seed)
                 mm.soft_empty_cache()
         if same:
             what = f"{same} chunk" + "s" * (same > 1)
             log.info("run %s: %s had the seed already; change the seed for other takes", run_name, what)
-        stream = run.frames_stream(plan.num_frames)
-        hand_out(OWNER, stream, plan.num_chunks)
+        stream = run.frames_stream(maker.num_frames)
+        hand_out(OWNER, stream, maker.num_chunks)
         return stream
 
 
@@ -120,58 +89,58 @@ def _job(run: RunFolder, sampler: ChunkSampler) -> Job:
     return Job.described(sampler, plan, identity)
 
 
-def _refuse_unfinished(run: RunFolder, wanted: Sequence[str]) -> None:
-    for index, settings in enumerate(wanted):
-        if run.manifest.choice(index, settings) != _finished(run, index):
-            raise _unfinished(run, index, "was made with other settings")
-
-
-def _finished(run: RunFolder, index: int) -> ChunkRecord:
-    """The current take of a chunk; raises `SettingsError` when there is none."""
-    record = run.record(index)
-    if record is None:
-        raise _unfinished(run, index, "is not finished")
-    return record
-
-
-def _unfinished(run: RunFolder, index: int, reason: str) -> SettingsError:
-    return SettingsError(
-        f"chunk {index} of run {run.manifest.name!r} {reason}; run Stream Sampler first to complete the video"
-    )
-
-
-def _is_there(run: RunFolder, index: int, seed: int, request: RerollRequest) -> bool:
-    """Whether the present take is what would be made: from that seed, after the chunk before it, and intact."""
-    record = _finished(run, index)
-    if record.seed != seed:
-        return False
-    if index == 0:
-        # Whether the anchor changed with the chunk depends on the scope of the request that made it.
-        if record.take and record.notes.get("rerolled") != request.scope:
-            return False
-    elif record.continues not in ("", _finished(run, index - 1).file):
-        return False
-    return is_intact(run, record)
-
-
 @dataclass
-class _Maker:
-    """Makes takes of one run; embeds the anchor once."""
+class ChunkMaker(TakeMaker):
+    """Makes takes of a run of Stream Sampler; embeds the anchor once."""
 
     run: RunFolder
     job: Job
     request: RerollRequest
-    anchor: Anchor | None = field(default=None, init=False)
+    anchor: Anchor | None = None
+
+    @classmethod
+    def of(cls, run: RunFolder, sampler: ChunkSampler, request: RerollRequest) -> ChunkMaker:
+        return cls(run, _job(run, sampler), request)
+
+    @property
+    def num_chunks(self) -> int:
+        return self.job.plan.num_chunks
+
+    @property
+    def num_frames(self) -> int:
+        return self.job.plan.num_frames
+
+    def steps(self, index: int) -> int:
+        return self.job.sampler.steps(self.job.plan.chunk(index))
+
+    def with_progress(self, progress: StepProgress) -> ChunkMaker:
+        return replace(self, job=replace(self.job, sampler=self.job.sampler.with_progress(progress)))
+
+    def refuse_unfinished(self, indices: Sequence[int]) -> None:
+        for index, settings in enumerate(self.job.hashes[: indices[-1] + 1]):
+            if self.run.manifest.choice(index, settings) != finished(self.run, index):
+                raise unfinished(self.run, index, "was made with other settings")
+
+    def is_there(self, index: int, seed: int) -> bool:
+        record = finished(self.run, index)
+        if record.seed != seed:
+            return False
+        if index == 0:
+            # Whether the anchor changed with the chunk depends on the scope of the request that made it.
+            if record.take and record.notes.get("rerolled") != self.request.scope:
+                return False
+        elif record.continues not in ("", finished(self.run, index - 1).file):
+            return False
+        return is_intact(self.run, record)
 
     def make(self, index: int, seed: int) -> None:
-        """Make and store another take of chunk `index`, from `seed`."""
         began, job = time.monotonic(), self.job
         plan = job.plan.with_seed(index, seed)
         previous, extra = "", dict[str, Tensor]()
         if index == 0:
             state, frames, extra = self._first_chunk(plan)
         else:
-            previous = _finished(self.run, index - 1).settings_hash
+            previous = finished(self.run, index - 1).settings_hash
             state, frames = continue_video(resumed_state(self.run, job.sampler, plan, index, self.anchor), job.sampler)
         self.anchor = state.anchor if index or self.request.scope == SCOPES[1] else None
         chunk = chunk_identity(job.sampler, plan.chunk(index))

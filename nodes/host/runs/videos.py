@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.model_management as mm
 import folder_paths
@@ -169,7 +169,7 @@ def make_video(sampler: ChunkSampler, plan: VideoPlan, run_name: str) -> FrameSt
 
 def _fill(run: RunFolder, job: Job) -> None:
     """Make the chunks that the run lacks, one after the other."""
-    missing = _select(run, job)
+    missing = select_chunks(run, job)
     if not missing:
         return
     plan = job.plan
@@ -223,19 +223,32 @@ def store_chunk(
     )
 
 
-def _select(run: RunFolder, job: Job) -> tuple[int, ...]:
+class Described(Protocol):
+    """What the chunks of a run are made with, readable, and under which hashes."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]: ...
+
+    @property
+    def chunk_identities(self) -> tuple[Mapping[str, Any], ...]: ...
+
+    @property
+    def hashes(self) -> tuple[str, ...]: ...
+
+
+def select_chunks(run: RunFolder, job: Described) -> tuple[int, ...]:
     """The chunks that must be made; says in the log what is reused, and what changed where something is not."""
-    before = run.manifest
+    before, num_chunks = run.manifest, len(job.hashes)
     if gone := forget_gone(run):
         files = ", ".join(record.file for record in gone)
         log.warning("run %s: %s is gone; what the video needs of it is made again", before.name, files)
     missing = run.select(job.hashes)
-    if len(missing) < job.plan.num_chunks:
-        reused = f"{job.plan.num_chunks - len(missing)} of {job.plan.num_chunks} chunks are reused"
+    if len(missing) < num_chunks:
+        reused = f"{num_chunks - len(missing)} of {num_chunks} chunks are reused"
         log.info("run %s: %s", before.name, "; ".join(filter(None, (reused, kept_rerolls(run.manifest, missing)))))
     if changes := why_made_again(before, missing, job.identity, job.chunk_identities):
         log.info("run %s: %s; the takes that were there are kept", before.name, changes)
-    if unknown := undescribed(job.identity):
+    if unknown := undescribed(dict(job.identity)):
         log.info("run %s: changes inside of %s are not noticed", before.name, ", ".join(unknown))
     return missing
 
