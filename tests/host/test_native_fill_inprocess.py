@@ -15,6 +15,7 @@ from streaming_core.errors import SettingsError
 from streaming_core.frames import TensorFrames
 from streaming_core.loop.fillers import SampledGaps
 from streaming_core.loop.hierarchy import GapPlan
+from streaming_core.loop.remedies import Perturbation, PreviousGuidance
 
 import_host()
 import_pack()
