@@ -6,6 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,7 @@ import dev
 from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import RunMismatchError, SettingsError
 from streaming_core.frames import TensorFrames
+from streaming_core.frames.slices import MOST_FRAMES
 from streaming_core.loop.chunk import Chunk
 from streaming_core.loop.fillers import SampledGaps
 from streaming_core.loop.plan import VideoPlan
@@ -294,6 +296,45 @@ def test_a_prompt_belongs_to_its_gaps(root):
     reroll.reroll(sampler, "video", reroll.RerollRequest((3,), "new", 1, reroll.SCOPES[0]))
     record = RunFolder.open(root, "video").record(3)
     assert record is not None and record.own["prompt"] == "a mouse" and record.rerolled
+
+
+def test_prompts_follow_the_chunks_that_keyframes_really_have(root):
+    """The plan as it is connected does not know lengths that were fitted to the model, nor start_frames."""
+
+    @dataclass(frozen=True)
+    class Even(Both):
+        def fit(self, chunk_frames, overlap_frames):
+            return chunk_frames + chunk_frames % 2, overlap_frames
+
+    script = Script(prompts=parse_cues("0: a dog\n1: a lion"))
+    plan = VideoPlan(12, 7, 3, fps=Fraction(4), script=script)
+    given = {"num_frames": 1, "seed": 0, "anchor_frame": 0, **SIZES}
+    for name, start, first in (("fitted", None, 8), ("given", frames(5), 5)):
+        keyframes = videos.make_video(Even(), videos.plan_video(**given, plan=plan, start_frames=start), name)
+        fill(keyframes, Even(), name=f"{name} filled", plan=plan)
+        prompts = [record.own["prompt"] for record in RunFolder.open(root, f"{name} filled").manifest.records]
+        assert prompts == ["a dog"] * (first - 1) + ["a lion"] * (12 - first)
+
+
+def test_one_gap_is_in_memory_at_a_time(root):
+    alive, most, widest = weakref.WeakSet(), 0, 0
+
+    class Watched(Both):
+        def fill(self, first, last, chunk):
+            nonlocal most
+            made = super().fill(first, last, chunk).clone()
+            alive.add(made.untyped_storage())
+            most = max(most, len(alive))
+            return made
+
+    class Read(TensorFrames):
+        def _read(self, start, stop):
+            nonlocal widest
+            widest = max(widest, stop - start)
+            return super()._read(start, stop)
+
+    fill(Read(frames(60), Fraction(4)), Watched(), levels=2, stride=2)
+    assert most == 1 and widest <= MOST_FRAMES
 
 
 def test_levels_have_other_noise():

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import comfy.model_management as mm
 from torch import Tensor
 
-from ....streaming_core.errors import SettingsError
+from ....streaming_core.errors import SettingsError, StreamingError
 from ....streaming_core.frames import FrameStream, TensorFrames
 from ....streaming_core.identity import tensor_digest
 from ....streaming_core.loop.fillers import Filler, SampledGaps
@@ -130,6 +130,7 @@ def fill_between(keyframes: FrameStream, filler: Filler, request: FillRequest) -
         SettingsError: too few keyframes, or what the filler cannot do; before anything is loaded.
     """
     counts = request.hierarchy(len(keyframes))
+    request = replace(request, plan=_as_made(request.plan, keyframes))
     size = keyframes.height, keyframes.width
     levels = range(1, request.levels + 1)
     plans = [request.gaps(counts, level, filler.model_frames, keyframes.fps) for level in levels]
@@ -222,6 +223,20 @@ def made_between(filler: Filler, ends: Tensor, plan: GapPlan, index: int, progre
     if progress is not None:
         progress.advance(0, image_preview(frames[len(frames) // 2]))
     return core_to_images(frames).float().cpu()
+
+
+def _as_made(plan: VideoPlan | None, keyframes: FrameStream) -> VideoPlan | None:
+    """The plan with the chunks that the keyframes really have, where they come from a run: lengths that were fitted to
+    the model, and the length of start_frames."""
+    name = getattr(keyframes, "run_name", "")
+    if plan is None or not name:
+        return plan
+    try:
+        made = VideoPlan.from_dict(RunFolder.open(runs_root(), name).manifest.settings["plan"])
+    except (StreamingError, KeyError, TypeError, ValueError):
+        return plan
+    lengths = ("chunk_frames", "overlap_frames", "given_frames")
+    return replace(plan, **{each: getattr(made, each) for each in lengths})
 
 
 def _refuse_foreign_plan(plan: VideoPlan | None, keyframes: FrameStream) -> None:
