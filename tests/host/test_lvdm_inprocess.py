@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tiny_models.lvdm import (
     TINY_INTERPOLATION,
     TINY_PREDICTION,
     TINY_TEXT,
+    lightning,
     lvdm_weights,
     write_tiny_autoencoder,
     write_tiny_lvdm,
@@ -138,8 +141,11 @@ def test_text_to_video_brings_its_vae_and_text_encoder(loaded):
     assert found.model.model.latent_format.scale_factor == 0.18215
 
 
-def key(of, name: str = "input_blocks.1.0.in_layers.2.weight") -> Tensor:
-    return of.model.model.state_dict()[f"diffusion_model.{name}"].float()
+KEY = "input_blocks.1.0.in_layers.2.weight"
+
+
+def key(of: load.Loaded) -> Tensor:
+    return of.model.model.state_dict()[f"diffusion_model.{KEY}"]
 
 
 def test_long_models_come_with_their_moving_average_and_short_ones_as_trained_last(loaded):
@@ -149,7 +155,7 @@ def test_long_models_come_with_their_moving_average_and_short_ones_as_trained_la
         wanted = {load.OFFICIAL: means if averages else file.unet, load.AVERAGE: means, load.LAST: file.unet}
         for weights, tensors in wanted.items():
             found = loaded[name] if weights == load.OFFICIAL else load.load_lvdm(f"{name}.ckpt", weights=weights)
-            assert torch.equal(key(found), tensors["input_blocks.1.0.in_layers.2.weight"]), (name, weights)
+            assert torch.equal(key(found), tensors[KEY]), (name, weights)
     with pytest.raises(CheckpointError, match="t2v.ckpt holds no moving average"):
         load.load_lvdm("t2v.ckpt", weights=load.AVERAGE)
 
@@ -191,6 +197,42 @@ def test_a_safetensors_copy_is_the_same(folder, loaded):
     again = load.load_lvdm("copied_sky.safetensors")
     for name, value in loaded["sky_prediction"].model.model.state_dict().items():
         assert torch.equal(value, again.model.model.state_dict()[name]), name
+
+
+def test_a_pickle_may_name_the_callbacks_of_lightning(folder, monkeypatch):
+    """Lightning 1.4 keeps the state of its callbacks under their classes, which need not be installed."""
+    name = "pytorch_lightning.callbacks.model_checkpoint"
+    module = types.ModuleType(name)
+    module.ModelCheckpoint = type("ModelCheckpoint", (), {"__module__": name})
+    content = lightning(lvdm_weights(TINY))
+    content["callbacks"] = {module.ModelCheckpoint: {"best_model_path": "x.ckpt", "monitor": None}}
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pytorch_lightning", types.ModuleType("pytorch_lightning"))
+        patch.setitem(sys.modules, "pytorch_lightning.callbacks", types.ModuleType("pytorch_lightning.callbacks"))
+        patch.setitem(sys.modules, name, module)
+        torch.save(content, folder / "called_back_sky.ckpt")
+    assert torch.equal(key(load.load_lvdm("called_back_sky.ckpt")), lvdm_weights(TINY)[f"model.diffusion_model.{KEY}"])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn])
+@pytest.mark.parametrize("name", ["short_sky", "sky_prediction", "t2v"])
+def test_small_types_are_cast_layer_by_layer(loaded, monkeypatch, dtype, name):
+    """As on a device where the host keeps weights as they are stored."""
+    monkeypatch.setattr(model.mm, "unet_dtype", lambda **_: dtype)
+    monkeypatch.setattr(model.mm, "unet_manual_cast", lambda *_: torch.float32)
+    exact = loaded[name].model
+    state = {
+        stem.removeprefix("diffusion_model."): value.to(dtype)
+        for stem, value in exact.model.state_dict().items()
+        if stem.startswith("diffusion_model.")
+    }
+    small = model.build_lvdm(state, exact.model.config, LATENT_SCALES["sky"])
+    assert small.model.state_dict()[f"diffusion_model.{KEY}"].dtype == dtype
+    conds = [encode_prompt(loaded["t2v"].clip, "a waterfall")] * 2 if name == "t2v" else [model.no_text()] * 2
+    start = noise(4, 4, *LATENT) if name == "t2v" else noise(1, 4, 4, *LATENT)
+    got, want = (of.model.process_latent_in(sample(of, start, *conds)) for of in (small, exact))
+    error = (got - want).abs().mean() / want.abs().mean()
+    assert 0 < error < (0.05 if dtype == torch.bfloat16 else 0.5)
 
 
 def test_other_and_broken_files_are_refused_by_name(folder):
