@@ -203,7 +203,7 @@ class LvdmChunkSampler(io.ComfyNode):
                     min=-1,
                     max=NOISE_LEVELS,
                     tooltip="Noise on the latents that a prediction or interpolation model continues, against drift; "
-                    "the model is told it. 100 is the official value, -1 leaves them clean. The video keeps clean "
+                    "the model receives it. 100 is the official value, -1 leaves them clean. The video keeps clean "
                     "ones.",
                 ),
                 io.Float.Input(
@@ -219,7 +219,7 @@ class LvdmChunkSampler(io.ComfyNode):
                     "mask",
                     options=[PAPER, RELEASED],
                     default=PAPER,
-                    tooltip="Which latents a prediction model is told to be known: those it continues, as in the paper "
+                    tooltip="Which latents count as known for a prediction model: those it continues, as in the paper "
                     "and in training, or all of a chunk, as the released program does by mistake.",
                 ),
             ],

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from streaming_core.errors import CheckpointError, FrameError, SettingsError
@@ -14,6 +16,7 @@ from streaming_core.models.lvdm.autoencoder import VideoAutoencoder
 from streaming_core.models.lvdm.conditioning import guided, known_places, mask_channel, overwritten, perturbed
 from streaming_core.models.lvdm.config import LATENT_SCALES, LatentScale, LvdmConfig, VideoAutoencoderConfig
 from streaming_core.models.lvdm.detect import detect, detect_autoencoder
+from streaming_core.models.lvdm.gaps import base_latents, gap_frames, gap_latents, latents_of_bases, standing_still
 from streaming_core.models.lvdm.layout import checkpoint_shapes, unet_shapes, video_autoencoder_shapes
 from streaming_core.models.lvdm.unet import LvdmUNet
 from streaming_core.models.lvdm.weights import averaged, check_autoencoder, check_unet, parts_of
@@ -320,6 +323,20 @@ def test_known_latents():
         perturbed(known, known, 1000)
     assert torch.equal(guided(known, known + 1, 0.0), known)
     assert torch.allclose(guided(known, known + 1, 0.1), known - 0.1)
+
+
+@given(st.integers(2, 60), st.sampled_from([1, 4, 8]))
+def test_gaps_are_the_shortest_that_are_long_enough(num_frames, unit):
+    latents = gap_latents(num_frames, unit)
+    assert latents >= 3 and gap_frames(latents, unit) >= num_frames
+    assert latents == 3 or gap_frames(latents - 1, unit) < num_frames
+    assert standing_still(noise(1, 3, 2, 2), unit).shape == (unit, 3, 2, 2)
+
+
+@given(st.integers(1, 20), st.sampled_from([1, 4]))
+def test_bases_and_rows_belong_together(bases, stride):
+    assert base_latents(latents_of_bases(bases, stride), stride) == bases
+    assert latents_of_bases(4, 4) == 13
 
 
 # The autoencoder

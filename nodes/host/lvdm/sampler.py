@@ -179,7 +179,7 @@ class LvdmChunkSampler(ChunkSampler):
         if not level:
             return self
         raise SettingsError(
-            "Perturb Tail has no effect here: a prediction model is told the noise on what it continues, which is "
+            "Perturb Tail has no effect here: a prediction model knows the noise on what it continues, which is "
             "noise_level of LVDM Chunk Sampler, and other LVDM models hold latents by a mask; remove Perturb Tail"
         )
 
