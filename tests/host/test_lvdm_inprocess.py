@@ -435,7 +435,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("name", "interpolation", "chunk", "overlap"), CASES.values(), ids=CASES)
+QUICK = ("prediction", "interpolation", "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "interpolation", "chunk", "overlap"),
+    [pytest.param(*case, marks=() if name in QUICK else pytest.mark.slow, id=name) for name, case in CASES.items()],
+)
 def test_a_video_has_its_length_and_is_the_same_again(loaded, run_root, name, interpolation, chunk, overlap):
     chosen = chunk_sampler(loaded, name, interpolation)
     frames = chunk + 2 * (chunk - overlap) - 1

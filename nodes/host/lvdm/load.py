@@ -82,6 +82,8 @@ def load_lvdm(
 def _chosen(file: LvdmFile, config: LvdmConfig, weights: str, source: str) -> dict:
     if weights == AVERAGE or (weights == OFFICIAL and config.kind == "conditional" and file.average):
         return averaged(file.average, file.unet, source)
+    if file.average:
+        log_ignored(source, {"moving averages of the weights": list(file.average)})
     return file.unet
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ..registry import IncompleteCheckpointError, Value, take
-from ..wrappers import beside
+from ..wrappers import beside, readings
 from .config import LatentScale
 from .detect import ARCHITECTURE, AUTOENCODER
 
@@ -57,32 +57,71 @@ class LvdmFile:
 
 
 def parts_of(tensors: Mapping[str, Any]) -> LvdmFile:
-    """The parts of a file: a whole checkpoint, or a UNet or an autoencoder alone, with or without its prefix."""
-    if all(key.startswith("module.") for key in tensors):
-        tensors = take(tensors, "module.")
-    average = {key: value for key, value in take(tensors, AVERAGE).items() if key not in _COUNTERS}
-    unet, first_stage, text = take(tensors, UNET), take(tensors, FIRST_STAGE), take(tensors, TEXT)
+    """The parts of a file: a whole checkpoint, or a UNet or an autoencoder alone, inside of whatever wrappers."""
     ignored: dict[str, list[str]] = {}
-    unknown = []
-    for key in tensors:
+    own, unknown = _own_names(tensors, ignored)
+    unet, first_stage, text = take(own, UNET), take(own, FIRST_STAGE), take(own, TEXT)
+    average = {key: value for key, value in take(own, AVERAGE).items() if key not in _COUNTERS}
+    for key in own:
         if key.startswith((UNET, AVERAGE, FIRST_STAGE, TEXT)) or key in _SCALES:
             continue
-        if not unet and key.startswith(_UNET_PARTS):
+        if (key.startswith(_UNET_PARTS) and not unet) or (key.startswith(_AUTOENCODER_PARTS) and not first_stage):
             continue
-        if not first_stage and key.startswith(_AUTOENCODER_PARTS):
-            continue
-        reason = beside(key)
-        if reason is None:
-            unknown.append(key)
-        else:
-            ignored.setdefault(reason, []).append(key)
-    unet = unet or {key: value for key, value in tensors.items() if key.startswith(_UNET_PARTS)}
-    first_stage = first_stage or {key: value for key, value in tensors.items() if key.startswith(_AUTOENCODER_PARTS)}
+        _sort_out(key, ignored, unknown)
+    unet = unet or {key: value for key, value in own.items() if key.startswith(_UNET_PARTS)}
+    first_stage = first_stage or {key: value for key, value in own.items() if key.startswith(_AUTOENCODER_PARTS)}
     kept = {key: value for key, value in first_stage.items() if not key.startswith("loss.")}
     if len(kept) < len(first_stage):
-        ignored["what a training program keeps"] = [f"{FIRST_STAGE}{key}" for key in first_stage.keys() - kept.keys()]
+        lost = [f"{FIRST_STAGE}{key}" for key in first_stage if key not in kept]
+        ignored.setdefault("what a training program keeps", []).extend(lost)
     text = {key.removeprefix(TEXT_MODEL): value for key, value in text.items() if not key.endswith("position_ids")}
-    return LvdmFile(unet, average, without_aliases(kept), text, _latents(tensors), ignored, unknown)
+    return LvdmFile(unet, average, without_aliases(kept), text, _latents(own), ignored, unknown)
+
+
+_ROOTS = tuple(
+    re.compile(rf"(?P<outer>(.*\.)?){root}")
+    for root in (
+        r"model\.diffusion_model\.input_blocks\.0\.0\.",
+        r"input_blocks\.0\.0\.",
+        r"first_stage_model\.(encoder|decoder)\.",
+        r"(encoder|decoder)\.conv_blocks\.",
+    )
+)
+"""Where the names of a whole checkpoint, of a UNet alone, of an autoencoder in a checkpoint, or alone, begin."""
+
+
+def _own_names(tensors: Mapping[str, Value], ignored: dict[str, list[str]]) -> tuple[dict[str, Value], list[str]]:
+    """`tensors` under the names of the release, and keys of which nobody knows what they are."""
+    unknown: list[str] = []
+    for names in readings(tensors):
+        outer = _outer(names.values())
+        if outer is None:
+            continue
+        own = {}
+        for key, name in names.items():
+            if name.startswith(outer):
+                own[name.removeprefix(outer)] = tensors[key]
+            else:
+                _sort_out(name, ignored, unknown)
+        return own, unknown
+    return dict(tensors), unknown
+
+
+def _outer(names: Collection[str]) -> str | None:
+    """What stands before all names: a wrapper of the weights rather than one of their moving average."""
+    for root in _ROOTS:
+        found = {match["outer"] for match in map(root.match, names) if match}
+        if found:
+            return min(found, key=lambda outer: (beside(f"{outer}x") is not None, len(outer)))
+    return None
+
+
+def _sort_out(key: str, ignored: dict[str, list[str]], unknown: list[str]) -> None:
+    reason = beside(key)
+    if reason is None:
+        unknown.append(key)
+    else:
+        ignored.setdefault(reason, []).append(key)
 
 
 def _latents(tensors: Mapping[str, Tensor]) -> LatentScale | None:

@@ -193,7 +193,7 @@ def denoised(
     if known is not None:
         unit = overwritten(unit, known.latents, known.places)
         mask = mask_channel(known.masked, unit)
-        labels = torch.full((len(x),), level)
+        labels = None if level is None else torch.full((len(x),), level)
     times = torch.full((len(x),), timestep)
     told = net(torch.cat([unit, mask], dim=1), times, labels=labels)
     noise = told
@@ -247,6 +247,12 @@ def pred_step(case: Case) -> Iterator[Comparison]:
     yield Comparison("x_prev", x * signal_scale(sigma_next), case.output("x_prev"))
 
 
+def noised(known: Tensor, draws: Draws, case: Case) -> Tensor:
+    """Known latents as the network sees them; without a level nothing is drawn for them."""
+    level = case.config["noise_level"]
+    return known if level is None else perturbed(known, draws(), level, schedule_of(case))
+
+
 def predicted(case: Case, weights: Mapping[str, Tensor], all_ones: bool) -> Iterator[Comparison]:
     config, draws = case.config, Draws(case)
     net = unet(weights, config["unet"])
@@ -255,7 +261,7 @@ def predicted(case: Case, weights: Mapping[str, Tensor], all_ones: bool) -> Iter
     for _ in range(config["n_pred_steps"]):
         tail = video[:, :, -overlap:]
         places = known_places(length, overlap)
-        noisy = perturbed(tail, draws(), config["noise_level"], schedule_of(case))
+        noisy = noised(tail, draws, case)
         known = Known(noisy, places, torch.ones_like(places) if all_ones else places)
         video = torch.cat([video, clip(net, case, draws, known)[:, :, overlap:]], dim=2)
     yield Comparison("draws left", draws.left, 0, atol=0)
@@ -283,8 +289,7 @@ def long_interp(case: Case) -> Iterator[Comparison]:
     pairs = len(range(0, base.shape[2] - 3, 3))
     for first in range(pairs):
         ends = base[:, :, first : first + 2]
-        noisy = perturbed(ends, draws(), config["noise_level"], schedule_of(case))
-        filled = clip(net, case, draws, Known(noisy, places, places))
+        filled = clip(net, case, draws, Known(noised(ends, draws, case), places, places))
         parts += [ends[:, :, :1], filled[:, :, 1:-1]]
     latents = torch.cat([*parts, base[:, :, pairs : pairs + 1]], dim=2)
     yield Comparison("draws left", draws.left, 0, atol=0)
