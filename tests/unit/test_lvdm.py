@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -325,12 +326,23 @@ def test_known_latents():
     assert torch.allclose(guided(known, known + 1, 0.1), known - 0.1)
 
 
-@given(st.integers(2, 60), st.sampled_from([1, 4, 8]))
-def test_gaps_are_the_shortest_that_are_long_enough(num_frames, unit):
-    latents = gap_latents(num_frames, unit)
-    assert latents >= 3 and gap_frames(latents, unit) >= num_frames
-    assert latents == 3 or gap_frames(latents - 1, unit) < num_frames
-    assert standing_still(noise(1, 3, 2, 2), unit).shape == (unit, 3, 2, 2)
+@given(st.integers(2, 80), st.sampled_from([1, 2, 4, 8]), st.integers(3, 6))
+def test_gaps_of_any_length_are_even_and_move(num_frames, unit, trained):
+    latents = gap_latents(num_frames, trained, unit)
+    assert latents >= trained and unit * (latents - 1) + 1 >= num_frames
+    assert latents == trained or unit * (latents - 2) + 1 < num_frames
+    frames = gap_frames(num_frames, latents, unit)
+    assert len(frames) == num_frames and 0 <= frames[0] < unit and unit * (latents - 1) <= frames[-1] < unit * latents
+    assert all(a < b for a, b in pairwise(frames))
+    step = unit * (latents - 1) / (num_frames - 1)
+    assert all(abs(b - a - step) <= max(1, unit / 2) for a, b in pairwise(frames))
+
+
+def test_a_gap_shows_frames_that_move_where_there_are_enough():
+    assert gap_frames(5, 5, 4) == [2, 6, 10, 14, 18]
+    assert gap_frames(9, 5, 4) == [2, 4, 6, 8, 10, 12, 14, 15, 18]
+    assert gap_frames(17, 5, 4) == list(range(2, 19))
+    assert standing_still(noise(1, 3, 2, 2), 4).shape == (4, 3, 2, 2)
 
 
 @given(st.integers(1, 20), st.sampled_from([1, 4]))

@@ -187,8 +187,8 @@ class LvdmChunkSampler(ChunkSampler):
         return (len(self.sigmas) - 1) * (1 + self._pairs(chunk))
 
     def _pairs(self, chunk: Chunk) -> int:
-        """Pairs of latents between which a chunk is filled in."""
-        if self.interpolation is None:
+        """Pairs of latents between which a chunk is filled in; 0 for a gap, which is one call."""
+        if self.interpolation is None or 0 < chunk.overlap_frames < self.layout.first_frames:
             return 0
         bases = base_latents(self.layout.latents(chunk.num_frames), self._stride)
         return bases - (base_latents(self._held(chunk), self._stride) if chunk.index else 1)
@@ -275,19 +275,16 @@ class LvdmChunkSampler(ChunkSampler):
 
     # Gaps
 
-    def fit_gap(self, num_frames: int) -> int:
-        return gap_frames(gap_latents(num_frames, self.layout.frames_per_latent), self.layout.frames_per_latent)
-
     def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
-        """See `ChunkSampler.fill`. The ends are shown as latents of frames that stand still (`gaps.py`)."""
+        """See `ChunkSampler.fill`. The ends are known as latents of frames that stand still (`gaps.py`)."""
         if self.interpolation is None:
             return super().fill(first, last, chunk)
         unit = self.layout.frames_per_latent
-        count = gap_latents(chunk.num_frames, unit)
+        count = gap_latents(chunk.num_frames, self._stride + 1, unit)
         ends = torch.cat([self._encode(standing_still(frame, unit)) for frame in (first, last)], dim=2)
         between = self._between(ends, count, chunk.generator())
         frames = self._decode(torch.cat([ends[:, :, :1], between, ends[:, :, 1:]], dim=2), 0)
-        return frames[unit - 1 : 1 - unit]
+        return frames[gap_frames(chunk.num_frames, count, unit)]
 
     # Sampling
 

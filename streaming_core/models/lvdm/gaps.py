@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor
-
-LEAST_LATENTS = 3
-"""Two ends and something between them."""
 
 
 def base_latents(latents: int, stride: int) -> int:
@@ -25,14 +23,19 @@ def standing_still(frame: Tensor, frames_per_latent: int) -> Tensor:
     return frame.expand(frames_per_latent, -1, -1, -1)
 
 
-def gap_frames(latents: int, frames_per_latent: int) -> int:
-    """Frames of a gap of that many latents, whose first and last one stand for frames that stand still.
+def gap_latents(num_frames: int, trained: int, frames_per_latent: int) -> int:
+    """Latents of a gap of `num_frames`, both ends included: as many as the model was trained with, or more."""
+    return max(trained, math.ceil((num_frames - 1) / frames_per_latent) + 1)
 
-    Of those frames only the inner one counts at each end, or the video would stop there.
+
+def gap_frames(num_frames: int, latents: int, frames_per_latent: int) -> list[int]:
+    """Which of the decoded frames are those of a gap, evenly from the middle of the first latent to that of the last.
+
+    The frames of these two stand still. Where there are enough others, those come next to the ends.
     """
-    return frames_per_latent * latents - 2 * (frames_per_latent - 1)
-
-
-def gap_latents(num_frames: int, frames_per_latent: int) -> int:
-    """The fewest latents of a gap of at least `num_frames`, both ends included."""
-    return max(LEAST_LATENTS, math.ceil((num_frames + 2 * (frames_per_latent - 1)) / frames_per_latent))
+    unit = frames_per_latent
+    start, step = (unit - 1) / 2, unit * (latents - 1) / (num_frames - 1)
+    frames = [math.floor(start + number * step + 0.5) for number in range(num_frames)]
+    moving = [min(max(frame, unit), unit * (latents - 1) - 1) for frame in frames[1:-1]]
+    chosen = [frames[0], *moving, frames[-1]]
+    return chosen if all(a < b for a, b in pairwise(chosen)) else frames
