@@ -72,7 +72,7 @@ def named_weights(
     Names may be inside of wrappers at any depth (`module.`, `_orig_mod.`, `model.diffusion_model.`, ...), also where
     only parts are wrapped. Raises `WrongCheckpointError`, worded by `wanted`, when none is there.
     """
-    for names in _readings(tensors):
+    for names in readings(tensors):
         for architecture in architectures:
             prefix = _prefix_of(names, architecture)
             if prefix is not None:
@@ -86,7 +86,7 @@ def _without_leading(keys: Iterable[str]) -> list[str]:
     return [_PARALLEL.sub("", key, count=1) for key in keys] if all(_PARALLEL.match(key) for key in keys) else keys
 
 
-def _readings(keys: Iterable[str]) -> Iterator[dict[str, str]]:
+def readings(keys: Iterable[str]) -> Iterator[dict[str, str]]:
     """The names that keys may mean (key -> name), without wrapped parts first; none lets two keys be one."""
     keys = list(keys)
     for form in (lambda key: _PARALLEL.sub("", _TRANSPARENT.sub("", key)), lambda key: key):

@@ -31,7 +31,8 @@ STREAMING_SVD = (LOAD_SVD, SVD_CHUNKS, VIDEO)
 ENHANCE = "StreamingT2VEnhanceVideo"
 TEXT_CHUNKS, DDIM = "StreamingT2VModelscopeChunkSampler", "StreamingT2VModelscopeDdim"
 LOAD_TEXT = "StreamingT2VLoadStreamingModelscope"
-MODELSCOPE = (LOAD_TEXT, "StreamingT2VLoadModelscope", TEXT_CHUNKS, VIDEO)
+LOAD_UNET, LVDM_CHUNKS = "StreamingT2VLoadModelscope", "StreamingT2VLvdmChunkSampler"
+MODELSCOPE = (LOAD_TEXT, LOAD_UNET, TEXT_CHUNKS, VIDEO)
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,28 @@ def sampled_start_frames(prompt: Prompt, demo: Mapping) -> None:
     prompt[video]["inputs"]["start_frames"] = ["VAEDecode", 0]
 
 
+def text_model_held_by_a_mask(prompt: Prompt, demo: Mapping) -> None:
+    """The demo's text-to-video UNet in place of LVDM's: short, too, and continued by a mask in the same way."""
+    prompt["load"] = {"class_type": LOAD_TEXT, "inputs": widgets(demo, LOAD_TEXT)}
+    prompt["model"] = {"class_type": LOAD_UNET, "inputs": widgets(demo, LOAD_UNET)}
+    prompt["ddim"] = {"class_type": DDIM, "inputs": widgets(demo, DDIM)}
+    replace_node(prompt, "StreamingT2VLoadLvdm", ("model", 0), ("load", 3), ("load", 1))
+    [chunks] = nodes_of(prompt, LVDM_CHUNKS)
+    given = {name: prompt[chunks]["inputs"][name] for name in ("model", "vae", "positive", "negative")}
+    prompt[chunks] = {
+        "class_type": ANY_CHUNKS,
+        "inputs": {
+            **given,
+            "sampler": ["ddim", 0],
+            "sigmas": ["ddim", 1],
+            "cfg": widgets(demo, TEXT_CHUNKS)["first_cfg"],
+            "held_noise": 0.0,
+            "image_condition": "anchor",
+            "previous_guidance": 0.0,
+        },
+    }
+
+
 def towers_of_text_model(prompt: Prompt, demo: Mapping) -> None:
     """Text tower, image tower and VAE of the demo StreamingModelscope, which the demo enhancer was trained with."""
     prompt["towers"] = {"class_type": LOAD_TEXT, "inputs": widgets(demo, LOAD_TEXT)}
@@ -228,6 +251,13 @@ RECIPES: dict[str, Recipe] = {
         {VIDEO: {"num_frames": 32}},
         words={"A cat running on the street": "a blue ball moving left"},
         adapt=sampled_start_frames,
+    ),
+    "lvdm_text_to_video": Recipe(
+        TEXT,
+        (VIDEO,),
+        {VIDEO: {"num_frames": 24}},
+        words={"A waterfall in a forest, sunny day": "a blue ball moving left"},
+        adapt=text_model_held_by_a_mask,
     ),
     "interpolate_video": Recipe(
         SVD,

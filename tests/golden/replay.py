@@ -77,12 +77,14 @@ def load_families() -> None:
 def identify(case: Case) -> tuple[str, str] | None:
     """The registered (family, case) a recorded case belongs to.
 
-    The family is a folder on the way to the file, or else the `family` the case names; the case's name may carry a
-    suffix (`latent_prep_2`). A name that only one family knows is enough where neither names the family.
+    The family is the nearest folder around the file that has the name of one, or else the `family` the case names; the
+    case's name may carry a suffix (`latent_prep_2`). A name that only one family knows is enough where neither names
+    the family.
     """
-    folders = {part.lower() for part in case.path.resolve().parts[:-1]} | {str(case.meta.get("family", "")).lower()}
     known = {family for family, _ in _REPLAYS}
-    families = (known & folders) or known
+    named = [part.lower() for part in reversed(case.path.resolve().parts[:-1])]
+    found = next((name for name in [*named, str(case.meta.get("family", "")).lower()] if name in known), None)
+    families = known if found is None else {found}
     for name in dict.fromkeys([case.name, case.path.stem]):
         hits = [
             (family, stem)

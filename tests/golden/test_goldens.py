@@ -65,3 +65,5 @@ def test_cases_are_recognized_by_folder_name_and_suffix(tmp_path):
     assert identify(case("streamingsvd/clip_preprocess.json")) == ("streamingsvd", "clip_preprocess")
     assert identify(case("streamingsvd/autoregressive_vae.json")) == ("streamingsvd", "autoregressive_vae")
     assert identify(case("streamingsvd/something_else.json")) is None
+    assert identify(case("lvdm/data/enhancer/schedule.json")) == ("enhancer", "schedule")
+    assert identify(case("enhancer/data/lvdm/schedule_2.json")) == ("lvdm", "schedule")

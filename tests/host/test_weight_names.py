@@ -22,7 +22,7 @@ from streaming_core.metrics.flow import empty_raft
 from streaming_core.models.ema_vfi.interpolator import EmaVfiSettings
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError
 from streaming_core.models.wrappers import beside
-from tiny_models import ema_vfi, enhancer, modelscope, streamingsvd
+from tiny_models import ema_vfi, enhancer, lvdm, modelscope, streamingsvd
 
 import_host()
 import_pack()
@@ -32,6 +32,7 @@ import folder_paths  # noqa: E402
 from comfyui_streamingt2v.nodes.host.enhance.load import load_enhancer  # noqa: E402
 from comfyui_streamingt2v.nodes.host.interpolation.load import ensure_folder as interpolation_folder  # noqa: E402
 from comfyui_streamingt2v.nodes.host.interpolation.load import load_ema_vfi  # noqa: E402
+from comfyui_streamingt2v.nodes.host.lvdm.load import load_lvdm  # noqa: E402
 from comfyui_streamingt2v.nodes.host.metrics.load import ensure_folder as flow_folder  # noqa: E402
 from comfyui_streamingt2v.nodes.host.metrics.load import load_raft  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope.load import load_modelscope_unet, load_streamingmodelscope  # noqa: E402
@@ -53,6 +54,14 @@ def svd_weights() -> dict[str, Tensor]:
 @cache
 def raft_weights() -> dict[str, Tensor]:
     return empty_raft().state_dict()
+
+
+@cache
+def lvdm_weights() -> dict[str, Tensor]:
+    """What is read of a checkpoint: the rest, and the second names of convolutions, may be pruned."""
+    weights = lvdm.lvdm_weights(average=False)
+    read = {key: value for key, value in weights.items() if key.startswith(("first_stage_model.", "model."))}
+    return {key: value for key, value in read.items() if f"{key.removesuffix('.weight')}.conv.weight" not in weights}
 
 
 def interpolation_weights() -> dict[str, Tensor]:
@@ -108,6 +117,12 @@ LOADERS = {
     "Load ModelScope T2V": Loader("diffusion_models", modelscope.base_weights, load_modelscope_unet, one),
     "Load Enhancer, MS-Vid2Vid": Loader("diffusion_models", modelscope.vid2vid_weights, load_enhancer, one),
     "Load Enhancer, I2VGen-XL": Loader("diffusion_models", enhancer.tiny_weights, load_enhancer, one),
+    "Load LVDM": Loader(
+        "checkpoints",
+        lvdm_weights,
+        lambda name: load_lvdm(name, latents="sky"),
+        lambda made: [made.model.model, made.vae.first_stage_model],
+    ),
     "Load EMA-VFI": Loader(
         "frame_interpolation",
         interpolation_weights,

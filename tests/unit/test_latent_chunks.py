@@ -11,14 +11,16 @@ from streaming_core.errors import SettingsError
 from streaming_core.loop.latent_layout import LatentLayout, clip_groups, decode_clip, held_mask, perturb
 from streaming_core.loop.plan import VideoPlan
 
-layouts = st.builds(LatentLayout, st.sampled_from([1, 4, 6, 8]), st.just(2))
+causal = st.builds(LatentLayout, st.sampled_from([1, 4, 6, 8]), st.just(2))
+layouts = causal | st.just(LatentLayout(4, 2, 4))
 
 
 @given(layouts, st.integers(-5, 400))
 def test_nearest_lengths_are_valid_and_none_is_nearer(layout, frames):
     nearest = layout.nearest(frames)
     assert nearest >= 1 and layout.frames(layout.latents(nearest)) == nearest
-    if frames >= 1:
+    assert nearest >= layout.first_frames
+    if frames >= layout.first_frames:
         assert abs(nearest - frames) * 2 <= layout.frames_per_latent
 
 
@@ -36,7 +38,11 @@ def test_a_length_between_two_is_refused_with_both():
         LatentLayout(4, 2).latents(12)
     with pytest.raises(SettingsError, match="1 and 9"):
         LatentLayout(8, 2).latents(7)
-    assert LatentLayout(1, 0).latents(7) == 7
+    with pytest.raises(SettingsError, match="4n frames.*4 and 8 are nearest"):
+        LatentLayout(4, 2, 4).latents(6)
+    with pytest.raises(SettingsError, match="4 and 4 are nearest"):
+        LatentLayout(4, 2, 4).latents(3)
+    assert LatentLayout(1, 0).latents(7) == 7 and LatentLayout(4, 2, 4).latents(16) == 4
 
 
 def numbered(layout, start, stop):
@@ -59,7 +65,7 @@ def decoder(layout, seen):
     return decode
 
 
-@given(layouts, st.integers(1, 12), st.integers(1, 60), st.integers(1, 30))
+@given(causal, st.integers(1, 12), st.integers(1, 60), st.integers(1, 30))
 def test_groups_after_a_tail_give_its_continuation(layout, known, new, group):
     latents = numbered(layout, 0, known + new)
     seen = []
@@ -69,7 +75,7 @@ def test_groups_after_a_tail_give_its_continuation(layout, known, new, group):
     assert max(seen) <= group + layout.context
 
 
-@given(layouts, st.integers(1, 60), st.integers(1, 30))
+@given(causal, st.integers(1, 60), st.integers(1, 30))
 def test_groups_of_a_beginning_give_the_whole_clip(layout, count, group):
     latents = numbered(layout, 0, count)
     whole = decoder(layout, [])(latents)
@@ -86,7 +92,7 @@ def test_a_decoder_of_another_model_is_named():
         list(decode_clip(LatentLayout(4, 2), numbered(LatentLayout(4, 2), 0, 3), 0, lambda x: torch.zeros(3)))
 
 
-@given(layouts, st.integers(1, 9), st.integers(1, 9))
+@given(causal, st.integers(1, 9), st.integers(1, 9))
 def test_the_tail_is_the_end_and_owns_its_memory(layout, count, size):
     latents = numbered(layout, 0, size)
     tail = layout.last(latents, count)
