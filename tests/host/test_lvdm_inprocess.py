@@ -33,15 +33,20 @@ import folder_paths  # noqa: E402
 from comfyui_streamingt2v.nodes import lvdm as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import handed_out  # noqa: E402
 from comfyui_streamingt2v.nodes.host.encoders import encode_prompt  # noqa: E402
-from comfyui_streamingt2v.nodes.host.lvdm import load, model, sampler, vae  # noqa: E402
+from comfyui_streamingt2v.nodes.host.lvdm import family, load, model, sampler, vae  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope.ddim import Ddim  # noqa: E402
+from comfyui_streamingt2v.nodes.host.remedies.guidance import against_previous  # noqa: E402
+from comfyui_streamingt2v.nodes.host.remedies.steps import SigmaRange  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 from comfyui_streamingt2v.streaming_core.errors import CheckpointError, SettingsError  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.chunk import Chunk  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.remedies import Perturbation, PreviousGuidance  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.script import Cue, Script  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.steps import start_video, video_chunks  # noqa: E402
 from comfyui_streamingt2v.streaming_core.models.lvdm.conditioning import (  # noqa: E402
     guided,
     known_places,
+    label_of,
     mask_channel,
     overwritten,
     perturbed,
@@ -311,8 +316,9 @@ def test_known_latents_take_their_places_before_every_call(loaded, whole):
     told = torch.ones_like(places) if whole else places
     known = perturbed(noise(1, 4, 1, *LATENT, seed=8), noise(1, 4, 1, *LATENT, seed=9), 100)
     found = loaded["sky_prediction"].model
-    conds = model.with_known(known, places, told, 100), model.with_known(known, places, None, -1)
-    got = found.model.process_latent_in(sample(found, start, *conds, cfg=1.1, noises=noises))
+    conds = model.with_known(known, places, told, 100), model.no_text()
+    guided = against_previous(found, 0.1, SigmaRange(), model.untold)
+    got = found.model.process_latent_in(sample(guided, start, *conds, noises=noises))
     want = official(network_of(TINY_PREDICTION, 2), start, noises, known, places, told)
     assert near(got[:, :, 1:], want[:, :, 1:])
 
@@ -459,9 +465,10 @@ def test_a_video_has_its_length_and_is_the_same_again(loaded, run_root, name, in
     [
         {"noise_level": 50},
         {"noise_level": -1},
-        {"previous_guidance": 0.0},
-        {"previous_guidance": 0.3},
+        {"previous_guidance": PreviousGuidance(0.0)},
+        {"previous_guidance": PreviousGuidance(0.3)},
         {"whole_mask": True},
+        {"perturbation": Perturbation(0.2)},
         {"sigmas": ddim_sigmas(4)},
     ],
     ids=str,
@@ -551,14 +558,18 @@ def test_what_cannot_be_done_is_refused(loaded):
     image = torch.rand(1, *SIZE, 3)
     with pytest.raises(SettingsError, match="start_image has no place"):
         chunk_sampler(loaded).accept(planned(28, 16, 4, start_image=image))
-    with pytest.raises(SettingsError, match="noise_level"):
-        chunk_sampler(loaded).with_perturbed_tail(0.1)
+    with pytest.raises(SettingsError, match="told one noise level of the tail per chunk"):
+        chunk_sampler(loaded).with_perturbed_tail(Perturbation(0.1, end=0.5))
+    with pytest.raises(SettingsError, match="hold latents by a mask"):
+        chunk_sampler(loaded, "short_sky").with_perturbed_tail(Perturbation(0.1))
+    with pytest.raises(SettingsError, match="cannot be guided against the previous chunk"):
+        chunk_sampler(loaded, "short_sky").with_previous_guidance(PreviousGuidance(0.1))
     with pytest.raises(SettingsError, match="interpolation_model has no effect"):
         chunk_sampler(loaded, "short_sky", True).accept(planned(28, 16, 4))
     with pytest.raises(SettingsError, match="VAE does not belong"):
-        sampler.check_family(loaded["t2v"].model, loaded["short_sky"].vae, None)
+        family.check_family(loaded["t2v"].model, loaded["short_sky"].vae, None)
     with pytest.raises(SettingsError, match="was not trained to fill in"):
-        sampler.check_family(loaded["sky_prediction"].model, loaded["short_sky"].vae, loaded["short_sky"].model)
+        family.check_family(loaded["sky_prediction"].model, loaded["short_sky"].vae, loaded["short_sky"].model)
     patched = loaded["short_sky"].model.clone()
     patched.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
     with pytest.raises(SettingsError, match="attn1_patch"):
@@ -625,3 +636,37 @@ def test_ddpm_is_the_same_sampler_on_all_levels(loaded):
         seed=1,
     )
     assert got.isfinite().all()
+
+
+def test_perturb_tail_sets_the_level_that_the_network_is_told(loaded):
+    """Noise per signal of 0.455 is the official level 100 (reference: lvdm, 6.3); growth goes on to the next one."""
+    plain = chunk_sampler(loaded, noise_level=-1)
+    told = plain.with_perturbed_tail(Perturbation(0.455, growth=0.148))
+    plan = planned(40, 16, 4)
+    assert [told._level(plan.chunk(index)) for index in (1, 2)] == [100, 150]
+    assert label_of(5.0) == 250 and label_of(0.0) == 0
+
+    def made(sampler):
+        state, _ = start_video(sampler.accept(plan), sampler)
+        return [frames for _, frames in video_chunks(state, sampler)]
+
+    first, second = made(told)
+    by_level = made(replace(plain, noise_level=100))
+    assert torch.equal(first, by_level[0]) and not torch.equal(second, by_level[1])
+    assert plain.with_perturbed_tail(Perturbation())._level(plan.chunk(1)) == -1
+
+
+def test_guidance_costs_a_call_per_step_and_can_end_early(loaded):
+    plain, plan = chunk_sampler(loaded), planned(28, 16, 4)
+    chunk = plan.chunk(1)
+    assert plain.blind_calls(plan.chunk(0)) == 0 and plain.blind_calls(chunk) == plain.steps(chunk)
+    part = plain.with_previous_guidance(PreviousGuidance(0.1, end=0.5))
+    assert 0 < part.blind_calls(chunk) < plain.blind_calls(chunk)
+    off = plain.with_previous_guidance(PreviousGuidance())
+    assert off.blind_calls(chunk) == 0
+    found = []
+    for each in (plain, part, off):
+        state, _ = start_video(each.accept(plan), each)
+        [(_, frames)] = video_chunks(state, each)
+        found.append(frames)
+    assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])

@@ -15,6 +15,7 @@ import comfy.conds
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_management as mm
+import comfy.samplers
 import comfy.supported_models_base
 import torch
 from comfy.ldm.modules.attention import optimized_attention
@@ -49,17 +50,35 @@ def no_text() -> Conditioning:
     return [[torch.zeros(1, 1, 1), {}]]
 
 
-def with_known(known: Tensor, places: Tensor, mask: Tensor | None, level: int) -> Conditioning:
+def with_known(known: Tensor, places: Tensor, told: Tensor, level: int) -> Conditioning:
     """CONDITIONING in which the network sees `known` latents `[1, 4, n, h, w]` at `places` `[T]`.
 
-    mask: where it is told that they are, `[T]`; None: it is told neither that nor the `level`.
+    told: where it is told that they are, `[T]`; level: the noise on them, -1 for none.
     """
     latents = known.new_zeros(1, known.shape[1], len(places), *known.shape[-2:])
     latents[:, :, places.to(known.device)] = known
-    told = mask_channel(torch.zeros_like(places) if mask is None else mask, latents)
     [[text, _]] = no_text()
-    channels = torch.cat([latents, told, mask_channel(places, latents)], dim=1)
-    return [[text, {KNOWN: channels, LEVEL: -1 if mask is None else level}]]
+    channels = torch.cat([latents, mask_channel(told, latents), mask_channel(places, latents)], dim=1)
+    return [[text, {KNOWN: channels, LEVEL: level}]]
+
+
+def untold(args: Mapping[str, Any]) -> Tensor:
+    """What the model makes of the positive half where it is told neither which latents are known nor at which level.
+
+    As in the release, it still sees them. `args`: what the host gives a post-CFG function.
+    """
+    conds = []
+    for cond in args["cond"]:
+        prepared = dict(cond["model_conds"])
+        channels = prepared["c_concat"].cond.clone()
+        channels[:, -2] = 0
+        prepared["c_concat"] = prepared["c_concat"]._copy_with(channels)
+        if "labels" in prepared:
+            labels = prepared["labels"]
+            prepared["labels"] = labels._copy_with(torch.full_like(labels.cond, -1))
+        conds.append({**cond, "model_conds": prepared})
+    model, options = args["model"], args["model_options"]
+    return comfy.samplers.calc_cond_batch(model, [conds], args["input"], args["sigma"], options)[0]
 
 
 class HostLvdm(HostNetwork, LvdmUNet):

@@ -19,9 +19,10 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.latent_layout import LatentLayout, held_mask
 from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
-from ....streaming_core.models.lvdm.conditioning import known_places, perturbed
+from ....streaming_core.models.lvdm.conditioning import known_places, label_of, perturbed
 from ....streaming_core.models.lvdm.config import LvdmConfig
 from ....streaming_core.models.lvdm.gaps import (
     base_latents,
@@ -35,67 +36,21 @@ from ..identity import conditioning_identity, fields_identity
 from ..modelscope.sampler import decode_frames as decode_images
 from ..patchers import check_model, step_memory
 from ..pixels import core_to_images
-from .model import LvdmModel, no_text, schedule_of, with_known
+from ..remedies.guidance import against_previous
+from ..remedies.steps import SigmaRange, check_steps
+from .draws import Draws, draw
+from .family import check_family, config_of
+from .model import no_text, schedule_of, untold, with_known
 from .vae import CONTEXT_LATENTS, LvdmVae, decode_frames, encode_frames
 
 log = logging.getLogger(__name__)
-
-
-def config_of(model: ModelPatcher, called: str = "the model") -> LvdmConfig:
-    """Raise `SettingsError` unless MODEL is LVDM's; `called` names it."""
-    if not isinstance(model.model, LvdmModel):
-        raise SettingsError(f"{called} is not LVDM; load it with Load LVDM")
-    return model.model.config
-
-
-def check_family(model: ModelPatcher, vae: Any, interpolation: ModelPatcher | None) -> None:
-    """Raise `SettingsError` unless these belong together."""
-    config = config_of(model)
-    if (config.kind == "text") == isinstance(vae, LvdmVae):
-        raise SettingsError("the VAE does not belong to this LVDM model; connect the vae of its Load LVDM")
-    if vae.latent_channels != config.out_channels:
-        raise SettingsError(
-            f"the model's latents have {config.out_channels} channels, the VAE's {vae.latent_channels}; connect the "
-            "vae of its Load LVDM"
-        )
-    if interpolation is None:
-        return
-    if config_of(interpolation, "the interpolation model").kind != "conditional":
-        raise SettingsError(
-            "interpolation_model was not trained to fill in latents; connect LVDM's interpolation model"
-        )
-    if config.kind != "conditional":
-        raise SettingsError(
-            "interpolation_model has no effect: it fills in between latents of a prediction model, and this model "
-            "makes all of them itself; disconnect it, or connect a prediction model"
-        )
-    if model.model.latent_format.scale != interpolation.model.latent_format.scale:
-        raise SettingsError("prediction and interpolation model scale latents in different ways; load both alike")
-
-
-@dataclass(frozen=True)
-class Draws:
-    """All random numbers of one model call: unit noise of its latents and of the known ones, a seed for the sampler."""
-
-    latent: Tensor
-    sampler_seed: int
-    known: Tensor
-
-
-def draw(generator: torch.Generator, shape: tuple[int, ...], axis: int, known: int) -> Draws:
-    """Draw on the CPU. What is drawn for known latents changes nothing of the rest."""
-    latent = torch.randn(shape, generator=generator)
-    seed = int(torch.randint(2**62, (), generator=generator))
-    part = list(shape)
-    part[axis] = known
-    return Draws(latent, seed, torch.randn(part, generator=generator))
 
 
 @dataclass(frozen=True)
 class LvdmChunkSampler(ChunkSampler):
     """LVDM in the chunk loop.
 
-        A prediction model sees the last latents of the chunk before; short models hold them with a mask at the level of
+    A prediction model sees the last latents of the chunk before; short models hold them with a mask at the level of
     each step, which they were not trained for. With `interpolation`, the prediction model makes every fourth latent
     only.
 
@@ -103,9 +58,10 @@ class LvdmChunkSampler(ChunkSampler):
         prompts: for text-to-video, positive conditioning of chunk 0, 1, ...; the last one serves all further chunks.
             A prompt of the plan takes their place, encoded by `clip`.
         cfg: for text-to-video.
-            noise_level: of the known latents, which the network is told; -1 leaves them clean and tells it nothing.
-            previous_guidance: weight of guidance against the previous chunk.
-            whole_mask: tell a prediction model that all latents are known, as the release does.
+        noise_level: of the known latents, which the network is told; -1 leaves them clean and tells it nothing.
+        previous_guidance: guidance against the previous chunk.
+        whole_mask: tell a prediction model that all latents are known, as the release does.
+        perturbation: noise per signal on what a chunk continues, in place of `noise_level` there.
     """
 
     model: ModelPatcher
@@ -117,8 +73,9 @@ class LvdmChunkSampler(ChunkSampler):
     negative: Conditioning = field(default_factory=no_text)
     cfg: float = 15.0
     noise_level: int = 100
-    previous_guidance: float = 0.1
+    previous_guidance: PreviousGuidance = PreviousGuidance(0.1)
     whole_mask: bool = False
+    perturbation: Perturbation | None = None
     clip: CLIP | None = None
     progress: Progress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)
@@ -175,13 +132,43 @@ class LvdmChunkSampler(ChunkSampler):
     def with_progress(self, progress: Progress) -> LvdmChunkSampler:
         return replace(self, progress=progress)
 
-    def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        if not level:
+    def with_previous_guidance(self, guidance: PreviousGuidance) -> ChunkSampler:
+        if self.config.kind != "conditional":
+            return super().with_previous_guidance(guidance)
+        return replace(self, previous_guidance=guidance)
+
+    def blind_calls(self, chunk: Chunk) -> int:
+        if self.config.kind != "conditional" or not self._weight(chunk):
+            return 0
+        runs = self._pairs(chunk) + (1 if chunk.index else 0)
+        return SigmaRange.of(self.model, self.previous_guidance).count(self.sigmas) * runs
+
+    def _weight(self, chunk: Chunk) -> float:
+        """Of guidance against what is known; there may be latents to fill in between in chunk 0, too."""
+        return self.previous_guidance.at(chunk.index)
+
+    def with_perturbed_tail(self, perturbation: Perturbation) -> ChunkSampler:
+        """A model of known latents is told the nearest of its own levels, in place of `noise_level`."""
+        if self.config.kind == "conditional" and perturbation.is_whole:
+            return replace(self, perturbation=perturbation)
+        if not perturbation.is_on:
             return self
+        if self.config.kind == "conditional":
+            raise SettingsError(
+                "LVDM is told one noise level of the tail per chunk; set start_percent to 0 and end_percent to 1 in "
+                "Perturb Tail"
+            )
         raise SettingsError(
-            "Perturb Tail has no effect here: a prediction model knows the noise on what it continues, which is "
-            "noise_level of LVDM Chunk Sampler, and other LVDM models hold latents by a mask; remove Perturb Tail"
+            "Perturb Tail has no effect here: LVDM models of short videos hold latents by a mask, at the noise level "
+            "of each step; remove Perturb Tail"
         )
+
+    def _level(self, chunk: Chunk) -> int:
+        """The noise level of what a chunk continues; -1 for none."""
+        if self.perturbation is None:
+            return self.noise_level
+        noise = self.perturbation.at(chunk.index)
+        return label_of(noise, schedule_of(self.config)) if noise else -1
 
     def steps(self, chunk: Chunk) -> int:
         return (len(self.sigmas) - 1) * (1 + self._pairs(chunk))
@@ -220,6 +207,8 @@ class LvdmChunkSampler(ChunkSampler):
         for model in (self.model, self.interpolation):
             if model is not None:
                 check_model(model)
+        if self.config.kind == "conditional":
+            check_steps(self.model, self.sigmas, self.previous_guidance)
         if plan.beginning.image is not None and self.config.kind != "text":
             raise SettingsError(
                 "LVDM begins with frames of its own, and start_image has no place in it; make frames of that image "
@@ -241,7 +230,8 @@ class LvdmChunkSampler(ChunkSampler):
         generator = chunk.generator()
         shape = self._shape(base_latents(self.layout.latents(chunk.num_frames), self._stride), size)
         bases = self._sample(chunk, shape, generator, None)
-        latents = torch.cat([bases.narrow(self.layout.axis, 0, 1), self._after(bases, 0, generator)], self.layout.axis)
+        first, rest = bases.narrow(self.layout.axis, 0, 1), self._after(bases, 0, generator, self._weight(chunk))
+        latents = torch.cat([first, rest], dim=self.layout.axis)
         return ChunkResult(self._decode(latents, 0), latents)
 
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
@@ -253,7 +243,7 @@ class LvdmChunkSampler(ChunkSampler):
         made = self._sample(chunk, tuple(shape), generator, bases)
         count = bases.shape[layout.axis]
         row = torch.cat([bases, layout.after(made, count)], dim=layout.axis)
-        return torch.cat([held, self._after(row, count - 1, generator)], dim=layout.axis)
+        return torch.cat([held, self._after(row, count - 1, generator, self._weight(chunk))], dim=layout.axis)
 
     def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
         layout = self.layout
@@ -275,6 +265,14 @@ class LvdmChunkSampler(ChunkSampler):
 
     # Gaps
 
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        super().accept_gap(chunk, size)
+        if self.perturbation is not None and self.perturbation.is_on:
+            raise SettingsError(
+                "Perturb Tail has no effect between two keyframes, where nothing has a tail; connect the chunk sampler "
+                "without it"
+            )
+
     def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
         """See `ChunkSampler.fill`. The ends are known as latents of frames that stand still (`gaps.py`)."""
         if self.interpolation is None:
@@ -282,7 +280,7 @@ class LvdmChunkSampler(ChunkSampler):
         unit = self.layout.frames_per_latent
         count = gap_latents(chunk.num_frames, self._stride + 1, unit)
         ends = torch.cat([self._encode(standing_still(frame, unit)) for frame in (first, last)], dim=2)
-        between = self._between(ends, count, chunk.generator())
+        between = self._between(ends, count, chunk.generator(), self.previous_guidance.amount)
         frames = self._decode(torch.cat([ends[:, :, :1], between, ends[:, :, 1:]], dim=2), 0)
         return frames[gap_frames(chunk.num_frames, count, unit)]
 
@@ -310,40 +308,49 @@ class LvdmChunkSampler(ChunkSampler):
         if config.kind == "conditional":
             places = known_places(shape[axis], count)
             told = torch.ones_like(places) if self.whole_mask and count else places
-            return self._conditional(self.model, draws, held, places, told)
+            return self._conditional(self.model, draws, held, places, told, self._level(chunk), self._weight(chunk))
         if config.kind == "text":
             return self._run(self.model, draws, self._prompt(chunk), self.negative, self.cfg, held)
         return self._run(self.model, draws, no_text(), no_text(), 1.0, held)
 
     def _conditional(
-        self, model: ModelPatcher, draws: Draws, known: Tensor | None, places: Tensor, told: Tensor
+        self,
+        model: ModelPatcher,
+        draws: Draws,
+        known: Tensor | None,
+        places: Tensor,
+        told: Tensor,
+        level: int,
+        weight: float,
     ) -> Tensor:
         """Latents of a model that sees the `known` ones `[1, 4, n, h, w]` at `places`, and is told of those `told`."""
         if known is None:
             return self._run(model, draws, no_text(), no_text(), 1.0)
         base = model.model
-        level = None if self.noise_level < 0 else self.noise_level
-        seen = perturbed(base.process_latent_in(known.float()), draws.known, level, schedule_of(base.config))
-        positive = with_known(seen, places, told, self.noise_level)
-        negative = with_known(seen, places, None, -1)
-        return self._run(model, draws, positive, negative, 1.0 + self.previous_guidance)
+        seen = perturbed(
+            base.process_latent_in(known.float()), draws.known, None if level < 0 else level, schedule_of(base.config)
+        )
+        steps = SigmaRange.of(model, self.previous_guidance)
+        guided = against_previous(model, weight, steps, untold)
+        return self._run(guided, draws, with_known(seen, places, told, level), no_text(), 1.0)
 
-    def _between(self, ends: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    def _between(self, ends: Tensor, count: int, generator: torch.Generator, weight: float) -> Tensor:
         """The latents between two, `[1, 4, count - 2, h, w]`."""
         assert self.interpolation is not None
         shape = (*ends.shape[:2], count, *ends.shape[3:])
         places = known_places(count, 1, 1)
         draws = draw(generator, shape, 2, 2)
-        return self._conditional(self.interpolation, draws, ends, places, places)[:, :, 1:-1]
+        made = self._conditional(self.interpolation, draws, ends, places, places, self.noise_level, weight)
+        return made[:, :, 1:-1]
 
-    def _after(self, bases: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    def _after(self, bases: Tensor, number: int, generator: torch.Generator, weight: float) -> Tensor:
         """All latents after base `number`: further bases, and before each of them those that are filled in."""
         if self.interpolation is None:
             return self.layout.after(bases, number + 1)
         row = []
         for first in range(number, bases.shape[2] - 1):
             ends = bases[:, :, first : first + 2]
-            row += [self._between(ends, self._stride + 1, generator), ends[:, :, 1:]]
+            row += [self._between(ends, self._stride + 1, generator, weight), ends[:, :, 1:]]
         return torch.cat(row, dim=2)
 
     def _run(

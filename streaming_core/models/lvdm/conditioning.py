@@ -8,6 +8,7 @@ from torch import Tensor
 from ...errors import SettingsError
 from ...schedules.ddim import add_noise
 from ...schedules.lvdm import VIDEO_SCHEDULE, LvdmSchedule
+from .config import NOISE_LEVELS
 
 
 def perturbed(known: Tensor, noise: Tensor, level: int | None, schedule: LvdmSchedule = VIDEO_SCHEDULE) -> Tensor:
@@ -18,6 +19,12 @@ def perturbed(known: Tensor, noise: Tensor, level: int | None, schedule: LvdmSch
         raise SettingsError(f"the noise level of known latents is 0 to 999, got {level}")
     alpha = schedule.alphas_cumprod()[level].to(device=known.device, dtype=torch.float32)
     return add_noise(known, noise, alpha).to(known.dtype)
+
+
+def label_of(noise: float, schedule: LvdmSchedule = VIDEO_SCHEDULE) -> int:
+    """The level, 0 to 250, whose noise per signal is nearest to `noise`; what lies beyond the last is the last."""
+    alphas = schedule.alphas_cumprod()[: NOISE_LEVELS + 1]
+    return int((((1 - alphas) / alphas).sqrt() - noise).abs().argmin())
 
 
 def known_places(length: int, first: int, last: int = 0) -> Tensor:
