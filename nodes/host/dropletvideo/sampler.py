@@ -19,6 +19,7 @@ from comfy.sd import CLIP
 from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
+from ....streaming_core.frames.fitting import fit as fit_frames
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
@@ -31,7 +32,7 @@ from ....streaming_core.models.dropletvideo.config import (
     latent_count,
 )
 from ..encoders import Conditioning, connected_prompt
-from ..identity import conditioning_identity, fields_identity
+from ..identity import conditioning_identity, fields_identity, identities
 from ..patchers import check_model, step_memory
 from .model import DEFAULT_FPS, FPS, INPAINT, DropletModel
 from .text import encode_text
@@ -39,6 +40,10 @@ from .vae import DropletVae, decode_video, encode_video
 
 log = logging.getLogger(__name__)
 
+LEAST_FRAMES = 5
+"""Of a model call: two latents."""
+FEW_FRAMES = 8
+"""Fewer new frames than these before the end image are worth a word."""
 KNOWN_PREFIXES = (1, 4)
 """Numbers of known first frames that the weights were trained with (reference: dropletvideo, section 10)."""
 
@@ -98,6 +103,7 @@ class DropletChunkSampler(ChunkSampler):
         prefix_frames: last frames of a chunk that the next one begins with.
         reference_noise: standard deviation of noise on known frames, drawn from the chunk's seed.
         suffix: what is added to each of the plan's prompts.
+        end_image: `[1, 3, h, w]` in [0, 1], of any size: the frame that the video ends with.
     """
 
     model: ModelPatcher
@@ -112,6 +118,7 @@ class DropletChunkSampler(ChunkSampler):
     reference_noise: float = 0.0
     suffix: str = ""
     clip: CLIP | None = None
+    end_image: Tensor | None = None
     progress: Progress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False)
 
@@ -119,18 +126,24 @@ class DropletChunkSampler(ChunkSampler):
     starts_from = frozenset({"image", "frames", "prompt"})
     follows = frozenset({"prompt", "motion"})
     remembers_anchor = False
+    fills = True
 
     @property
     def size_multiple(self) -> int:
         return SPATIAL_SCALE * self.model.model.config.patch
 
     def identity(self) -> dict[str, Any]:
-        # Prompts decide single chunks: `chunk_identity`.
-        return fields_identity(self, "prompts", "clip", "suffix", "progress")
+        # What decides single chunks only is in `chunk_identity`.
+        return fields_identity(self, "prompts", "clip", "suffix", "end_image", "progress")
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
-        return {**prompt, **chunk.cues("motion")}
+        return {**prompt, **chunk.cues("motion"), **self._end_identity(chunk)}
+
+    def _end_identity(self, chunk: Chunk) -> dict[str, Any]:
+        if not self._ends(chunk):
+            return {}
+        return {**identities(end_image=self.end_image), "end_fit": chunk.fit, "new_frames": chunk.new_frames}
 
     def with_progress(self, progress: Progress) -> DropletChunkSampler:
         return replace(self, progress=progress)
@@ -149,6 +162,7 @@ class DropletChunkSampler(ChunkSampler):
         if self.prefix_frames not in KNOWN_PREFIXES:
             log.info("DropletVideo was trained to continue 1 or 4 frames; %d are an experiment", self.prefix_frames)
         accepted = super().accept(plan)
+        self._accept_end(accepted)
         spare = decoded_frames(latent_count(accepted.chunk_frames)) - accepted.chunk_frames
         if spare:
             log.info(
@@ -160,6 +174,27 @@ class DropletChunkSampler(ChunkSampler):
             )
         return accepted
 
+    def _accept_end(self, plan: VideoPlan) -> None:
+        """Raise `SettingsError` where `end_image` would not be in the video."""
+        if self.end_image is None:
+            return
+        if plan.num_chunks == 1 and plan.given_frames:
+            raise SettingsError(
+                f"end_image has no effect: start_frames has all {plan.num_frames} frames of the video already; plan "
+                "more frames, or disconnect it"
+            )
+        if plan.num_frames < 2:
+            raise SettingsError("a video of 1 frame has no way to end_image; plan more frames, or disconnect it")
+        last = plan.chunk(plan.num_chunks - 1)
+        self._end(last, plan.size)  # an image that cannot be fitted is refused now, not with the last chunk
+        if last.index and last.new_frames < FEW_FRAMES:
+            log.warning(
+                "the last chunk has %d new frames in which to reach end_image; a video of %d frames gives it %d",
+                last.new_frames,
+                last.start + last.num_frames - last.overlap_frames,
+                last.num_frames - last.overlap_frames,
+            )
+
     def networks(self) -> tuple[ModelPatcher, ...]:
         return self.model, self.vae.patcher
 
@@ -167,14 +202,23 @@ class DropletChunkSampler(ChunkSampler):
         return step_memory(self.model, self._latent_shape(chunk, size), self.vae, 1, (self.model,))
 
     def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
-        latents = self._sample(chunk, size, image)
+        latents = self._sample(chunk, size, image, self._end(chunk, size))
         return ChunkResult(self._decode(latents, chunk), latents)
 
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
-        return self._sample(chunk, (tail.shape[-2], tail.shape[-1]), tail)
+        size = tail.shape[-2], tail.shape[-1]
+        return self._sample(chunk, size, tail, self._end(chunk, size))
 
     def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
         return self._decode(latents, chunk)[chunk.overlap_frames :]
+
+    def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
+        if self.end_image is not None:
+            raise SettingsError(
+                "end_image has no effect where frames between given ones are filled; disconnect it from the "
+                "DropletVideo Chunk Sampler"
+            )
+        return self._decode(self._sample(chunk, (first.shape[-2], first.shape[-1]), first, last), chunk)
 
     def with_perturbed_tail(self, level: float) -> ChunkSampler:
         if level and self.reference_noise:
@@ -186,7 +230,25 @@ class DropletChunkSampler(ChunkSampler):
 
     def _latent_shape(self, chunk: Chunk, size: Size) -> tuple[int, ...]:
         height, width = (side // SPATIAL_SCALE for side in size)
-        return 1, self.vae.config.latent_channels, latent_count(chunk.num_frames), height, width
+        return 1, self.vae.config.latent_channels, latent_count(self._called(chunk)), height, width
+
+    def _ends(self, chunk: Chunk) -> bool:
+        """Whether the end image belongs to this chunk."""
+        return self.end_image is not None and chunk.ends_video
+
+    def _called(self, chunk: Chunk) -> int:
+        """Frames of the model call: where the end image comes, no more than it takes to hold the frames that count."""
+        return self.fit_gap(chunk.overlap_frames + chunk.new_frames) if self._ends(chunk) else chunk.num_frames
+
+    def fit_gap(self, num_frames: int) -> int:
+        return max(LEAST_FRAMES, TEMPORAL_SCALE * -(-(num_frames - 1) // TEMPORAL_SCALE) + 1)
+
+    def _end(self, chunk: Chunk, size: Size) -> Tensor | None:
+        """The known last frames of the model call `[n, 3, H, W]`: the end image from the last frame that counts on."""
+        if self.end_image is None or not self._ends(chunk):
+            return None
+        count = self._called(chunk) - (chunk.overlap_frames + chunk.new_frames) + 1
+        return fit_frames(self.end_image, *size, chunk.fit).expand(count, -1, -1, -1)
 
     def _prompt(self, chunk: Chunk) -> Conditioning:
         """The plan's prompt for a chunk, or else the connected one; errors are those of `connected_prompt`."""
@@ -197,13 +259,13 @@ class DropletChunkSampler(ChunkSampler):
             self._encoded[text] = encode_text(self.clip, text)
         return self._encoded[text]
 
-    def _sample(self, chunk: Chunk, size: Size, start: Tensor | None) -> Tensor:
-        """Unscaled latents of a chunk that begins with `start` `[m, 3, H, W]`."""
+    def _sample(self, chunk: Chunk, size: Size, start: Tensor | None, end: Tensor | None) -> Tensor:
+        """Unscaled latents of a chunk that begins with `start` `[m, 3, H, W]` and ends with `end`."""
         generator = chunk.generator()
         noise = torch.randn(self._latent_shape(chunk, size), generator=generator)
         sampler_seed = int(torch.randint(2**62, (), generator=generator))
         known = known_conditioning(
-            self.vae, size, chunk.num_frames, start, noise=self.reference_noise, generator=generator
+            self.vae, size, self._called(chunk), start, end=end, noise=self.reference_noise, generator=generator
         )
         options = {INPAINT: known, FPS: self.fps if chunk.motion is None else chunk.motion}
         return comfy.sample.sample_custom(
@@ -222,4 +284,4 @@ class DropletChunkSampler(ChunkSampler):
 
     def _decode(self, latents: Tensor, chunk: Chunk) -> Tensor:
         """The frames of a chunk; an even number of latents makes three more in front of them, of the first one."""
-        return decode_video(self.vae, latents)[-chunk.num_frames :]
+        return decode_video(self.vae, latents)[-self._called(chunk) :]

@@ -96,7 +96,10 @@ def preflight(sampler: ChunkSampler, plan: VideoPlan, width: int, height: int, t
     gray = torch.full((1, 3, height, width), 0.5) if "image" in sampler.starts_from else None
     plan = sampler.accept(replace(plan, height=height, width=width, beginning=Beginning(image=gray)))
     steps = sum(sampler.steps(chunk) for chunk in plan.chunks)
-    memory = sampler.step_memory(plan.chunk(plan.num_chunks - 1), plan.size)
+    # The first, the last and those in between may be of different lengths.
+    chunks = [plan.chunk(index) for index in {0, min(1, plan.num_chunks - 1), plan.num_chunks - 1}]
+    estimates = [each for chunk in chunks if (each := sampler.step_memory(chunk, plan.size)) is not None]
+    memory = max(estimates, key=lambda estimate: estimate.least, default=None)
     weights = {id(patcher.model): patcher for patcher in sampler.networks()}.values()
     return Costs(
         num_frames=plan.num_frames,
@@ -160,6 +163,8 @@ def seconds_of_a_step(sampler: ChunkSampler, plan: VideoPlan) -> float:
     began = time.monotonic()
     try:
         if plan.num_chunks > 1 and sampler.layout is None:
+            # Not the last chunk, which may be shorter.
+            plan = replace(plan, num_frames=plan.num_frames + plan.chunk_frames)
             anchor = Anchor(gray, timed.embed_anchor(gray))
             continue_video(VideoState(plan, anchor, gray.repeat(plan.overlap_frames, 1, 1, 1), 1), timed)
         else:

@@ -68,7 +68,7 @@ def plan_video(
 
     image = None if start_image is None else start_image[:1]
     beginning = Beginning(fitted(image), fitted(start_frames), fitted(anchor), anchor_frame)
-    known: dict[str, Any] = {"height": height, "width": width, "beginning": beginning}
+    known: dict[str, Any] = {"height": height, "width": width, "beginning": beginning, "fit": fit}
     if plan is not None:
         return replace(plan, **known)
     return VideoPlan(num_frames, chunk_frames, overlap_frames, seed, as_rate(fps), **known)
