@@ -329,6 +329,15 @@ class DropletVideoChunkSampler(io.ComfyNode):
                     "the size as start_image is. Only the first image of a batch is used, and only the last chunk "
                     "depends on it.",
                 ),
+                io.Combo.Input(
+                    "join",
+                    options=list(droplet.JOINS),
+                    default=droplet.DROP,
+                    optional=True,
+                    tooltip="How chunks are joined. drop: the frames that a chunk begins with are shown as the chunk "
+                    "before made them. cross-fade: they fade into this chunk's version of them; needs a prefix_frames "
+                    "of at least 4, and Stream Sampler.",
+                ),
             ],
             outputs=[
                 ChunkSampler.Output(
@@ -360,6 +369,7 @@ class DropletVideoChunkSampler(io.ComfyNode):
                 reference_noise=reference_noise(model, rest["reference_noise"]),
                 suffix=quality.strip(),
                 clip=clip,
+                join=rest.get("join", droplet.DROP),
                 end_image=None if end is None else pixels.images_to_core(to_rgb(end[:1])),
             )
         )

@@ -87,7 +87,12 @@ class ColorAnchor(WrappedSampler):
         reference = Reference.from_tensor(state.carry[self._reference_key].to("cpu"))
         if self.space == "lab":
             found = find_correction(measure(lab_planes(result.frames)), reference, chunk.index, self.strength)
-            return replace(result, frames=found.apply_to_frames(result.frames))
+            corrected = replace(result, frames=found.apply_to_frames(result.frames))
+            if result.lead is None:
+                return corrected
+            # As the frame that follows them: what fades in must meet it.
+            lead = [found.apply_to_frames(frame, total=len(result.frames)) for frame in result.lead.split(1)]
+            return replace(corrected, lead=torch.cat(lead))
         if result.latents is None:
             return result
         # The latents that are held or re-created count as measured, but stay as the chunk before left them.

@@ -78,6 +78,11 @@ class ChunkSampler(ABC):
         """Heights and widths must be multiples of this many pixels."""
 
     @property
+    def lead_frames(self) -> int:
+        """Over how many frames before it a later chunk fades in, with its own version of them (`ChunkResult.lead`)."""
+        return 0
+
+    @property
     def layout(self) -> LatentLayout | None:
         """How latents stand for frames, for families whose tail is latents; None: the tail is frames."""
         return None
@@ -246,6 +251,10 @@ class WrappedSampler(ChunkSampler):
     @property
     def size_multiple(self) -> int:
         return self.inner.size_multiple
+
+    @property
+    def lead_frames(self) -> int:
+        return self.inner.lead_frames
 
     @property
     def layout(self) -> LatentLayout | None:

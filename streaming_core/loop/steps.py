@@ -64,7 +64,8 @@ def continue_video(state: VideoState, sampler: ChunkSampler) -> tuple[VideoState
     result = sampler.next_chunk(chunk, state)
     tail = sampler.hand_off(state.plan, state.tail, result)
     carry = {**state.carry, **result.carry}
-    return replace(state, tail=tail, num_chunks=state.num_chunks + 1, carry=carry), result.frames
+    state = replace(state, tail=tail, num_chunks=state.num_chunks + 1, carry=carry, lead=result.lead)
+    return state, result.frames
 
 
 def video_chunks(state: VideoState, sampler: ChunkSampler) -> Iterator[tuple[VideoState, Tensor]]:

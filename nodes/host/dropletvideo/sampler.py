@@ -23,7 +23,7 @@ from ....streaming_core.frames.fitting import fit as fit_frames
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
-from ....streaming_core.loop.state import Anchor, ChunkResult
+from ....streaming_core.loop.state import Anchor, ChunkResult, VideoState
 from ....streaming_core.models.dropletvideo.conditioning import inpaint_channels, place_frames
 from ....streaming_core.models.dropletvideo.config import (
     SPATIAL_SCALE,
@@ -44,6 +44,7 @@ LEAST_FRAMES = 5
 """Of a model call: two latents."""
 FEW_FRAMES = 8
 """Fewer new frames than these before the end image are worth a word."""
+DROP, CROSS_FADE = JOINS = ("drop", "cross-fade")
 KNOWN_PREFIXES = (1, 4)
 """Numbers of known first frames that the weights were trained with (reference: dropletvideo, section 10)."""
 
@@ -103,6 +104,8 @@ class DropletChunkSampler(ChunkSampler):
         prefix_frames: last frames of a chunk that the next one begins with.
         reference_noise: standard deviation of noise on known frames, drawn from the chunk's seed.
         suffix: what is added to each of the plan's prompts.
+        join: how a chunk follows the one before, one of `JOINS`. "drop" leaves out its version of the frames that it
+            begins with, "cross-fade" lets the video pass over into them.
         end_image: `[1, 3, h, w]` in [0, 1], of any size: the frame that the video ends with.
     """
 
@@ -119,6 +122,7 @@ class DropletChunkSampler(ChunkSampler):
     suffix: str = ""
     clip: CLIP | None = None
     end_image: Tensor | None = None
+    join: str = DROP
     progress: Progress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False)
 
@@ -129,16 +133,21 @@ class DropletChunkSampler(ChunkSampler):
     fills = True
 
     @property
+    def lead_frames(self) -> int:
+        return self.prefix_frames if self.join == CROSS_FADE else 0
+
+    @property
     def size_multiple(self) -> int:
         return SPATIAL_SCALE * self.model.model.config.patch
 
     def identity(self) -> dict[str, Any]:
         # What decides single chunks only is in `chunk_identity`.
-        return fields_identity(self, "prompts", "clip", "suffix", "end_image", "progress")
+        return fields_identity(self, "prompts", "clip", "suffix", "end_image", "join", "progress")
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         prompt = {"prompt": chunk.prompt, "positive": conditioning_identity(self._prompt(chunk))}
-        return {**prompt, **chunk.cues("motion"), **self._end_identity(chunk)}
+        join = {"join": self.join} if chunk.index and self.lead_frames else {}
+        return {**prompt, **chunk.cues("motion"), **join, **self._end_identity(chunk)}
 
     def _end_identity(self, chunk: Chunk) -> dict[str, Any]:
         if not self._ends(chunk):
@@ -162,6 +171,7 @@ class DropletChunkSampler(ChunkSampler):
         if self.prefix_frames not in KNOWN_PREFIXES:
             log.info("DropletVideo was trained to continue 1 or 4 frames; %d are an experiment", self.prefix_frames)
         accepted = super().accept(plan)
+        self._accept_join(accepted)
         self._accept_end(accepted)
         spare = decoded_frames(latent_count(accepted.chunk_frames)) - accepted.chunk_frames
         if spare:
@@ -173,6 +183,22 @@ class DropletChunkSampler(ChunkSampler):
                 spare,
             )
         return accepted
+
+    def _accept_join(self, plan: VideoPlan) -> None:
+        """Raise `SettingsError` for a cross-fade over more frames than chunks have, or over a single one."""
+        if not self.lead_frames:
+            return
+        if self.lead_frames == 1:
+            raise SettingsError(
+                "join cross-fade needs more than the 1 frame of prefix_frames to fade over; set prefix_frames to 4, or "
+                "join to drop"
+            )
+        if plan.num_chunks > 1 and plan.chunk_frames < 2 * self.lead_frames:
+            raise SettingsError(
+                f"a cross-fade over {self.lead_frames} frames needs chunks that add as many, and chunks of "
+                f"{plan.chunk_frames} add {plan.chunk_frames - self.lead_frames}; use at least "
+                f"{self.fit_gap(2 * self.lead_frames)} chunk_frames, or set join to drop"
+            )
 
     def _accept_end(self, plan: VideoPlan) -> None:
         """Raise `SettingsError` where `end_image` would not be in the video."""
@@ -208,6 +234,12 @@ class DropletChunkSampler(ChunkSampler):
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
         size = tail.shape[-2], tail.shape[-1]
         return self._sample(chunk, size, tail, self._end(chunk, size))
+
+    def next_chunk(self, chunk: Chunk, state: VideoState) -> ChunkResult:
+        latents = self.sample_chunk(chunk, state.tail, state.anchor)
+        frames = self._decode(latents, chunk)
+        lead = frames[: chunk.overlap_frames].clone() if self.lead_frames else None
+        return ChunkResult(frames[chunk.overlap_frames :], latents, lead=lead)
 
     def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
         return self._decode(latents, chunk)[chunk.overlap_frames :]

@@ -106,7 +106,7 @@ def preflight(sampler: ChunkSampler, plan: VideoPlan, width: int, height: int, t
         num_chunks=plan.num_chunks,
         steps=steps,
         seconds=seconds_of_a_step(sampler, plan) * steps if time_a_step else None,
-        disk_needed=disk_needed(plan),
+        disk_needed=disk_needed(plan, sampler.lead_frames),
         disk_free=disk_free(runs_root()),
         ram_needed=CHUNK_COPIES * max(plan.chunk_frames, plan.first_frames) * height * width * 12,
         ram_free=mm.get_free_memory(torch.device("cpu")),
@@ -115,9 +115,10 @@ def preflight(sampler: ChunkSampler, plan: VideoPlan, width: int, height: int, t
     )
 
 
-def disk_needed(plan: VideoPlan) -> int:
-    """Bytes of the run folder: frames as bytes, a tail per chunk and two images as floats, and some text."""
+def disk_needed(plan: VideoPlan, lead_frames: int = 0) -> int:
+    """Bytes of the run folder: frames and leads as bytes, a tail per chunk and two images as floats, and some text."""
     frames = sum(chunk.num_frames - chunk.overlap_frames for chunk in plan.chunks)
+    frames += lead_frames * (plan.num_chunks - 1)
     floats = plan.num_chunks * plan.overlap_frames + 2
     return (frames + 4 * floats) * plan.height * plan.width * 3 + 8192 * plan.num_chunks
 
