@@ -53,6 +53,14 @@ class StepMemory:
     device_total: int | None
 
 
+@dataclass(frozen=True)
+class StepWork:
+    """What one sampling step computes: `calls` of the network (the halves of guidance count one each) of `flops`."""
+
+    calls: int
+    flops: int
+
+
 class ChunkSampler(ABC):
     """How one model family makes a chunk. Frames are `[F, 3, H, W]` in [0, 1]; latents are the model's own.
 
@@ -205,6 +213,10 @@ class ChunkSampler(ABC):
         """What a sampling step of this chunk takes; None where nobody can tell."""
         return None
 
+    def step_work(self, chunk: Chunk, size: Size) -> StepWork | None:
+        """What a sampling step of this chunk computes, if its sampler calls the network once; None: nobody can tell."""
+        return None
+
 
 def refuse_cues(sampler: ChunkSampler, cues: Collection[str]) -> None:
     """Raise `SettingsError` for the first of these cues of a plan that the sampler does not obey."""
@@ -313,6 +325,9 @@ class WrappedSampler(ChunkSampler):
 
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory | None:
         return self.inner.step_memory(chunk, size)
+
+    def step_work(self, chunk: Chunk, size: Size) -> StepWork | None:
+        return self.inner.step_work(chunk, size)
 
 
 @dataclass(frozen=True)

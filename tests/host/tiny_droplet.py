@@ -20,13 +20,13 @@ from tiny_models.dropletvideo import TINY, WEIGHTS
 WIDTH, HEIGHT = 48, 32
 
 
-def load(folder: Path) -> tuple:
+def load(folder: Path, weights: str = WEIGHTS) -> tuple:
     """MODEL and VAE from *Load DropletVideo*, as if both of the host's folders were there."""
     with pytest.MonkeyPatch.context() as patch:
         for key in ("diffusion_models", "vae"):
             endings = folder_paths.folder_names_and_paths[key][1]
             patch.setitem(folder_paths.folder_names_and_paths, key, ([str(folder)], endings))
-        return nodes.LoadDropletVideo.execute(f"transformer/{WEIGHTS}", f"vae/{WEIGHTS}").result
+        return nodes.LoadDropletVideo.execute(f"transformer/{weights}", f"vae/{WEIGHTS}").result
 
 
 def keep_runs_in(folder: Path, patch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from ....streaming_core.errors import SettingsError
 from ....streaming_core.frames.fitting import fit as fit_frames
 from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.plan import VideoPlan
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory, StepWork
 from ....streaming_core.loop.state import Anchor, ChunkResult, VideoState
 from ....streaming_core.models.dropletvideo.conditioning import inpaint_channels, place_frames
 from ....streaming_core.models.dropletvideo.config import (
@@ -31,6 +31,7 @@ from ....streaming_core.models.dropletvideo.config import (
     decoded_frames,
     latent_count,
 )
+from ....streaming_core.models.dropletvideo.work import forward_flops
 from ..encoders import Conditioning, connected_prompt
 from ..identity import conditioning_identity, fields_identity, identities
 from ..patchers import check_model, step_memory
@@ -226,6 +227,13 @@ class DropletChunkSampler(ChunkSampler):
 
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory:
         return step_memory(self.model, self._latent_shape(chunk, size), self.vae, 1, (self.model,))
+
+    def step_work(self, chunk: Chunk, size: Size) -> StepWork:
+        prompt = self._prompt(chunk)
+        # The host leaves the negative prompt out where it counts for nothing.
+        calls = len(prompt) + (0 if self.cfg == 1 else len(self.negative))
+        *_, latents, height, width = self._latent_shape(chunk, size)
+        return StepWork(calls, forward_flops(self.model.model.config, latents, height, width, prompt[0][0].shape[1]))
 
     def first_chunk(self, chunk: Chunk, size: Size, image: Tensor | None) -> ChunkResult:
         latents = self._sample(chunk, size, image, self._end(chunk, size))
