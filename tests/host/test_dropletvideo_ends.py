@@ -13,7 +13,9 @@ from hosting.inprocess import import_host, import_pack
 import_host()
 import_pack()
 
+import comfy.latent_formats  # noqa: E402
 from comfyui_streamingt2v.nodes import stream  # noqa: E402
+from comfyui_streamingt2v.nodes.host.dropletvideo import model as droplet_model  # noqa: E402
 from comfyui_streamingt2v.nodes.host.dropletvideo import sampler as droplet  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import preflight, reroll  # noqa: E402
 from comfyui_streamingt2v.streaming_core.errors import FrameError, SettingsError  # noqa: E402
@@ -21,7 +23,7 @@ from comfyui_streamingt2v.streaming_core.loop.chunk import Chunk  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.sampler import WrappedSampler  # noqa: E402
 
 from tests.host.tiny_droplet import HEIGHT, WIDTH, chunk_sampler, images, keep_runs_in, load, make, plan  # noqa: E402
-from tiny_models.dropletvideo import write_tiny_dropletvideo  # noqa: E402
+from tiny_models.dropletvideo import WEIGHTS, transformer_weights, write_tiny_dropletvideo  # noqa: E402
 
 pytestmark = pytest.mark.slow
 END = images(1, 9)
@@ -194,6 +196,47 @@ def test_preflight_counts_with_the_longest_chunk(loaded):
     costs = preflight.preflight(sampler, asked, WIDTH, HEIGHT)
     assert costs.memory == chunk_sampler(loaded).step_memory(asked.chunk(0), asked.size)
     assert preflight.preflight(sampler, plan(9, 25), WIDTH, HEIGHT).memory.least < costs.memory.least
+
+
+def test_preflight_says_what_is_computed(loaded):
+    sampler, asked = chunk_sampler(loaded, steps=3), plan(27, 25)
+    work = [sampler.step_work(chunk, asked.size) for chunk in asked.chunks]
+    costs = preflight.preflight(sampler, asked, WIDTH, HEIGHT)
+    assert len(work) == 2 and work[0] == work[1] and work[0].calls == 2
+    assert costs.calls == 2 * 3 * 2 and costs.flops == costs.calls * work[0].flops
+    assert f"work: 12 calls of the network of {work[0].flops / 1e9:.3g} GFLOP on average" in costs.text
+    shorter = preflight.preflight(chunk_sampler(loaded, steps=3, end_image=END), asked, WIDTH, HEIGHT)
+    assert shorter.calls == costs.calls and shorter.flops < costs.flops
+    assert preflight.preflight(chunk_sampler(loaded, steps=3, cfg=1.0), asked, WIDTH, HEIGHT).calls == 6
+    assert WrappedSampler(sampler).step_work(asked.chunk(0), asked.size) == work[0]
+
+
+def test_pickles_in_shards_are_read_whichever_is_chosen(loaded, tmp_path):
+    folder = write_tiny_dropletvideo(tmp_path)
+    whole, stem = folder / "transformer" / WEIGHTS, WEIGHTS.removesuffix(".safetensors")
+    tensors = sorted(transformer_weights().items())
+    for number in (1, 2):
+        part = dict(tensors[number - 1 :: 2])
+        torch.save(part, whole.with_name(f"{stem}-0000{number}-of-00002.bin"))
+    whole.unlink()
+    for number in (1, 2):
+        model, _ = load(folder, f"{stem}-0000{number}-of-00002.bin")
+        for key, tensor in loaded[0].model.diffusion_model.state_dict().items():
+            assert torch.equal(model.model.diffusion_model.state_dict()[key], tensor)
+
+
+def test_previews_are_made_with_the_colors_of_the_host_where_it_has_them(monkeypatch):
+    class Known(comfy.latent_formats.LatentFormat):
+        latent_rgb_factors = [[0.1, 0.2, 0.3]] * 16
+        latent_rgb_factors_bias = [0.0, 0.1, 0.2]
+
+    monkeypatch.setattr(comfy.latent_formats, "CogVideoX1_5", Known, raising=False)
+    made = droplet_model.DropletLatents()
+    assert made.latent_rgb_factors == Known.latent_rgb_factors
+    assert made.latent_rgb_factors_bias == Known.latent_rgb_factors_bias and made.scale_factor == 0.7
+    for name in ("CogVideoX1_5", "CogVideoX"):
+        monkeypatch.delattr(comfy.latent_formats, name, raising=False)
+    assert droplet_model.DropletLatents().latent_rgb_factors is None
 
 
 # Gaps
