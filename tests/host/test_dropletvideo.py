@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from benchmarks.crashes import ONE_THREAD, stamps
 from hosting.report import RunReport
+from streaming_core.frames import VideoFrames
 from streaming_core.runs.folder import RunFolder
 from tiny_models.dropletvideo import TINY, WEIGHTS, transformer_weights, write_tiny_dropletvideo
 from tiny_models.modelscope import TINY as TINY_MODELSCOPE
@@ -157,8 +158,33 @@ def test_a_speed_cue_changes_its_chunk_only(server):
     assert set(after) - set(before) == {"chunk_00002.t1.safetensors"}
 
 
+def faded_prompt(run_name: str, **options) -> dict:
+    """A video whose chunks cross-fade, and whose last frame but two of the last model call is an image."""
+    prompt = video_prompt(run_name, **{"num_frames": SHORT - 2, "join": "cross-fade", **options})
+    prompt["end"] = {"class_type": "LoadImage", "inputs": {"image": "droplet_1.png"}}
+    prompt[CHUNKS]["inputs"]["end_image"] = ["end", 0]
+    return prompt
+
+
+def test_what_is_saved_has_faded_and_ends_with_the_image(server):
+    plain, name = "droplet plain end", "droplet faded"
+    server.run(video_prompt(plain, num_frames=SHORT - 2)).check()
+    prompt = faded_prompt(name)
+    inputs = {"filename_prefix": "video/droplet_faded", "codec": "ffv1", "crf": 18.0, "bitrate_mbps": 0.0}
+    prompt["save"] = {"class_type": "StreamingT2VSaveStream", "inputs": {**inputs, "frames": [SAMPLER, 0]}}
+    [output] = [each for each in server.run(prompt).check().outputs if each.node == "save"]
+    saved, made = VideoFrames.open(output.path), video(server.base, name)
+    assert len(saved) == len(made) == SHORT - 2
+    assert (saved.read(0, len(saved)) - made).abs().max() < 0.01
+    before, fade = video(server.base, plain), slice(CHUNK_FRAMES - PREFIX, CHUNK_FRAMES)
+    assert torch.equal(made[: fade.start], before[: fade.start]) and not torch.equal(made[fade], before[fade])
+    last = RunFolder.open(server.base / RUNS, name).record(2)
+    assert last.lead_frames == PREFIX and last.num_frames == CHUNK_FRAMES - PREFIX and "end_image" in last.own
+
+
 @pytest.mark.skipif(os.name == "nt", reason="kill -9")
-def test_a_killed_server_costs_the_chunk_in_work_only(fresh_server, tmp_path):
+@pytest.mark.parametrize("video_prompt", [video_prompt, faded_prompt], ids=["plain", "faded, with an end image"])
+def test_a_killed_server_costs_the_chunk_in_work_only(fresh_server, tmp_path, video_prompt):
     prepare(tmp_path)
     server = fresh_server(base=tmp_path, env=ONE_THREAD)
     server.run(video_prompt("whole")).check()
