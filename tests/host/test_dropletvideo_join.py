@@ -21,6 +21,7 @@ from comfyui_streamingt2v.streaming_core.errors import SettingsError  # noqa: E4
 from comfyui_streamingt2v.streaming_core.runs.folder import RunFolder  # noqa: E402
 
 from streaming_core.frames import VideoFrames  # noqa: E402
+from streaming_core.loop.chunk import Chunk  # noqa: E402
 from streaming_core.loop.plan import VideoPlan  # noqa: E402
 from streaming_core.loop.state import ChunkResult  # noqa: E402
 from streaming_core.loop.steps import state_after_first, video_chunks  # noqa: E402
@@ -199,6 +200,25 @@ def test_colors_are_anchored_in_the_lead_too():
         assert torch.allclose(last.lead, frames[:1].expand_as(last.lead), atol=1e-5)
         corrections.append(last.lead)
     assert not torch.allclose(*corrections, atol=0.01)
+
+
+def test_colors_of_latents_are_anchored_where_a_latent_stands_for_four_frames(loaded, fading, run_root):
+    """Prefix and first latents: what the chunk before left is not corrected. Also in a last chunk without new latents."""
+    for join, end in (("drop", None), ("cross-fade", images(1, 9))):
+        sampler = chunk_sampler(loaded, join=join, end_image=end)
+        for num_frames in (15, LENGTH):
+            made = make(ColorAnchor(sampler, "latent", cut_threshold=0.0), num_frames, join)
+            assert len(made) == num_frames and made.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("latents", "called", "overlap", "new"),
+    [(25, 25, 7, 18), (16, 16, 8, 8), (21, 81, 4, 19), (22, 85, 4, 20), (21, 81, 1, 20), (21, 81, 5, 19), (2, 5, 4, 0)],
+)
+def test_a_color_anchor_knows_how_many_latents_are_new(latents, called, overlap, new):
+    result = ChunkResult(torch.zeros(called - overlap, 3, 2, 2), torch.zeros(1, 16, latents, 2, 2))
+    chunk = Chunk(1, 0, called, called, overlap, 5)
+    assert ColorAnchor(Drifting(), "latent")._new_latents(result, chunk, 2) == new
 
 
 def test_single_steps_refuse_a_cross_fade_before_sampling(loaded, fading, monkeypatch):
