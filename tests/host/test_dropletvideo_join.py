@@ -203,7 +203,7 @@ def test_colors_are_anchored_in_the_lead_too():
 
 
 def test_colors_of_latents_are_anchored_where_a_latent_stands_for_four_frames(loaded, fading, run_root):
-    """Prefix and first latents: what the chunk before left is not corrected. Also in a last chunk without new latents."""
+    """What the chunk before left is not corrected; a last chunk may have no latent of its own alone."""
     for join, end in (("drop", None), ("cross-fade", images(1, 9))):
         sampler = chunk_sampler(loaded, join=join, end_image=end)
         for num_frames in (15, LENGTH):
