@@ -322,6 +322,22 @@ class DropletVideoChunkSampler(io.ComfyNode):
                     default=QUALITY,
                     tooltip="Added to each prompt of a Chunk Plan. May be empty.",
                 ),
+                io.Image.Input(
+                    "end_image",
+                    optional=True,
+                    tooltip="Image that the video ends with: its last frame is the model's version of it. Fitted to "
+                    "the size as start_image is. Only the first image of a batch is used, and only the last chunk "
+                    "depends on it.",
+                ),
+                io.Combo.Input(
+                    "join",
+                    options=list(droplet.JOINS),
+                    default=droplet.DROP,
+                    optional=True,
+                    tooltip="How chunks are joined. drop: the frames that a chunk begins with are shown as the chunk "
+                    "before made them. cross-fade: they fade into this chunk's version of them; needs a prefix_frames "
+                    "of at least 4, and Stream Sampler.",
+                ),
             ],
             outputs=[
                 ChunkSampler.Output(
@@ -333,7 +349,7 @@ class DropletVideoChunkSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, vae, negative, steps, cfg, motion_fps, prefix_frames, quality, **rest):
         droplet.check_family(model, vae)
-        positive, clip, sigmas = rest.get("positive"), rest.get("clip"), rest.get("sigmas")
+        positive, clip, sigmas, end = (rest.get(name) for name in ("positive", "clip", "sigmas", "end_image"))
         if positive is None and clip is None:
             raise SettingsError("a video needs a prompt; connect positive, or clip for the prompts of a Chunk Plan")
         if rest.get("sampler") is None and sigmas is not None:
@@ -353,6 +369,8 @@ class DropletVideoChunkSampler(io.ComfyNode):
                 reference_noise=reference_noise(model, rest["reference_noise"]),
                 suffix=quality.strip(),
                 clip=clip,
+                join=rest.get("join", droplet.DROP),
+                end_image=None if end is None else pixels.images_to_core(to_rgb(end[:1])),
             )
         )
 

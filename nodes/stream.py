@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..streaming_core.errors import SettingsError
 from ..streaming_core.frames.fitting import FITS
 from ..streaming_core.loop.steps import continue_video, start_video
 from .forms import seed_input
@@ -97,6 +98,15 @@ def plan_input() -> io.Input:
     )
 
 
+def refuse_leads(sampler) -> None:
+    """Raise `SettingsError` for a sampler whose chunks fade into frames that these steps have handed out by then."""
+    if sampler.lead_frames:
+        raise SettingsError(
+            "single steps cannot cross-fade, because the frames before a chunk have been handed out when it is made; "
+            "use Stream Sampler, or set join of the chunk sampler to drop"
+        )
+
+
 class StartVideo(io.ComfyNode):
     """The first chunk and the state that Stream Chunk continues."""
 
@@ -124,6 +134,8 @@ class StartVideo(io.ComfyNode):
     @classmethod
     def execute(cls, chunk_sampler, **inputs):
         plan = chunk_sampler.accept(plan_video(**inputs))
+        if plan.num_chunks > 1:
+            refuse_leads(chunk_sampler)
         steps = 1 if plan.given_frames else chunk_sampler.steps(plan.chunk(0))
         state, frames = start_video(plan, chunk_sampler.with_progress(StepProgress(steps)))
         return io.NodeOutput(state, core_to_images(frames)[: plan.num_frames])
@@ -155,6 +167,7 @@ class StreamChunk(io.ComfyNode):
     @classmethod
     def execute(cls, chunk_sampler, state):
         chunk = state.next_chunk
+        refuse_leads(chunk_sampler)
         sampler = chunk_sampler.with_progress(StepProgress(chunk_sampler.steps(chunk)))
         state, frames = continue_video(state, sampler)
         return io.NodeOutput(state, core_to_images(frames[: chunk.new_frames]), state.is_complete)

@@ -67,10 +67,10 @@ def vae_settings(config: CausalVaeConfig = TINY_VAE) -> dict[str, Any]:
     }
 
 
-def write_tiny_dropletvideo(folder: Path, seed: int = 0) -> Path:
+def write_tiny_dropletvideo(folder: Path, seed: int = 0, config: DropletConfig = TINY) -> Path:
     """A folder as published, without text encoder: `transformer` and `vae` with weights and config.json each."""
     for name, weights, settings in (
-        ("transformer", transformer_weights(seed), transformer_settings()),
+        ("transformer", transformer_weights(seed, config), transformer_settings(config)),
         ("vae", vae_weights(seed), vae_settings()),
     ):
         write(folder / name / WEIGHTS, weights)

@@ -92,12 +92,20 @@ class ColorAnchor(WrappedSampler):
         reference = Reference.from_tensor(state.carry[self._reference_key].to("cpu"))
         if self.space == "lab":
             found = find_correction(measure(lab_planes(result.frames)), reference, chunk.index, self.strength)
-            return replace(result, frames=found.apply_to_frames(result.frames))
+            corrected = replace(result, frames=found.apply_to_frames(result.frames))
+            if result.lead is None:
+                return corrected
+            # As the frame that follows them: what fades in must meet it.
+            lead = [found.apply_to_frames(frame, total=len(result.frames)) for frame in result.lead.split(1)]
+            return replace(corrected, lead=torch.cat(lead))
         if result.latents is None:
             return result
         # The latents that are held or re-created count as measured, but stay as the chunk before left them.
         axis = 0 if result.latents.ndim == 4 else 2
-        known = result.latents.shape[axis] - self._new_latents(result.latents, chunk, axis)
+        new = self._new_latents(result, chunk, axis)
+        if not new:
+            return result
+        known = result.latents.shape[axis] - new
         rows = _rows(result.latents)
         found = find_correction(measure(rows[known:]), reference, chunk.index, self.strength)
         if found.is_nothing:
@@ -106,9 +114,14 @@ class ColorAnchor(WrappedSampler):
         _rows(latents)[known:] = found.apply(rows[known:])
         return replace(result, latents=latents, frames=self.inner.decode(latents, chunk, state.tail))
 
-    def _new_latents(self, latents: Tensor, chunk: Chunk, axis: int) -> int:
+    def _new_latents(self, result: ChunkResult, chunk: Chunk, axis: int) -> int:
+        """How many of a later chunk's latents show none of the frames that the chunk before left."""
         if self.layout is None:
-            return latents.shape[axis] - chunk.overlap_frames
+            count = 0 if result.latents is None else result.latents.shape[axis]
+            # The first latent stands for one frame; the others for as many as the model call shows.
+            called = chunk.overlap_frames + len(result.frames)
+            frames_per_latent = max(1, round((called - 1) / max(1, count - 1)))
+            return max(0, count - 1 - -(-(chunk.overlap_frames - 1) // frames_per_latent))
         return self.layout.latents(chunk.num_frames) - self.layout.latents(chunk.overlap_frames)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from ..frames.fitting import Fit
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -20,6 +22,9 @@ class Chunk:
         prompt: None for the family's own.
         cam_strength, anchor_strength: factors on short-term and long-term memory.
         motion: how much moves, above 0; lower is stronger. None for the family's own setting.
+        ends_video: whether it is the last chunk of its plan; a longer video makes another one of it only if the family
+            says so in `chunk_identity`.
+        fit: how images that the sampler itself brings are fitted to the size of the video.
     """
 
     index: int
@@ -32,6 +37,8 @@ class Chunk:
     cam_strength: float = 1.0
     anchor_strength: float = 1.0
     motion: float | None = None
+    ends_video: bool = False
+    fit: Fit = "crop"
 
     def cues(self, *names: str) -> dict[str, Any]:
         """Those of these fields that a script set to something else than their default."""

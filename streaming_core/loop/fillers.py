@@ -21,7 +21,8 @@ from ..interpolation.stream import CUT_THRESHOLD, InterpolatedFrames, Interpolat
 from ..interpolation.timeline import multiplied
 from .chunk import Chunk
 from .hierarchy import GAP_CUES, GapPlan
-from .sampler import ChunkSampler, Progress, Size, cannot_fill
+from .refusals import cannot_fill
+from .sampler import ChunkSampler, Progress, Size
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,7 +43,7 @@ def gap_length(sampler: ChunkSampler, stride: int) -> int:
             nearest strides that do.
     """
     if not sampler.fills:
-        raise cannot_fill(sampler)
+        raise cannot_fill(sampler.family)
     length = _length(sampler, stride)
     if length is not None:
         return length

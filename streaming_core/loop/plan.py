@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import SettingsError
+from ..frames.fitting import Fit
 from .chunk import Chunk
 from .script import Script
 
@@ -48,6 +49,7 @@ class VideoPlan:
         beginning: what the video starts from.
         given_frames: frames of chunk 0 where it is not made but given; known from `beginning`.
         own_seeds: pairs of a chunk and its seed, whatever the rest says.
+        fit: how images of another aspect ratio are fitted; those of `beginning` are already.
 
     Raises:
         SettingsError: lengths that cannot work.
@@ -64,6 +66,7 @@ class VideoPlan:
     beginning: Beginning = field(default_factory=Beginning, compare=False)
     given_frames: int = 0
     own_seeds: tuple[tuple[int, int], ...] = ()
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         if self.beginning.frames is not None:
@@ -116,6 +119,8 @@ class VideoPlan:
             cam_strength=self.script.value("cam_strength", 1.0, index, whole),
             anchor_strength=self.script.value("anchor_strength", 1.0, index, whole),
             motion=self.script.value("motion", None, index, whole),
+            ends_video=index == self.num_chunks - 1,
+            fit=self.fit,
         )
 
     @property
@@ -137,7 +142,7 @@ class VideoPlan:
     def to_dict(self) -> dict[str, Any]:
         """Lengths, seed, rate and script as plain values, for manifests."""
         sizes = {name: getattr(self, name) for name in _LENGTHS}
-        return {**sizes, "fps": str(self.fps), "script": self.script.to_dict()}
+        return {**sizes, "fps": str(self.fps), "script": self.script.to_dict(), "fit": self.fit}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], **known: Any) -> VideoPlan:

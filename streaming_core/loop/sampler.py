@@ -8,7 +8,7 @@ tail) derives from `WrappedSampler`, which hands every question on to the sample
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -19,6 +19,7 @@ from ..errors import SettingsError
 from .chunk import Chunk
 from .latent_layout import LatentLayout
 from .plan import VideoPlan
+from .refusals import cannot_fill, refuse_cues, refuse_size
 from .remedies import Perturbation, PreviousGuidance, perturbed_frames
 from .script import CUES
 from .state import Anchor, ChunkResult, VideoState
@@ -55,6 +56,14 @@ class StepMemory:
     device_total: int | None
 
 
+@dataclass(frozen=True)
+class StepWork:
+    """What one sampling step computes: `calls` of the network (the halves of guidance count one each) of `flops`."""
+
+    calls: int
+    flops: int
+
+
 class ChunkSampler(ABC):
     """How one model family makes a chunk. Frames are `[F, 3, H, W]` in [0, 1]; latents are the model's own.
 
@@ -78,6 +87,11 @@ class ChunkSampler(ABC):
     @abstractmethod
     def size_multiple(self) -> int:
         """Heights and widths must be multiples of this many pixels."""
+
+    @property
+    def lead_frames(self) -> int:
+        """Over how many frames before it a later chunk fades in, with its own version of them (`ChunkResult.lead`)."""
+        return 0
 
     @property
     def layout(self) -> LatentLayout | None:
@@ -131,8 +145,8 @@ class ChunkSampler(ABC):
             raise SettingsError(
                 f"{self.family} takes one anchor image, got {len(beginning.anchor)}; choose one of them"
             )
-        refuse_size(self, plan.size)
-        refuse_cues(self, plan.script.used)
+        refuse_size(self.size_multiple, *plan.size)
+        refuse_cues(self.family, self.follows, plan.script.used)
         for chunk in {chunk.prompt: chunk for chunk in reversed(plan.chunks)}.values():
             self.chunk_identity(chunk)  # a prompt that cannot be encoded is refused here, not after hours
         return plan
@@ -140,9 +154,9 @@ class ChunkSampler(ABC):
     def accept_gap(self, chunk: Chunk, size: Size) -> None:
         """Raise `SettingsError` where `fill` cannot make this gap. Called once per gap, before anything is loaded."""
         if not self.fills:
-            raise cannot_fill(self)
-        refuse_size(self, size)
-        refuse_cues(self, chunk.cues(*CUES))
+            raise cannot_fill(self.family)
+        refuse_size(self.size_multiple, *size)
+        refuse_cues(self.family, self.follows, chunk.cues(*CUES))
         self.chunk_identity(chunk)  # as in `accept`
 
     def fit_gap(self, num_frames: int) -> int:
@@ -158,7 +172,7 @@ class ChunkSampler(ABC):
         Raises:
             SettingsError: the family cannot (`fills`).
         """
-        raise cannot_fill(self)
+        raise cannot_fill(self.family)
 
     def embed_anchor(self, frame: Tensor) -> Any:
         """Whatever of the anchor `[n, 3, H, W]` does not change from chunk to chunk (a CLIP embedding, say)."""
@@ -227,33 +241,9 @@ class ChunkSampler(ABC):
         """What a sampling step of this chunk takes; None where nobody can tell."""
         return None
 
-
-def cannot_fill(sampler: ChunkSampler) -> SettingsError:
-    """What to raise for a family without `fill`."""
-    return SettingsError(
-        f"{sampler.family} cannot fill a gap between two frames; connect a chunk sampler that can, or an "
-        "interpolation model"
-    )
-
-
-def refuse_size(sampler: ChunkSampler, size: Size) -> None:
-    """Raise `SettingsError` for a size that the sampler cannot make, with the nearest that it can."""
-    for side, value in (("width", size[1]), ("height", size[0])):
-        if value < sampler.size_multiple or value % sampler.size_multiple:
-            nearest = max(sampler.size_multiple, round(value / sampler.size_multiple) * sampler.size_multiple)
-            raise SettingsError(
-                f"{side} must be a multiple of {sampler.size_multiple} pixels, got {value}; try {nearest}"
-            )
-
-
-def refuse_cues(sampler: ChunkSampler, cues: Collection[str]) -> None:
-    """Raise `SettingsError` for the first of these cues of a plan that the sampler does not obey."""
-    for cue in sorted(set(cues) - sampler.follows):
-        words = "motion setting" if cue == "motion" else cue.replace("_", " ")
-        raise SettingsError(
-            f"{sampler.family} cannot follow the plan's {words}; leave it empty in Chunk Plan, or use a chunk sampler "
-            "that can"
-        )
+    def step_work(self, chunk: Chunk, size: Size) -> StepWork | None:
+        """What a sampling step of this chunk computes, if its sampler calls the network once; None: nobody can tell."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -291,6 +281,10 @@ class WrappedSampler(ChunkSampler):
     @property
     def size_multiple(self) -> int:
         return self.inner.size_multiple
+
+    @property
+    def lead_frames(self) -> int:
+        return self.inner.lead_frames
 
     @property
     def layout(self) -> LatentLayout | None:
@@ -358,6 +352,9 @@ class WrappedSampler(ChunkSampler):
 
     def step_memory(self, chunk: Chunk, size: Size) -> StepMemory | None:
         return self.inner.step_memory(chunk, size)
+
+    def step_work(self, chunk: Chunk, size: Size) -> StepWork | None:
+        return self.inner.step_work(chunk, size)
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,14 @@ class ChunkResult:
         frames: `[n, 3, H, W]` in [0, 1], the new ones.
         latents: of all frames of the model call, where it has them.
         carry: what later chunks need to know of this one besides the tail, small tensors by name.
+        lead: what it made of the last `ChunkSampler.lead_frames` frames before it, into which they pass over when the
+            video is read; None where the chunk begins without.
     """
 
     frames: Tensor
     latents: Tensor | None = None
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+    lead: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class VideoState:
         tail: what the next chunk continues, its last frames (at most `plan.overlap_frames`) or latents.
         num_chunks: chunks made so far, the first one included.
         carry: what samplers noted of earlier chunks (`ChunkResult.carry`).
+        lead: `ChunkResult.lead` of the last chunk; what continues the video has no use for it.
     """
 
     plan: VideoPlan
@@ -57,6 +61,7 @@ class VideoState:
     tail: Tensor
     num_chunks: int
     carry: Mapping[str, Tensor] = field(default_factory=dict)
+    lead: Tensor | None = None
 
     @property
     def is_complete(self) -> bool:

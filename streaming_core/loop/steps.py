@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..errors import SettingsError
 from .plan import VideoPlan
-from .sampler import ChunkSampler, refuse_cues
+from .refusals import refuse_cues
+from .sampler import ChunkSampler
 from .script import CUES
 from .state import Anchor, ChunkResult, VideoState
 
@@ -60,11 +61,12 @@ def continue_video(state: VideoState, sampler: ChunkSampler) -> tuple[VideoState
             be the one that accepted the plan, cannot follow.
     """
     chunk = state.next_chunk
-    refuse_cues(sampler, chunk.cues(*CUES))
+    refuse_cues(sampler.family, sampler.follows, chunk.cues(*CUES))
     result = sampler.next_chunk(chunk, state)
     tail = sampler.hand_off(state.plan, state.tail, result)
     carry = {**state.carry, **result.carry}
-    return replace(state, tail=tail, num_chunks=state.num_chunks + 1, carry=carry), result.frames
+    state = replace(state, tail=tail, num_chunks=state.num_chunks + 1, carry=carry, lead=result.lead)
+    return state, result.frames
 
 
 def video_chunks(state: VideoState, sampler: ChunkSampler) -> Iterator[tuple[VideoState, Tensor]]:

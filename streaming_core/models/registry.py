@@ -8,7 +8,7 @@ architecture), so the official file and a tiny test file take the same path.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,12 +42,14 @@ class Architecture:
 
     `required`: prefixes of which each must start at least one key, with the words to use when it does not.
     `looks_like`: other kinds to name in the refusal, tried in order; each is (prefixes, description).
+    `relative`: describes, by keys and shapes, a kind that has nearly the same keys; asked before `looks_like`.
     """
 
     name: str
     required: Mapping[str, str]
     looks_like: Sequence[tuple[Sequence[str], str]] = ()
     known_unused: Sequence[KnownUnused] = ()
+    relative: Callable[[Shapes], str | None] | None = None
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The required prefixes that no key starts with."""
@@ -55,17 +57,20 @@ class Architecture:
         return [prefix for prefix in self.required if not any(key.startswith(prefix) for key in keys)]
 
     def check(self, keys: Iterable[str], source: str) -> None:
-        """Raise `WrongCheckpointError` unless `keys` are of this architecture; `source` names the file."""
-        keys = list(keys)
+        """Raise `WrongCheckpointError` unless `keys` (or shapes) are of this architecture; `source` names the file."""
+        keys = keys if isinstance(keys, Mapping) else list(keys)
         if self.missing(keys):
             raise self.refusal(keys, source)
 
     def refusal(self, keys: Iterable[str], source: str) -> WrongCheckpointError:
-        """What to say of the file `source` with `keys`, which is not of this architecture."""
+        """What to say of the file `source` with `keys` (or shapes, by key), which is not of this architecture."""
+        known = self.relative(keys) if self.relative is not None and isinstance(keys, Mapping) else None
         keys = list(keys)
         absent = ", ".join(f"{prefix}* ({self.required[prefix]})" for prefix in self.missing(keys) or self.required)
         article = "an" if self.name.startswith(("A", "E", "I", "O", "MS-", "LVDM")) else "a"
         message = f"{source} is not {article} {self.name} checkpoint: no {absent} among its {len(keys)} keys"
+        if known is not None:
+            return WrongCheckpointError(f"{message}; this looks like {known}")
         for prefixes, description in self.looks_like:
             if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):
                 return WrongCheckpointError(f"{message}; this looks like {description}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from .registry import Architecture
+from .registry import Architecture, Shapes, shapes_of
 
 _TRANSPARENT = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 """What torch.compile, FSDP and activation checkpointing put between the names, wherever they wrap a part."""
@@ -77,13 +77,14 @@ def named_weights(
             prefix = _prefix_of(names, architecture)
             if prefix is not None:
                 return _take(tensors, names, prefix, architecture)
-    raise wanted.refusal(_without_leading(tensors), source)
+    raise wanted.refusal(_without_leading(shapes_of(tensors)), source)
 
 
-def _without_leading(keys: Iterable[str]) -> list[str]:
-    """Names without the wrapper of all, as refusals speak of them."""
-    keys = list(keys)
-    return [_PARALLEL.sub("", key, count=1) for key in keys] if all(_PARALLEL.match(key) for key in keys) else keys
+def _without_leading(shapes: Shapes) -> Shapes:
+    """Shapes under names without the wrapper of all, as refusals speak of them."""
+    if not all(_PARALLEL.match(key) for key in shapes):
+        return shapes
+    return {_PARALLEL.sub("", key, count=1): shape for key, shape in shapes.items()}
 
 
 def readings(keys: Iterable[str]) -> Iterator[dict[str, str]]:

@@ -35,7 +35,7 @@ from .plain import identity_key, plain, settings_hash
 from .rebuild import metadata_of, with_strays
 from .record import ChunkRecord, take_file_name
 from .selection import selected
-from .takes import free_take, stored_chunk
+from .takes import free_take, stored_chunk, without_leads
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -275,6 +275,7 @@ class RunFolder:
             own=plain(own or {}),
             num_frames=len(tensors["frames"]),
             seam_frames=content.seam_frames,
+            lead_frames=content.lead_frames,
             contents=tuple(sorted(tensors)),
             seconds=round(float(seconds), 3),
             created=time.time(),
@@ -321,6 +322,7 @@ class RunFolder:
         if num_frames is None:
             num_frames = min(total, self.manifest.num_frames or total)
         about = self.manifest
+        parts = without_leads(parts, num_frames)
         return RunFolderFrames(parts, about.height, about.width, about.fps, num_frames, about.name)
 
     # Inside

@@ -17,8 +17,9 @@ from .chunk_file import ChunkFile
 class StoredChunk:
     """One chunk's part of the video: the `num_frames` frames that its file holds.
 
-    The last `seam_frames` of them pass over into those of `ends_like`, another take of the same frames. `exact` are
-    pairs of a frame and the row of the tensor `exact_from` that has it bit for bit.
+    The last `seam_frames` of them pass over into those of `ends_like`, another take of the same frames. Then the last
+    `lead_frames` pass over into the lead in the file `lead`, what the chunk after this one made of them. `exact`
+    are pairs of a frame and the row of the tensor `exact_from` that has it bit for bit.
     """
 
     file: ChunkFile
@@ -27,6 +28,8 @@ class StoredChunk:
     seam_frames: int = 0
     exact: tuple[tuple[int, int], ...] = ()
     exact_from: str = ""
+    lead: ChunkFile | None = None
+    lead_frames: int = 0
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Frames `start` to `stop` of this chunk with its seam, a new float32 tensor `[F, H, W, 3]` in 0..1.
@@ -41,13 +44,18 @@ class StoredChunk:
         first = max(start, self.num_frames - self.seam_frames)
         if self.ends_like is not None and first < stop:
             other = self.ends_like.read(first, stop)
-            frames[first - start :].lerp_(other, self.seam_weights(first, stop)[:, None, None, None])
+            frames[first - start :].lerp_(other, self.weights(first, stop, self.seam_frames))
+        first = max(start, self.num_frames - self.lead_frames)
+        if self.lead is not None and first < stop:
+            skipped = self.num_frames - self.lead_frames  # below 0 where the lead is longer than this chunk
+            other = to_rgb(self.lead.read_range("lead", first - skipped, stop - skipped))
+            frames[first - start :].lerp_(other, self.weights(first, stop, self.lead_frames))
         return frames
 
-    def seam_weights(self, start: int, stop: int) -> torch.Tensor:
-        """How much of `ends_like` is in frames `start` to `stop`: 0, and at the end n / (seam_frames + 1)."""
-        ramp = torch.arange(start, stop) - (self.num_frames - self.seam_frames) + 1
-        return ramp.clamp(min=0) / (self.seam_frames + 1)
+    def weights(self, start: int, stop: int, over: int) -> torch.Tensor:
+        """How much of what the last `over` frames pass over into is in frames `start` to `stop`: n / (over + 1)."""
+        ramp = torch.arange(start, stop) - (self.num_frames - over) + 1
+        return (ramp.clamp(min=0) / (over + 1))[:, None, None, None]
 
 
 @dataclass(frozen=True, eq=False)

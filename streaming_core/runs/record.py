@@ -13,7 +13,7 @@ from typing import Any
 from .chunk_file import ChunkFile
 
 _FILE_NAME = re.compile(r"chunk_(\d{5,})(?:\.t([1-9]\d*))?\.safetensors")
-_COUNTS = ("index", "take", "num_frames", "seam_frames", "num_bytes")
+_COUNTS = ("index", "take", "num_frames", "seam_frames", "lead_frames", "num_bytes")
 
 
 def take_file_name(index: int, take: int) -> str:
@@ -47,6 +47,8 @@ class ChunkRecord:
         continues: file of the take whose tail it continues; "" for chunk 0 and for gaps between keyframes.
         stands_for: settings hash of the chunk that it was rerolled for; "" when it was made from its own settings.
         notes: small plain values for people; not to be changed.
+        lead_frames: over how many frames before its first one the video passes over into this take's version of them;
+            0 in records from before there was any.
     """
 
     index: int
@@ -65,6 +67,7 @@ class ChunkRecord:
     continues: str = ""
     stands_for: str = ""
     notes: Mapping[str, Any] = field(default_factory=dict)
+    lead_frames: int = 0
 
     @property
     def seed(self) -> int:

@@ -3,12 +3,17 @@
 A chunk that is made once more gets a file of its own (`chunk_00003.t1.safetensors`); nothing is replaced. Every record
 says which file its chunk continues. Where that is not the take before it in the video, the frames at the end of that
 take pass over into those of the file that is continued, when they are read: no file is changed for a seam.
+
+A chunk may bring its own version of the last frames before it, its lead. What the video shows there, a seam included,
+passes over into it, too.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from .frames import StoredChunk
@@ -30,16 +35,32 @@ def free_take(folder: Path, manifest: RunManifest, index: int) -> int:
 
 
 def stored_chunk(folder: Path, manifest: RunManifest, record: ChunkRecord) -> StoredChunk:
-    """Where the frames of a current take are, and those of the other take that it must end like."""
+    """Where the frames of a current take are, those of the other take that it must end like, and those of its lead."""
     following = manifest.chunk(record.index + 1)
     plain = StoredChunk(record.file_in(folder), record.num_frames, exact=exact_frames(record), exact_from=KEYFRAMES)
-    if following is None or following.continues in ("", record.file):
+    if following is None:
+        return plain
+    if following.lead_frames:
+        plain = replace(plain, lead=following.file_in(folder), lead_frames=following.lead_frames)
+    if following.continues in ("", record.file):
         return plain
     continued = manifest.with_file(following.continues)
     if continued is None or continued.num_frames != record.num_frames:
         return plain
     other = StoredChunk(continued.file_in(folder), continued.num_frames)
-    return StoredChunk(plain.file, plain.num_frames, other, min(record.seam_frames, record.num_frames))
+    return replace(plain, ends_like=other, seam_frames=min(record.seam_frames, record.num_frames))
+
+
+def without_leads(parts: Sequence[StoredChunk], num_frames: int) -> tuple[StoredChunk, ...]:
+    """The chunks of a video of `num_frames` frames, in order: none passes over into one that the video does not show.
+
+    So a short video of a run that has more chunks shows what it would without them.
+    """
+    stops = accumulate(part.num_frames for part in parts)
+    return tuple(
+        part if stop < num_frames else replace(part, lead=None, lead_frames=0)
+        for part, stop in zip(parts, stops, strict=True)
+    )
 
 
 def kept_rerolls(manifest: RunManifest, missing: Collection[int] = ()) -> str:

@@ -558,7 +558,7 @@ def test_what_cannot_be_done_is_refused(loaded):
     image = torch.rand(1, *SIZE, 3)
     with pytest.raises(SettingsError, match="start_image has no place"):
         chunk_sampler(loaded).accept(planned(28, 16, 4, start_image=image))
-    with pytest.raises(SettingsError, match="told one noise level of the tail per chunk"):
+    with pytest.raises(SettingsError, match="takes one noise level of the tail per chunk"):
         chunk_sampler(loaded).with_perturbed_tail(Perturbation(0.1, end=0.5))
     with pytest.raises(SettingsError, match="hold latents by a mask"):
         chunk_sampler(loaded, "short_sky").with_perturbed_tail(Perturbation(0.1))

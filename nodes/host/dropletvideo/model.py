@@ -78,6 +78,13 @@ class DropletLatents(comfy.latent_formats.LatentFormat):
 
     def __init__(self, scale_factor: float = DEFAULT_SCALING_FACTOR) -> None:
         self.scale_factor = scale_factor
+        # For previews while sampling. They belong to CogVideoX's VAE, and no host until now had any.
+        for name in ("CogVideoX1_5", "CogVideoX"):
+            known = getattr(comfy.latent_formats, name, None)
+            if known is not None and (of_host := known()).latent_rgb_factors is not None:
+                self.latent_rgb_factors = of_host.latent_rgb_factors
+                self.latent_rgb_factors_bias = of_host.latent_rgb_factors_bias
+                break
 
 
 class DropletHostConfig(comfy.supported_models_base.BASE):

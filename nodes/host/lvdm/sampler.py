@@ -155,7 +155,7 @@ class LvdmChunkSampler(ChunkSampler):
             return self
         if self.config.kind == "conditional":
             raise SettingsError(
-                "LVDM is told one noise level of the tail per chunk; set start_percent to 0 and end_percent to 1 in "
+                "LVDM takes one noise level of the tail per chunk; set start_percent to 0 and end_percent to 1 in "
                 "Perturb Tail"
             )
         raise SettingsError(

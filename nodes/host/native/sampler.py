@@ -23,8 +23,9 @@ from ....streaming_core.loop.chunk import Chunk
 from ....streaming_core.loop.decoding import decode_all
 from ....streaming_core.loop.latent_layout import LatentLayout, decode_clip, held_mask, perturb
 from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.refusals import cannot_fill
 from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance
-from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory, cannot_fill
+from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
 from ..encoders import Conditioning, ConditioningPair, encode_prompt
 from ..identity import conditioning_identity, fields_identity
@@ -251,7 +252,7 @@ class AnyModelChunkSampler(ChunkSampler):
 
     def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
         if not self.fills:
-            raise cannot_fill(self)
+            raise cannot_fill(self.family)
         layout = self.layout
         shape = self._shape(layout.latents(chunk.num_frames), *first.shape[-2:])
         ends = Ends(core_to_images(first), core_to_images(last), chunk.num_frames, self.encode)

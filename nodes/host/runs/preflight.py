@@ -26,6 +26,8 @@ TIMED_STEPS = 3
 CHUNK_COPIES = 4
 """How often the frames of one chunk are in RAM at most: decoded, joined, as IMAGE, and as the file that is written."""
 MIB = 2**20
+FLOP_UNITS = ((15, "PFLOP"), (12, "TFLOP"), (9, "GFLOP"))
+"""Powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Costs:
     """Numbers of one video; bytes, seconds.
 
     `memory`: what one step takes, None where the family gives no estimate. `blind_calls`: steps with one more model
-    call, for guidance against the previous chunk; it runs after the others and takes no more memory.
+    call, for guidance against the previous chunk; it runs after the others and takes no more memory. `calls` of
+    the network with `flops` in all: 0 where it tells nothing of them.
     """
 
     num_frames: int
@@ -47,6 +50,8 @@ class Costs:
     weights: int
     memory: StepMemory | None = None
     blind_calls: int = 0
+    calls: int = 0
+    flops: int = 0
 
     @property
     def text(self) -> str:
@@ -55,6 +60,7 @@ class Costs:
         lines = [
             f"video: {self.num_frames} frames in {self.num_chunks} chunks",
             f"model: {self.num_chunks} chunks, {self.steps} sampling steps{guided}",
+            *self._work,
             f"time: {_duration(self.seconds)}",
             f"disk: {_size(self.disk_needed)} needed, {_size(self.disk_free)} free",
             f"RAM: {_size(self.ram_needed)} for one chunk, {_size(self.ram_free)} free; does not grow with the length",
@@ -70,6 +76,13 @@ class Costs:
                 f"{_size(self.memory.device_total)} available"
             )
         return "\n".join(lines)
+
+    @property
+    def _work(self) -> list[str]:
+        if not self.calls:
+            return []
+        average, total = _flops(self.flops / self.calls), _flops(self.flops)
+        return [f"work: {self.calls} calls of the network of {average} on average, {total} in all"]
 
     def refuse_what_cannot_fit(self) -> None:
         """Raise `SettingsError` with the numbers and the way out when something is short."""
@@ -100,26 +113,47 @@ def preflight(sampler: ChunkSampler, plan: VideoPlan, width: int, height: int, t
     gray = torch.full((1, 3, height, width), 0.5) if "image" in sampler.starts_from else None
     plan = sampler.accept(replace(plan, height=height, width=width, beginning=Beginning(image=gray)))
     steps, blind_calls = (sum(count(chunk) for chunk in plan.chunks) for count in (sampler.steps, sampler.blind_calls))
-    memory = sampler.step_memory(plan.chunk(plan.num_chunks - 1), plan.size)
+    calls, flops = network_work(sampler, plan)
     weights = {id(patcher.model): patcher for patcher in sampler.networks()}.values()
     return Costs(
         num_frames=plan.num_frames,
         num_chunks=plan.num_chunks,
         steps=steps,
         seconds=seconds_of_all_steps(sampler, plan, steps, blind_calls) if time_a_step else None,
-        disk_needed=disk_needed(plan),
+        disk_needed=disk_needed(plan, sampler.lead_frames),
         disk_free=disk_free(runs_root()),
         ram_needed=CHUNK_COPIES * max(plan.chunk_frames, plan.first_frames) * height * width * 12,
         ram_free=mm.get_free_memory(torch.device("cpu")),
         weights=sum(patcher.model_size() for patcher in weights),
-        memory=memory,
+        memory=largest_step(sampler, plan),
         blind_calls=blind_calls,
+        calls=calls,
+        flops=flops,
     )
 
 
-def disk_needed(plan: VideoPlan) -> int:
-    """Bytes of the run folder: frames as bytes, a tail per chunk and two images as floats, and some text."""
+def largest_step(sampler: ChunkSampler, plan: VideoPlan) -> StepMemory | None:
+    """What a step of the longest chunk takes: the first, the last and those in between may be of different lengths."""
+    chunks = [plan.chunk(index) for index in {0, min(1, plan.num_chunks - 1), plan.num_chunks - 1}]
+    found = [sampler.step_memory(chunk, plan.size) for chunk in chunks]
+    return max((each for each in found if each is not None), key=lambda each: each.least, default=None)
+
+
+def network_work(sampler: ChunkSampler, plan: VideoPlan) -> tuple[int, int]:
+    """How often a video calls the network, and the floating-point operations of all calls; 0 where nobody can tell."""
+    calls = flops = 0
+    for chunk in plan.chunks:
+        work = sampler.step_work(chunk, plan.size)
+        if work is not None:
+            calls += sampler.steps(chunk) * work.calls
+            flops += sampler.steps(chunk) * work.calls * work.flops
+    return calls, flops
+
+
+def disk_needed(plan: VideoPlan, lead_frames: int = 0) -> int:
+    """Bytes of the run folder: frames and leads as bytes, a tail per chunk and two images as floats, and some text."""
     frames = sum(chunk.num_frames - chunk.overlap_frames for chunk in plan.chunks)
+    frames += lead_frames * (plan.num_chunks - 1)
     floats = plan.num_chunks * plan.overlap_frames + 2
     return (frames + 4 * floats) * plan.height * plan.width * 3 + 8192 * plan.num_chunks
 
@@ -180,6 +214,8 @@ def seconds_of_a_step(sampler: ChunkSampler, plan: VideoPlan, continued: bool = 
     began = time.monotonic()
     try:
         if continued or (plan.num_chunks > 1 and sampler.layout is None):
+            # Not the last chunk, which may be shorter.
+            plan = replace(plan, num_frames=plan.num_frames + plan.chunk_frames)
             tail = ChunkResult(gray.repeat(plan.overlap_frames, 1, 1, 1))
             continue_video(state_after_first(plan, tail, gray, timed), timed)
         else:
@@ -193,6 +229,12 @@ def seconds_of_a_step(sampler: ChunkSampler, plan: VideoPlan, continued: bool = 
 
 def _size(num_bytes: int) -> str:
     return f"{num_bytes / MIB:.0f} MiB" if num_bytes < 10 * 2**30 else f"{num_bytes / 2**30:.1f} GiB"
+
+
+def _flops(count: float) -> str:
+    """Floating-point operations in words: the largest unit of which there is one, or else the smallest."""
+    exponent, unit = next((each for each in FLOP_UNITS if count >= 10 ** each[0]), FLOP_UNITS[-1])
+    return f"{count / 10**exponent:.3g} {unit}"
 
 
 def _duration(seconds: float | None) -> str:

@@ -68,7 +68,7 @@ def plan_video(
 
     image = None if start_image is None else start_image[:1]
     beginning = Beginning(fitted(image), fitted(start_frames), fitted(anchor), anchor_frame)
-    known: dict[str, Any] = {"height": height, "width": width, "beginning": beginning}
+    known: dict[str, Any] = {"height": height, "width": width, "beginning": beginning, "fit": fit}
     if plan is not None:
         return replace(plan, **known)
     return VideoPlan(num_frames, chunk_frames, overlap_frames, seed, as_rate(fps), **known)
@@ -212,9 +212,10 @@ def store_chunk(
     """Store a chunk's core frames and what `state`, the one after it, hands on; `options` as of `write_chunk`."""
     carried = {CARRY + name: value for name, value in state.carry.items()}
     seam = min(len(frames), state.plan.overlap_frames)
+    lead = None if state.lead is None else core_to_images(state.lead)
     run.write_chunk(
         index,
-        ChunkContent(core_to_images(frames), state.tail, {**extra, **carried}, seam),
+        ChunkContent(core_to_images(frames), state.tail, {**extra, **carried}, seam, lead),
         settings_hash=job.hashes[index],
         identity=job.identity,
         own=job.chunk_identities[index],

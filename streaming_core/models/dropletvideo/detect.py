@@ -7,7 +7,7 @@ Sizes come from shapes. What leaves no trace there is taken from config.json, or
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from ...errors import CheckpointError
 from ..registry import (
@@ -22,10 +22,40 @@ from .config import SPATIAL_SCALE, TEMPORAL_SCALE, CausalVaeConfig, DropletConfi
 
 Settings = Mapping[str, Any]
 """A parsed config.json."""
-Value = TypeVar("Value")
 
 T5 = (("encoder.block.",), "a T5 text encoder, which a text encoder loader reads")
 TRANSFORMER = (("transformer_blocks.", "patch_embed."), "a transformer, not its VAE")
+
+PREFIXES = ("model.diffusion_model.", "transformer.", "module.", "vae.", "first_stage_model.")
+"""What tools put before every key of a network when they save it alone."""
+
+
+def official_keys(shapes: Shapes) -> Shapes:
+    """The shapes under the published keys: without a prefix that all of them have."""
+    for prefix in PREFIXES:
+        if shapes and all(key.startswith(prefix) for key in shapes):
+            return take(shapes, prefix)
+    return shapes
+
+
+def _relative(shapes: Shapes) -> str | None:
+    """Models of the same layout, which shapes tell apart, and LoRAs, in words."""
+    shapes = official_keys(shapes)
+    if any(".lora_" in key or key.startswith("lora_") for key in shapes):
+        return "a LoRA: load it with a LoRA loader"
+    first = shapes.get("patch_embed.proj.weight")
+    if first is None or "patch_embed.text_proj.weight" not in shapes:
+        return None
+    size = "2B" if first[0] < 2048 else "5B"
+    if len(first) == 2:
+        return f"CogVideoX 1.5 {size}"
+    if first[1] % 16:
+        return f"CogVideoX-Fun {size} InP, from which DropletVideo was trained"
+    return {
+        16: f"CogVideoX {size} (text to video)",
+        32: f"CogVideoX {size} (image to video) or CogVideoX-Fun Control",
+    }.get(first[1], f"a CogVideoX {size} with {first[1]} input channels")
+
 
 ARCHITECTURE = Architecture(
     name="DropletVideo",
@@ -50,6 +80,7 @@ ARCHITECTURE = Architecture(
         (("blocks.", "patch_embedding."), "a Wan transformer, which ComfyUI loads itself"),
         (("double_blocks.",), "a Flux or Hunyuan transformer, which ComfyUI loads itself"),
     ),
+    relative=_relative,
 )
 
 VAE_ARCHITECTURE = Architecture(
@@ -73,9 +104,6 @@ VAE_ARCHITECTURE = Architecture(
     ),
 )
 
-PREFIXES = ("model.diffusion_model.", "transformer.", "module.", "vae.", "first_stage_model.")
-"""What tools put before every key of a network when they save it alone."""
-
 FIXED = {
     "activation_fn": "gelu-approximate",
     "timestep_activation_fn": "silu",
@@ -98,16 +126,8 @@ VAE_FIXED = {
 """The same of the VAE's."""
 
 
-def official_keys(tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """The tensors (or shapes) of a file under the published keys: without a prefix that all of them have."""
-    for prefix in PREFIXES:
-        if tensors and all(key.startswith(prefix) for key in tensors):
-            return take(tensors, prefix)
-    return dict(tensors)
-
-
 def detect(shapes: Shapes, source: str = "the file", settings: Settings | None = None) -> DropletConfig:
-    """The transformer with these keys (see `official_keys`) and shapes.
+    """The transformer with these published keys and shapes.
 
     Args:
         shapes: of every tensor in the file.
@@ -120,9 +140,7 @@ def detect(shapes: Shapes, source: str = "the file", settings: Settings | None =
         CheckpointError: sizes that contradict each other or config.json.
     """
     settings = settings or {}
-    if ARCHITECTURE.missing(shapes):
-        _refuse_relatives(shapes, source)
-        ARCHITECTURE.check(shapes, source)
+    ARCHITECTURE.check(shapes, source)
     try:
         width, in_channels, *patch = shapes["patch_embed.proj.weight"]
         block = "transformer_blocks.0."
@@ -174,31 +192,8 @@ def _layers(shapes: Shapes) -> int:
     return 1 + max(int(key.split(".")[1]) for key in shapes if key.startswith("transformer_blocks."))
 
 
-def _refuse_relatives(shapes: Shapes, source: str) -> None:
-    """Raise `WrongCheckpointError` for models of the same layout, which shapes tell apart, and for LoRAs."""
-    if any(".lora_" in key or key.startswith("lora_") for key in shapes):
-        raise WrongCheckpointError(f"{source} is a LoRA, not a DropletVideo checkpoint: load it with a LoRA loader")
-    first = shapes.get("patch_embed.proj.weight")
-    if first is None or "patch_embed.text_proj.weight" not in shapes:
-        return
-    size = "2B" if first[0] < 2048 else "5B"
-    if len(first) == 2:
-        name = f"CogVideoX 1.5 {size}"
-    elif first[1] % 16:
-        name = f"CogVideoX-Fun {size} InP, from which DropletVideo was trained"
-    else:
-        name = {
-            16: f"CogVideoX {size} (text to video)",
-            32: f"CogVideoX {size} (image to video) or CogVideoX-Fun Control",
-        }.get(first[1], f"a CogVideoX {size} with {first[1]} input channels")
-    raise WrongCheckpointError(
-        f"{source} is not a DropletVideo checkpoint: no fps_embedding.* ({ARCHITECTURE.required['fps_embedding.']}) "
-        f"among its {len(shapes)} keys; this looks like {name}"
-    )
-
-
 def detect_vae(shapes: Shapes, source: str = "the file", settings: Settings | None = None) -> CausalVaeConfig:
-    """The VAE with these keys (see `official_keys`) and shapes; arguments and errors are those of `detect`.
+    """The VAE with these published keys and shapes; arguments and errors are those of `detect`.
 
     CogVideoX's VAEs have the same shapes. Without config.json its scaling factor is that of the 5B models, 0.7; the
     2B model's VAE has another one.
