@@ -33,11 +33,14 @@ import folder_paths  # noqa: E402
 from comfyui_streamingt2v.nodes import lvdm as nodes  # noqa: E402
 from comfyui_streamingt2v.nodes.host import handed_out  # noqa: E402
 from comfyui_streamingt2v.nodes.host.encoders import encode_prompt  # noqa: E402
-from comfyui_streamingt2v.nodes.host.lvdm import load, model, sampler, vae  # noqa: E402
+from comfyui_streamingt2v.nodes.host.lvdm import family, load, model, sampler, vae  # noqa: E402
 from comfyui_streamingt2v.nodes.host.modelscope.ddim import Ddim  # noqa: E402
 from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
 from comfyui_streamingt2v.streaming_core.errors import CheckpointError, SettingsError  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.chunk import Chunk  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.fillers import SampledGaps  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.hierarchy import GapPlan  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.remedies import Perturbation, PreviousGuidance  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.script import Cue, Script  # noqa: E402
 from comfyui_streamingt2v.streaming_core.models.lvdm.conditioning import (  # noqa: E402
     guided,
@@ -473,6 +476,20 @@ def test_every_setting_changes_the_chunks_it_is_for_and_the_identity(loaded, run
     assert torch.equal(a[:16], b[:16]) == ("sigmas" not in values), "nothing is known in chunk 0"
 
 
+@pytest.mark.parametrize("name", ["sky_prediction", "short_sky", "t2v"])
+def test_perturb_tail_takes_the_place_of_the_level(loaded, run_root, name):
+    chunk, overlap = (6, 2) if name == "t2v" else (16, 4)
+    plain, frames = chunk_sampler(loaded, name), 2 * chunk - overlap
+    noisy, off = (plain.with_perturbed_tail(Perturbation(amount)) for amount in (0.2, 0.0))
+    assert noisy.identity() != plain.identity() == off.identity()
+    a, b, c = (make(each, frames, chunk, overlap, str(number)) for number, each in enumerate((plain, noisy, off)))
+    assert torch.equal(a[:chunk], b[:chunk]) and not torch.equal(a[chunk:], b[chunk:]) and torch.equal(a, c)
+    if name == "sky_prediction":
+        # The level whose noise is 0.455 of the signal is the official one.
+        official = plain.with_perturbed_tail(Perturbation(0.455))
+        assert torch.equal(make(official, frames, chunk, overlap, "official"), a)
+
+
 def test_joined_latents_are_the_clean_ones(loaded):
     chosen = chunk_sampler(loaded, interpolation=True)
     plan = chosen.accept(planned(148, 52, 4))
@@ -538,6 +555,20 @@ def test_a_gap_is_filled_from_both_ends(loaded):
         chunk_sampler(loaded).fill(first, last, Chunk(0, 0, 5, 5, 1, seed=3))
 
 
+def test_hierarchies_of_any_stride_can_be_filled(loaded):
+    chosen = chunk_sampler(loaded, interpolation=True)
+    ends = torch.rand(2, 1, 3, *SIZE, generator=torch.Generator().manual_seed(2))
+    for stride in (2, 3, 4, 16):
+        filler = SampledGaps(chosen, stride)
+        plan = GapPlan(num_frames=2 * stride + 1, stride=stride, model_frames=filler.model_frames)
+        filler.accept(plan, SIZE)
+        assert filler.fill(*ends, plan.chunk(1)).shape == (stride - 1, 3, *SIZE)
+    with pytest.raises(SettingsError, match="Perturb Tail has no effect between"):
+        SampledGaps(chosen.with_perturbed_tail(Perturbation(0.1)), 4).accept(plan, SIZE)
+    with pytest.raises(SettingsError, match="cannot fill"):
+        SampledGaps(chunk_sampler(loaded), 4)
+
+
 def test_a_prompt_of_the_plan_changes_its_chunks_only(loaded, run_root):
     chosen = chunk_sampler(loaded, "t2v")
     plain = make(chosen, 14, 6, 2)
@@ -551,14 +582,19 @@ def test_what_cannot_be_done_is_refused(loaded):
     image = torch.rand(1, *SIZE, 3)
     with pytest.raises(SettingsError, match="start_image has no place"):
         chunk_sampler(loaded).accept(planned(28, 16, 4, start_image=image))
-    with pytest.raises(SettingsError, match="noise_level"):
-        chunk_sampler(loaded).with_perturbed_tail(0.1)
+    with pytest.raises(SettingsError, match="start_percent to 0"):
+        chunk_sampler(loaded).with_perturbed_tail(Perturbation(0.1, end=0.5))
+    with pytest.raises(SettingsError, match="set previous_guidance of LVDM Chunk Sampler"):
+        chunk_sampler(loaded).with_previous_guidance(PreviousGuidance(0.1))
+    with pytest.raises(SettingsError, match="cannot be guided"):
+        chunk_sampler(loaded, "short_sky").with_previous_guidance(PreviousGuidance(0.1))
+    assert chunk_sampler(loaded).with_previous_guidance(PreviousGuidance()) is not None
     with pytest.raises(SettingsError, match="interpolation_model has no effect"):
         chunk_sampler(loaded, "short_sky", True).accept(planned(28, 16, 4))
     with pytest.raises(SettingsError, match="VAE does not belong"):
-        sampler.check_family(loaded["t2v"].model, loaded["short_sky"].vae, None)
+        family.check_family(loaded["t2v"].model, loaded["short_sky"].vae, None)
     with pytest.raises(SettingsError, match="was not trained to fill in"):
-        sampler.check_family(loaded["sky_prediction"].model, loaded["short_sky"].vae, loaded["short_sky"].model)
+        family.check_family(loaded["sky_prediction"].model, loaded["short_sky"].vae, loaded["short_sky"].model)
     patched = loaded["short_sky"].model.clone()
     patched.set_model_attn1_patch(lambda q, k, v, options: (q, k, v))
     with pytest.raises(SettingsError, match="attn1_patch"):

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ....streaming_core.errors import SettingsError
 from ....streaming_core.loop.chunk import Chunk
-from ....streaming_core.loop.latent_layout import LatentLayout, held_mask
+from ....streaming_core.loop.latent_layout import LatentLayout, held_mask, perturb
 from ....streaming_core.loop.plan import VideoPlan
+from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
-from ....streaming_core.models.lvdm.conditioning import known_places, perturbed
-from ....streaming_core.models.lvdm.config import LvdmConfig
+from ....streaming_core.models.lvdm.conditioning import known_places, nearest_level, perturbed
+from ....streaming_core.models.lvdm.config import NOISE_LEVELS, LvdmConfig
 from ....streaming_core.models.lvdm.gaps import (
     base_latents,
     gap_frames,
@@ -35,42 +36,11 @@ from ..identity import conditioning_identity, fields_identity
 from ..modelscope.sampler import decode_frames as decode_images
 from ..patchers import check_model, step_memory
 from ..pixels import core_to_images
-from .model import LvdmModel, no_text, schedule_of, with_known
+from .family import check_family, config_of
+from .model import no_text, schedule_of, with_known
 from .vae import CONTEXT_LATENTS, LvdmVae, decode_frames, encode_frames
 
 log = logging.getLogger(__name__)
-
-
-def config_of(model: ModelPatcher, called: str = "the model") -> LvdmConfig:
-    """Raise `SettingsError` unless MODEL is LVDM's; `called` names it."""
-    if not isinstance(model.model, LvdmModel):
-        raise SettingsError(f"{called} is not LVDM; load it with Load LVDM")
-    return model.model.config
-
-
-def check_family(model: ModelPatcher, vae: Any, interpolation: ModelPatcher | None) -> None:
-    """Raise `SettingsError` unless these belong together."""
-    config = config_of(model)
-    if (config.kind == "text") == isinstance(vae, LvdmVae):
-        raise SettingsError("the VAE does not belong to this LVDM model; connect the vae of its Load LVDM")
-    if vae.latent_channels != config.out_channels:
-        raise SettingsError(
-            f"the model's latents have {config.out_channels} channels, the VAE's {vae.latent_channels}; connect the "
-            "vae of its Load LVDM"
-        )
-    if interpolation is None:
-        return
-    if config_of(interpolation, "the interpolation model").kind != "conditional":
-        raise SettingsError(
-            "interpolation_model was not trained to fill in latents; connect LVDM's interpolation model"
-        )
-    if config.kind != "conditional":
-        raise SettingsError(
-            "interpolation_model has no effect: it fills in between latents of a prediction model, and this model "
-            "makes all of them itself; disconnect it, or connect a prediction model"
-        )
-    if model.model.latent_format.scale != interpolation.model.latent_format.scale:
-        raise SettingsError("prediction and interpolation model scale latents in different ways; load both alike")
 
 
 @dataclass(frozen=True)
@@ -106,6 +76,7 @@ class LvdmChunkSampler(ChunkSampler):
             noise_level: of the known latents, which the network is told; -1 leaves them clean and tells it nothing.
             previous_guidance: weight of guidance against the previous chunk.
             whole_mask: tell a prediction model that all latents are known, as the release does.
+        perturbation: noise on the known latents in place of `noise_level`; short models get it, too, without knowing.
     """
 
     model: ModelPatcher
@@ -119,6 +90,7 @@ class LvdmChunkSampler(ChunkSampler):
     noise_level: int = 100
     previous_guidance: float = 0.1
     whole_mask: bool = False
+    perturbation: Perturbation = Perturbation()
     clip: CLIP | None = None
     progress: Progress | None = None
     _encoded: dict[str, Conditioning] = field(default_factory=dict, repr=False, compare=False)
@@ -165,7 +137,9 @@ class LvdmChunkSampler(ChunkSampler):
 
     def identity(self) -> dict[str, Any]:
         # Prompts decide single chunks: `chunk_identity`.
-        return fields_identity(self, "prompts", "clip", "progress")
+        described = fields_identity(self, "prompts", "clip", "progress", "perturbation")
+        perturbed_tail = self.perturbation.identity("level")
+        return {**described, "perturbed_tail": perturbed_tail} if perturbed_tail else described
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         if self.config.kind != "text":
@@ -175,13 +149,21 @@ class LvdmChunkSampler(ChunkSampler):
     def with_progress(self, progress: Progress) -> LvdmChunkSampler:
         return replace(self, progress=progress)
 
-    def with_perturbed_tail(self, level: float) -> ChunkSampler:
-        if not level:
-            return self
-        raise SettingsError(
-            "Perturb Tail has no effect here: a prediction model knows the noise on what it continues, which is "
-            "noise_level of LVDM Chunk Sampler, and other LVDM models hold latents by a mask; remove Perturb Tail"
-        )
+    def with_perturbed_tail(self, perturbation: Perturbation) -> LvdmChunkSampler:
+        if not perturbation.is_whole:
+            raise SettingsError(
+                "LVDM sees what it continues with one level of noise; set start_percent to 0 and end_percent to 1 in "
+                "Perturb Tail"
+            )
+        return replace(self, perturbation=perturbation)
+
+    def with_previous_guidance(self, guidance: PreviousGuidance) -> ChunkSampler:
+        if guidance.is_on and self.config.kind == "conditional":
+            raise SettingsError(
+                "LVDM has this guidance of its own: set previous_guidance of LVDM Chunk Sampler and remove Previous "
+                "Chunk Guidance"
+            )
+        return super().with_previous_guidance(guidance)
 
     def steps(self, chunk: Chunk) -> int:
         return (len(self.sigmas) - 1) * (1 + self._pairs(chunk))
@@ -241,7 +223,9 @@ class LvdmChunkSampler(ChunkSampler):
         generator = chunk.generator()
         shape = self._shape(base_latents(self.layout.latents(chunk.num_frames), self._stride), size)
         bases = self._sample(chunk, shape, generator, None)
-        latents = torch.cat([bases.narrow(self.layout.axis, 0, 1), self._after(bases, 0, generator)], self.layout.axis)
+        latents = torch.cat(
+            [bases.narrow(self.layout.axis, 0, 1), self._after(bases, 0, chunk, generator)], self.layout.axis
+        )
         return ChunkResult(self._decode(latents, 0), latents)
 
     def sample_chunk(self, chunk: Chunk, tail: Tensor, anchor: Anchor) -> Tensor:
@@ -253,7 +237,7 @@ class LvdmChunkSampler(ChunkSampler):
         made = self._sample(chunk, tuple(shape), generator, bases)
         count = bases.shape[layout.axis]
         row = torch.cat([bases, layout.after(made, count)], dim=layout.axis)
-        return torch.cat([held, self._after(row, count - 1, generator)], dim=layout.axis)
+        return torch.cat([held, self._after(row, count - 1, chunk, generator)], dim=layout.axis)
 
     def decode(self, latents: Tensor, chunk: Chunk, tail: Tensor) -> Tensor:
         layout = self.layout
@@ -275,6 +259,17 @@ class LvdmChunkSampler(ChunkSampler):
 
     # Gaps
 
+    def accept_gap(self, chunk: Chunk, size: Size) -> None:
+        check_family(self.model, self.vae, self.interpolation)
+        super().accept_gap(chunk, size)
+        if self.interpolation is not None:
+            check_model(self.interpolation)
+        if self.perturbation.is_on:
+            raise SettingsError(
+                "Perturb Tail has no effect between two keyframes, where nothing has a tail; connect the chunk sampler "
+                "without it"
+            )
+
     def fill(self, first: Tensor, last: Tensor, chunk: Chunk) -> Tensor:
         """See `ChunkSampler.fill`. The ends are known as latents of frames that stand still (`gaps.py`)."""
         if self.interpolation is None:
@@ -282,7 +277,7 @@ class LvdmChunkSampler(ChunkSampler):
         unit = self.layout.frames_per_latent
         count = gap_latents(chunk.num_frames, self._stride + 1, unit)
         ends = torch.cat([self._encode(standing_still(frame, unit)) for frame in (first, last)], dim=2)
-        between = self._between(ends, count, chunk.generator())
+        between = self._between(ends, count, chunk.generator(), self.noise_level)
         frames = self._decode(torch.cat([ends[:, :, :1], between, ends[:, :, 1:]], dim=2), 0)
         return frames[gap_frames(chunk.num_frames, count, unit)]
 
@@ -310,40 +305,52 @@ class LvdmChunkSampler(ChunkSampler):
         if config.kind == "conditional":
             places = known_places(shape[axis], count)
             told = torch.ones_like(places) if self.whole_mask and count else places
-            return self._conditional(self.model, draws, held, places, told)
+            return self._conditional(self.model, draws, held, places, told, self._level(chunk))
+        if held is not None and self.perturbation.is_on:
+            held = self._noisy(held, self.perturbation.at(chunk.index), draws.known)
         if config.kind == "text":
             return self._run(self.model, draws, self._prompt(chunk), self.negative, self.cfg, held)
         return self._run(self.model, draws, no_text(), no_text(), 1.0, held)
 
+    def _level(self, chunk: Chunk) -> int:
+        """Of the noise on known latents; -1 for none."""
+        if not self.perturbation.is_on:
+            return self.noise_level
+        return nearest_level(self.perturbation.at(chunk.index), NOISE_LEVELS, schedule_of(self.config))
+
+    def _noisy(self, held: Tensor, level: float, noise: Tensor) -> Tensor:
+        base = self.model.model
+        return base.process_latent_out(perturb(base.process_latent_in(held), level, noise.to(held)))
+
     def _conditional(
-        self, model: ModelPatcher, draws: Draws, known: Tensor | None, places: Tensor, told: Tensor
+        self, model: ModelPatcher, draws: Draws, known: Tensor | None, places: Tensor, told: Tensor, level: int
     ) -> Tensor:
-        """Latents of a model that sees the `known` ones `[1, 4, n, h, w]` at `places`, and is told of those `told`."""
+        """Latents of a model that sees the `known` ones `[1, 4, n, h, w]` at `places`, with the mask `told`."""
         if known is None:
             return self._run(model, draws, no_text(), no_text(), 1.0)
         base = model.model
-        level = None if self.noise_level < 0 else self.noise_level
-        seen = perturbed(base.process_latent_in(known.float()), draws.known, level, schedule_of(base.config))
-        positive = with_known(seen, places, told, self.noise_level)
+        seen = base.process_latent_in(known.float())
+        seen = perturbed(seen, draws.known.to(seen), None if level < 0 else level, schedule_of(base.config))
+        positive = with_known(seen, places, told, level)
         negative = with_known(seen, places, None, -1)
         return self._run(model, draws, positive, negative, 1.0 + self.previous_guidance)
 
-    def _between(self, ends: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    def _between(self, ends: Tensor, count: int, generator: torch.Generator, level: int) -> Tensor:
         """The latents between two, `[1, 4, count - 2, h, w]`."""
         assert self.interpolation is not None
         shape = (*ends.shape[:2], count, *ends.shape[3:])
         places = known_places(count, 1, 1)
         draws = draw(generator, shape, 2, 2)
-        return self._conditional(self.interpolation, draws, ends, places, places)[:, :, 1:-1]
+        return self._conditional(self.interpolation, draws, ends, places, places, level)[:, :, 1:-1]
 
-    def _after(self, bases: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    def _after(self, bases: Tensor, number: int, chunk: Chunk, generator: torch.Generator) -> Tensor:
         """All latents after base `number`: further bases, and before each of them those that are filled in."""
         if self.interpolation is None:
             return self.layout.after(bases, number + 1)
         row = []
         for first in range(number, bases.shape[2] - 1):
             ends = bases[:, :, first : first + 2]
-            row += [self._between(ends, self._stride + 1, generator), ends[:, :, 1:]]
+            row += [self._between(ends, self._stride + 1, generator, self._level(chunk)), ends[:, :, 1:]]
         return torch.cat(row, dim=2)
 
     def _run(

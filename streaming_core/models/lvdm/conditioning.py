@@ -20,6 +20,12 @@ def perturbed(known: Tensor, noise: Tensor, level: int | None, schedule: LvdmSch
     return add_noise(known, noise, alpha).to(known.dtype)
 
 
+def nearest_level(noise_per_signal: float, highest: int, schedule: LvdmSchedule = VIDEO_SCHEDULE) -> int:
+    """The level of at most `highest` whose noise is nearest to that much, as in `loop.remedies.Perturbation`."""
+    alphas = schedule.alphas_cumprod()[: highest + 1]
+    return int((((1 - alphas) / alphas).sqrt() - noise_per_signal).abs().argmin())
+
+
 def known_places(length: int, first: int, last: int = 0) -> Tensor:
     """Which of `length` latents are known, `[length]` bool: the `first` first and the `last` last ones."""
     places = torch.arange(length)
