@@ -9,8 +9,8 @@ from ..streaming_core.schedules.lvdm import ddim_sigmas, ddpm_sigmas
 from .host.compat import io, schema
 from .host.encoders import encode_prompt
 from .host.files import checkpoint_names, file_stamp, model_names
-from .host.lvdm import family
 from .host.lvdm import sampler as lvdm
+from .host.lvdm.family import check_family, config_of
 from .host.lvdm.load import (
     AUTOENCODERS,
     CHECKPOINTS,
@@ -120,7 +120,7 @@ def method_inputs() -> list:
 
 def official_sampling(model, method: str, steps: int):
     """SAMPLER and SIGMAS of an LVDM MODEL."""
-    schedule = schedule_of(family.config_of(model))
+    schedule = schedule_of(config_of(model))
     return Ddim(1.0), ddpm_sigmas(schedule) if method == DDPM else ddim_sigmas(steps, schedule)
 
 
@@ -234,7 +234,7 @@ class LvdmChunkSampler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, vae, method, steps, cfg, noise_level, previous_guidance, mask, **rest):
-        family.check_family(model, vae, rest.get("interpolation_model"))
+        check_family(model, vae, rest.get("interpolation_model"))
         official, levels = official_sampling(model, method, steps)
         return io.NodeOutput(
             lvdm.LvdmChunkSampler(
@@ -257,7 +257,7 @@ def _text(model, positive, negative, clip) -> dict:
     given = [
         name for name, value in (("positive", positive), ("negative", negative), ("clip", clip)) if value is not None
     ]
-    if family.config_of(model).kind != "text":
+    if config_of(model).kind != "text":
         if given:
             raise SettingsError(f"{given[0]} has no effect: this LVDM model takes no text; disconnect it")
         return {}

@@ -14,7 +14,14 @@ from torch import Tensor
 from streaming_core.errors import CheckpointError, FrameError, SettingsError
 from streaming_core.models.lvdm.attention import RelativePositions, attend_over_time
 from streaming_core.models.lvdm.autoencoder import VideoAutoencoder
-from streaming_core.models.lvdm.conditioning import guided, known_places, mask_channel, overwritten, perturbed
+from streaming_core.models.lvdm.conditioning import (
+    guided,
+    known_places,
+    mask_channel,
+    nearest_level,
+    overwritten,
+    perturbed,
+)
 from streaming_core.models.lvdm.config import LATENT_SCALES, LatentScale, LvdmConfig, VideoAutoencoderConfig
 from streaming_core.models.lvdm.detect import detect, detect_autoencoder
 from streaming_core.models.lvdm.gaps import base_latents, gap_frames, gap_latents, latents_of_bases, standing_still
@@ -320,6 +327,7 @@ def test_known_latents():
     assert torch.allclose(got, known * alpha.sqrt() + (1 - alpha).sqrt(), atol=1e-6)
     assert perturbed(known, torch.ones_like(known), None) is known
     assert abs(alpha - 0.829) < 5e-4
+    assert [nearest_level(amount, 250) for amount in (0.0, 0.205, 0.455, 0.76, 3.0)] == [0, 25, 100, 200, 250]
     with pytest.raises(SettingsError, match="0 to 999"):
         perturbed(known, known, 1000)
     assert torch.equal(guided(known, known + 1, 0.0), known)

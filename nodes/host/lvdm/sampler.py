@@ -22,8 +22,8 @@ from ....streaming_core.loop.plan import VideoPlan
 from ....streaming_core.loop.remedies import Perturbation, PreviousGuidance
 from ....streaming_core.loop.sampler import ChunkSampler, Progress, Size, StepMemory
 from ....streaming_core.loop.state import Anchor, ChunkResult
-from ....streaming_core.models.lvdm.conditioning import known_places, label_of, perturbed
-from ....streaming_core.models.lvdm.config import LvdmConfig
+from ....streaming_core.models.lvdm.conditioning import known_places, nearest_level, perturbed
+from ....streaming_core.models.lvdm.config import NOISE_LEVELS, LvdmConfig
 from ....streaming_core.models.lvdm.gaps import (
     base_latents,
     gap_frames,
@@ -168,7 +168,7 @@ class LvdmChunkSampler(ChunkSampler):
         if self.perturbation is None:
             return self.noise_level
         noise = self.perturbation.at(chunk.index)
-        return label_of(noise, schedule_of(self.config)) if noise else -1
+        return nearest_level(noise, NOISE_LEVELS) if noise else -1
 
     def steps(self, chunk: Chunk) -> int:
         return (len(self.sigmas) - 1) * (1 + self._pairs(chunk))

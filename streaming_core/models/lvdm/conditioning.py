@@ -8,7 +8,6 @@ from torch import Tensor
 from ...errors import SettingsError
 from ...schedules.ddim import add_noise
 from ...schedules.lvdm import VIDEO_SCHEDULE, LvdmSchedule
-from .config import NOISE_LEVELS
 
 
 def perturbed(known: Tensor, noise: Tensor, level: int | None, schedule: LvdmSchedule = VIDEO_SCHEDULE) -> Tensor:
@@ -21,10 +20,10 @@ def perturbed(known: Tensor, noise: Tensor, level: int | None, schedule: LvdmSch
     return add_noise(known, noise, alpha).to(known.dtype)
 
 
-def label_of(noise: float, schedule: LvdmSchedule = VIDEO_SCHEDULE) -> int:
-    """The level, 0 to 250, whose noise per signal is nearest to `noise`; what lies beyond the last is the last."""
-    alphas = schedule.alphas_cumprod()[: NOISE_LEVELS + 1]
-    return int((((1 - alphas) / alphas).sqrt() - noise).abs().argmin())
+def nearest_level(noise_per_signal: float, highest: int, schedule: LvdmSchedule = VIDEO_SCHEDULE) -> int:
+    """The level of at most `highest` whose noise is nearest to that much, as in `loop.remedies.Perturbation`."""
+    alphas = schedule.alphas_cumprod()[: highest + 1]
+    return int((((1 - alphas) / alphas).sqrt() - noise_per_signal).abs().argmin())
 
 
 def known_places(length: int, first: int, last: int = 0) -> Tensor:
