@@ -271,5 +271,5 @@ def test_a_gap_is_filled_between_its_ends(loaded, calls, num_frames):
 
 def test_an_end_image_has_no_place_in_a_gap(loaded, calls):
     with pytest.raises(SettingsError, match="end_image has no effect where frames between given ones are filled"):
-        chunk_sampler(loaded, end_image=END).fill(core(1), core(2), Chunk(0, 0, 5, 5, 0, 7, ends_video=True))
+        chunk_sampler(loaded, end_image=END).accept_gap(Chunk(0, 0, 5, 5, 0, 7, ends_video=True), (HEIGHT, WIDTH))
     assert not calls

@@ -330,7 +330,7 @@ class DropletChunkSampler(FrameRemedies):
 
         def conditions(frames: Tensor | None) -> ConditioningPair:
             known = known_conditioning(
-                self.vae, size, self._called(chunk), frames, end, self.reference_noise, generator
+                self.vae, size, self._called(chunk), frames, end=end, noise=self.reference_noise, generator=generator
             )
             options = {INPAINT: known, FPS: self.fps if chunk.motion is None else chunk.motion}
             return with_options(self._prompt(chunk), **options), with_options(self.negative, **options)
