@@ -231,8 +231,8 @@ def main(argv: list[str] | None = None) -> None:
     text = "\n\n".join(
         (
             f"{args.seeds} held-out videos of {SIZE}x{SIZE} pixels, {STEPS} steps, cfg {CFG:g}, {PREFIX} shared "
-            f"frames a chunk; mean ± standard deviation. **At 4 the ball moves {times:.1f} times as far from frame to frame as "
-            f"at 32** (promise: at least {LEAST_RATIO:g}); the motion falls from 4 over 8 and 16 to 32 in {falling} of "
+            f"frames a chunk; mean ± standard deviation. **At 4 the ball moves {times:.1f} times as far from frame to "
+            f"frame as at 32** (promise: at least {LEAST_RATIO:g}); the motion falls from 4 over 8 and 16 to 32 in {falling} of "
             f"the {args.seeds} videos.",
             body,
             f"One model call of a chunk: {demo / 1e9:.2f} GFLOP and {call:.3f} s on one thread at the demo's size "
