@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks import dropletvideo_speed as speed
 from hosting.inprocess import import_host, import_pack
 from streaming_core.errors import SettingsError
 from streaming_core.models.dropletvideo.conditioning import inpaint_channels
@@ -169,12 +170,13 @@ def test_the_export_has_the_official_layout(exported):
 
 
 @torch.no_grad()
-def test_the_loaded_networks_compute_what_was_trained(exported, trained):
+def test_the_loaded_networks_compute_what_was_trained(exported, trained, monkeypatch):
     import folder_paths
     from comfyui_streamingt2v.nodes.host.dropletvideo import load, vae
 
     for name in ("diffusion_models", "vae"):
-        folder_paths.add_model_folder_path(name, str(exported[0].parent))
+        _, endings = folder_paths.folder_names_and_paths[name]
+        monkeypatch.setitem(folder_paths.folder_names_and_paths, name, ([str(exported[0].parent)], endings))
     loaded = load.load_dropletvideo(*FILES["droplet"])
     weights = {stage: load_file(trained[stage].folder / f"{stage}.safetensors") for stage in STAGES}
     own_vae = build_vae(weights["droplet_vae"], DEMO_DROPLET_VAE, CPU)
@@ -210,3 +212,15 @@ def test_the_command_line_makes_both_tasks(trained, tmp_path, capsys):
         DropletVaeTask(SIZE, frames=13)
     assert export_command(["--out", str(tmp_path), "--stage", "droplet"]) == 1
     assert "droplet.safetensors is not there yet" in capsys.readouterr().err
+
+
+def test_the_demo_moves_as_fast_as_it_is_told(trained):
+    """Three of the videos of `benchmarks/dropletvideo_speed.py`, which has the numbers."""
+    parts = speed.open_parts()
+    videos = [make_video(speed.FIRST_SEED + number, speed.SIZE) for number in range(3)]
+    moved = {}
+    for fps in (4.0, 32.0):
+        made = [speed.made(parts, TimedClip(video, fps, 0)) for video in videos]
+        assert all(speed.with_ball(frames) > 0.8 for frames in made)
+        moved[fps] = sum(map(speed.motion, made))
+    assert moved[4.0] > speed.LEAST_RATIO * moved[32.0]
