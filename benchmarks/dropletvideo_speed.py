@@ -46,6 +46,8 @@ CUED = (16.0, 4.0, 32.0)
 """Of the three chunks."""
 FIRST_SEED = HELD_OUT + 1000
 """Training measures itself on the first few held-out videos; these are others."""
+SHOWN = 3
+"""Videos on the sheet."""
 LEAST_RATIO = 2.5
 """Promise: so many times the motion at 4 as at 32."""
 
@@ -109,19 +111,20 @@ def with_ball(frames: Tensor) -> float:
 
 
 def judged(parts: Parts, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Every number of one video, and the frames that they are of."""
+    """Every number of one video, and what a sheet shows of it, by its settings."""
     video = make_video(seed, SIZE)
     numbers, shown = {}, {}
     for fps in RATES:
         clip = TimedClip(video, fps, 0)
         frames, truth = made(parts, clip), clip.render(FRAMES).frames
-        shown |= {f"{fps:g} made": frames, f"{fps:g} true": truth}
+        shown[f"{fps:g}"] = frames
         numbers |= {f"made_{fps:g}": motion(frames), f"true_{fps:g}": motion(truth), f"ball_{fps:g}": with_ball(frames)}
     clip = TimedClip(video, CUED[0], 0)
     cues = Script(motion=tuple(Cue(fps, chunk=chunk) for chunk, fps in enumerate(CUED)))
     for name, script in (("cued", cues), ("plain", Script())):
         frames = made(parts, clip, len(CUED), script)
-        shown[name] = frames
+        if script.motion:
+            shown["-".join(f"{fps:g}" for fps in CUED)] = frames
         numbers[f"ball_{name}"] = with_ball(frames)
         for chunk in range(len(CUED)):
             start = FRAMES - 1 + (chunk - 1) * (FRAMES - PREFIX) if chunk else 0
@@ -193,15 +196,15 @@ def seconds_a_call(parts: Parts, repeats: int = 10) -> float:
     return best
 
 
-def sheet(videos: dict[str, Tensor], path: Path, step: int = 2, width: int = 64) -> None:
-    """One row per video with its name, every `step`-th frame."""
-    columns = max(len(range(0, len(frames), step)) for frames in videos.values())
-    whole = Image.new("RGB", (64 + columns * (width + 2), len(videos) * (width + 2)), "white")
+def sheet(videos: list[tuple[str, Tensor]], path: Path, columns: int = FRAMES, width: int = 56) -> None:
+    """One row per video with its name, `columns` evenly spaced frames of it; one chunk shows all of its frames."""
+    whole = Image.new("RGB", (60 + columns * (width + 1), len(videos) * (width + 1)), "white")
     draw = ImageDraw.Draw(whole)
-    for row, (name, frames) in enumerate(videos.items()):
-        draw.text((2, row * (width + 2) + width // 2 - 6), name, fill="black")
-        for column, frame in enumerate(frames[::step]):
-            whole.paste(to_image(frame).resize((width, width)), (64 + column * (width + 2), row * (width + 2)))
+    for row, (name, frames) in enumerate(videos):
+        draw.text((2, row * (width + 1) + width // 2 - 6), name, fill="black")
+        for column in range(columns):
+            frame = to_image(frames[round(column * (len(frames) - 1) / (columns - 1))])
+            whole.paste(frame.resize((width, width)), (60 + column * (width + 1), row * (width + 1)))
     whole.save(path, quality=85)
 
 
@@ -210,17 +213,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--record", action="store_true", help="write the table into docs/benchmarks.md")
     parser.add_argument("--seeds", type=int, default=16, help="held-out videos (default 16)")
     parser.add_argument("--models", type=Path, default=MODELS, help="folder with diffusion_models and vae")
-    parser.add_argument("--sheet", type=Path, help="image of the first two videos")
+    parser.add_argument("--sheet", type=Path, help="image of the first videos")
     args = parser.parse_args(argv)
     dev.ensure_environment("benchmarks.dropletvideo_speed")
     torch.set_num_threads(1)
     parts = open_parts(args.models)
-    found, shown = [], {}
+    found, shown = [], []
     for number in range(args.seeds):
         numbers, frames = judged(parts, FIRST_SEED + number)
         found.append(numbers)
-        if number < 2:
-            shown |= {f"{name}{' ' * number}": each for name, each in frames.items()}
+        if number < SHOWN:
+            shown += frames.items()
         print(number, {name: round(value, 2) for name, value in numbers.items()}, flush=True)
     if args.sheet is not None:
         sheet(shown, args.sheet)
