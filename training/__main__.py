@@ -44,7 +44,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument("--videos", choices=VARIETIES, default="narrow", help="variety of the videos (default narrow)")
     parser.add_argument("--batch", type=int, help=f"clips per step; default {defaults('batch')}")
     parser.add_argument("--frames", type=int, help=f"frames per clip, of pool per video; default {defaults('frames')}")
-    parser.add_argument("--pool-videos", type=int, default=224, help="pool: videos that are encoded (default 224)")
+    parser.add_argument("--pool-videos", type=int, help=f"videos that are encoded; default {defaults('pool_videos')}")
     parser.add_argument("--overlap", type=int, help=f"how many are control frames; default {defaults('overlap')}")
     parser.add_argument("--rate", type=float, default=LEARNING_RATE, help=f"learning rate (default {LEARNING_RATE})")
     parser.add_argument("--matrix-rate", type=float, default=0.0, help="train matrices with Muon at this rate")
@@ -85,6 +85,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     args.batch = args.batch or stage.batch
     args.frames = args.frames or stage.frames
     args.overlap = args.overlap or stage.overlap
+    args.pool_videos = args.pool_videos or stage.pool_videos
     return args
 
 

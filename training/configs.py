@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from streaming_core.models.dropletvideo.config import CausalVaeConfig, DropletConfig
 from streaming_core.models.ema_vfi.config import standard_config
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
 from streaming_core.models.modelscope.config import (
@@ -74,3 +75,11 @@ DEMO_ENHANCER = I2VGenXLConfig(
 
 DEMO_VFI = replace(standard_config(8, (1, 1, 1, 2, 2)), flow_channels=(64, 64), refine_channels=8)
 """Half as wide as `ours_small`, with more of it in the flow heads and less in the refinement."""
+
+DEMO_DROPLET_VAE = CausalVaeConfig(channels=(16, 32, 48, 48), layers_per_block=1, norm_groups=4)
+"""Fewer groups than the published 32: a channel that is normed by itself loses its mean, and with it the colors."""
+
+DEMO_DROPLET = DropletConfig(
+    width=128, head_width=32, layers=6, text_width=WIDTH, embedding_width=64, feed_forward_width=512
+)
+"""Its text is that of StreamingModelscope's demo: the host builds a T5 XXL in full size whatever the file holds."""

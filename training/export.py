@@ -4,11 +4,13 @@ python -m training.export --out DIR                     # StreamingSVD: vae, une
 python -m training.export --out DIR --base FILE         # the same, with CAM trained on a file of your own
 python -m training.export --out DIR --stage ms_cam      # StreamingModelscope, and its base text-to-video UNet
 python -m training.export --out DIR --stage enhancer    # that network alone, which is a whole file; vfi likewise
+python -m training.export --out DIR --stage droplet     # DropletVideo: transformer, and VAE with its config.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -18,9 +20,11 @@ FILES = {
     "cam": ("streamingsvd.safetensors",),
     "ms_cam": ("demo_streamingmodelscope.safetensors", "demo_modelscope_t2v.safetensors"),
     "enhancer": ("demo_i2vgenxl.safetensors",),
+    "droplet": ("demo_dropletvideo.safetensors", "demo_dropletvideo/demo_dropletvideo_vae.safetensors"),
     "vfi": ("demo_ema_vfi_t.safetensors",),
 }
-"""By stage, the files that it ends in. Load EMA-VFI tells weights for any time by the _t."""
+"""By stage, the files that it ends in. Load EMA-VFI tells weights for any time by the _t. A config.json is read for
+every file that it lies next to, so the one of DropletVideo's VAE needs a folder."""
 
 
 def export(
@@ -30,14 +34,18 @@ def export(
 
     `name`: another one than `FILES` has, for the first of them.
     """
-    from .files import files_of, narrowed
+    from .files import files_of, narrowed, settings_of
     from .layout import write_weights
 
     into = into or folder
     into.mkdir(parents=True, exist_ok=True)
     paths = [into / (name or FILES[stage][0]), *(into / other for other in FILES[stage][1:])]
     for path, tensors in zip(paths, files_of(folder, stage, base), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_weights(path, narrowed(tensors))
+    for path, settings in zip(paths, settings_of(stage), strict=False):
+        if settings:
+            path.with_name("config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return paths
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from streaming_core.models.registry import shapes_of
 from streaming_core.models.streamingsvd.detect import CAM_PREFIX, UNET_PREFIX, detect_streamingsvd
 from streaming_core.models.streamingsvd.file import cam_weights, split_file
 
+from .configs import DEMO_DROPLET_VAE
 from .layout import Base, Weights, host, read_base, read_stage
 from .modelscope_towers import frozen_parts
 
@@ -51,4 +53,22 @@ def files_of(folder: Path, stage: str, base: Path | None = None) -> tuple[Weight
     if stage == "ms_cam":
         unet = read_stage(folder, "ms_unet")
         return streamingmodelscope(read_base(folder, base), unet, read_stage(folder, "ms_cam")), unet
+    if stage == "droplet":
+        return read_stage(folder, "droplet"), read_stage(folder, "droplet_vae")
     return (read_stage(folder, stage),)
+
+
+def settings_of(stage: str) -> tuple[dict[str, Any] | None, ...]:
+    """Of the files of `files_of`, what goes into a config.json because shapes do not say it; None for nothing."""
+    if stage != "droplet":
+        return ()
+    vae = DEMO_DROPLET_VAE
+    return None, {
+        "_class_name": "AutoencoderKLCogVideoX",
+        "block_out_channels": list(vae.channels),
+        "layers_per_block": vae.layers_per_block,
+        "latent_channels": vae.latent_channels,
+        "norm_num_groups": vae.norm_groups,
+        "norm_eps": vae.norm_eps,
+        "scaling_factor": vae.scaling_factor,
+    }

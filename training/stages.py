@@ -22,7 +22,7 @@ class Stage:
     """One row of the table. `make` is None for the stage that trains nothing; `batch` too.
 
     `takes`: the options --base, --start and --clips that are for it. `overlap`: how many frames of a clip are control
-    frames.
+    frames. `pool_videos`: how many are encoded before training.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Stage:
     batch: int | None = None
     frames: int = 8
     overlap: int | None = None
+    pool_videos: int | None = None
     takes: tuple[str, ...] = ("base", "start")
 
 
@@ -113,11 +114,34 @@ def _enhancer(args: argparse.Namespace) -> Task:
     return EnhancerTask(read_base(args.out, args.base), unet, clips, **_everywhere(args))
 
 
+def _droplet_vae(args: argparse.Namespace) -> Task:
+    from .droplet_vae import DropletVaeTask
+
+    return DropletVaeTask(args.size, args.videos, args.batch, args.frames, **_everywhere(args))
+
+
+def _droplet(args: argparse.Namespace) -> Task:
+    from .configs import DEMO_DROPLET_VAE
+    from .droplet import DropletTask
+    from .droplet_pool import read_or_make_clips
+    from .droplet_vae import build_vae
+    from .layout import read_stage
+
+    where = _everywhere(args)
+    vae = build_vae(read_stage(args.out, "droplet_vae"), DEMO_DROPLET_VAE, where["device"])
+    about = {"size": args.size, "variety": args.videos, "count": args.pool_videos, "frames": args.frames}
+    clips = read_or_make_clips(args.out, vae, about, where["device"])
+    return DropletTask(vae, clips, args.size, args.videos, args.batch, start=_start(args), **where)
+
+
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("vae", "the VAE of all families", _vae, minutes=20, batch=6, frames=1, takes=()),
-        Stage("pool", "no training: videos encoded by the VAE, for later stages", None, frames=33, takes=("base",)),
+        Stage(
+            "pool", "no training: videos encoded by the VAE, for later stages", None,
+            frames=33, pool_videos=224, takes=("base",),
+        ),
         Stage("unet", "SVD's video UNet, after pool", _unet, minutes=75, batch=3),
         Stage(
             "cam", "StreamingSVD's CAM, after unet, or for a video model of your own", _cam,
@@ -126,6 +150,11 @@ STAGES = {
         Stage("ms_unet", "StreamingModelscope's base text-to-video UNet, after pool", _ms_unet, minutes=35, batch=3),
         Stage("ms_cam", "StreamingModelscope's CAM and APM, after ms_unet", _ms_cam, minutes=18, batch=3, overlap=4),
         Stage("enhancer", "a small I2VGen-XL, after ms_unet", _enhancer, minutes=25, batch=3),
+        Stage("droplet_vae", "DropletVideo's VAE, on its own", _droplet_vae, minutes=10, batch=3, frames=17, takes=()),
+        Stage(
+            "droplet", "DropletVideo's transformer, after droplet_vae", _droplet,
+            minutes=45, batch=16, frames=17, pool_videos=3200, takes=("start",),
+        ),
         Stage("vfi", "EMA-VFI frame interpolation, on its own", _vfi, minutes=15, batch=4, frames=3, takes=()),
     )
 }  # fmt: skip

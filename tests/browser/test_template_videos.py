@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from streaming_core.frames import VideoFrames
-from tests.browser.thumbnail_videos import FOLDER, RECIPES, SIZE, make_output
+from tests.browser.thumbnail_videos import FOLDER, RECIPES, make_output
 from training.demo import furnish
 
 
@@ -28,6 +28,6 @@ def test_makes_a_video_with_its_sprite_or_a_report(server, name):
         return
     video = VideoFrames.open(made)
     frames = video.read(0, len(video))
-    assert len(video) >= 8 and (video.width, video.height) == (SIZE, SIZE)
+    assert len(video) >= 8 and {video.width, video.height} == {RECIPES[name].size}
     bright = (frames.amax(dim=-1) > 0.6).float().mean(dim=(1, 2))
     assert ((bright > 0.01) & (bright < 0.3)).float().mean() > 0.9, bright

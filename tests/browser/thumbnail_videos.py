@@ -32,6 +32,7 @@ ENHANCE = "StreamingT2VEnhanceVideo"
 TEXT_CHUNKS, DDIM = "StreamingT2VModelscopeChunkSampler", "StreamingT2VModelscopeDdim"
 LOAD_TEXT = "StreamingT2VLoadStreamingModelscope"
 LOAD_UNET, LVDM_CHUNKS = "StreamingT2VLoadModelscope", "StreamingT2VLvdmChunkSampler"
+DROPLET_CHUNKS, PLAN = "StreamingT2VDropletVideoChunkSampler", "StreamingT2VChunkPlan"
 MODELSCOPE = (LOAD_TEXT, LOAD_UNET, TEXT_CHUNKS, VIDEO)
 
 
@@ -43,8 +44,8 @@ class Footage:
     seed: int
     num_frames: int = 1
 
-    def write(self, folder: Path) -> None:
-        frames = make_video(HELD_OUT + self.seed, SIZE).render(0, self.num_frames).frames
+    def write(self, folder: Path, size: int) -> None:
+        frames = make_video(HELD_OUT + self.seed, size).render(0, self.num_frames).frames
         if self.name.endswith(".png"):
             to_image(frames[0]).save(folder / self.name)
         else:
@@ -58,7 +59,8 @@ class Recipe:
     demo, borrowed: the demo template whose widget values the nodes of these types take. inputs: values by node type,
     over the borrowed ones. words: prompts, old to new. adapt: further changes. footage: the file that the template
     loads. video_of: the template whose video is that file, named `video.mp4`. consecutive: frames in a row from the
-    middle of the video, not from all over it. label: what is written on a frame, by its number.
+    middle of the video, not from all over it. label: what is written on a frame, by its number. size: pixels of the
+    square frames.
     """
 
     demo: str | None = None
@@ -70,6 +72,7 @@ class Recipe:
     video_of: str | None = None
     consecutive: bool = False
     label: Callable[[int], str] = str
+    size: int = SIZE
 
 
 def nodes_of(prompt: Prompt, node_type: str) -> list[str]:
@@ -196,6 +199,29 @@ def towers_of_text_model(prompt: Prompt, demo: Mapping) -> None:
         replace_node(prompt, node_type, ("towers", output))
 
 
+def text_of_text_model(prompt: Prompt, demo: Mapping) -> None:
+    """Prompts by the text tower of the demo StreamingModelscope, which the demo DropletVideo was trained with.
+
+    The host has T5 XXL in full size only.
+    """
+    prompt["towers"] = {"class_type": LOAD_TEXT, "inputs": widgets(demo, LOAD_TEXT)}
+    for name, text in (("positive", make_video(HELD_OUT + DROPLET_VIDEO).caption(0)), ("negative", "")):
+        prompt[name] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["towers", 1], "text": text}}
+    replace_node(prompt, "StreamingT2VDropletVideoText", ("positive", 0), ("negative", 0))
+    [loader] = nodes_of(prompt, "CLIPLoader")
+    del prompt[loader]
+
+
+DROPLET_VIDEO, DROPLET_SIZE, DROPLET_CHUNK, DROPLET_OVERLAP = 8, 64, 17, 4
+"""The video whose first frame DropletVideo begins with, and frames of its chunks."""
+DROPLET_FRAMES = DROPLET_CHUNK + 2 * (DROPLET_CHUNK - DROPLET_OVERLAP)
+
+
+def droplet_label(frame: int) -> str:
+    """With the template's motion setting of its chunk."""
+    return f"{frame}: {(16, 4, 32)[max(0, frame - DROPLET_OVERLAP) // (DROPLET_CHUNK - DROPLET_OVERLAP)]}"
+
+
 CHUNK, OVERLAP = 8, 3
 """Frames of a chunk of the demo's StreamingSVD."""
 FRAMES = CHUNK + 6 * (CHUNK - OVERLAP)
@@ -212,7 +238,7 @@ RECIPES: dict[str, Recipe] = {
         STREAMING_SVD,
         {
             VIDEO: {"run_name": "my_video"},
-            "StreamingT2VChunkPlan": {
+            PLAN: {
                 "num_frames": FRAMES,
                 "fps": FPS,
                 "chunk_frames": CHUNK,
@@ -276,6 +302,22 @@ RECIPES: dict[str, Recipe] = {
         },
         adapt=towers_of_text_model,
     ),
+    "dropletvideo_image_to_video": Recipe(
+        TEXT,
+        inputs={
+            "StreamingT2VLoadDropletVideo": {
+                "model_name": "demo_dropletvideo.safetensors",
+                "vae_name": str(Path("demo_dropletvideo", "demo_dropletvideo_vae.safetensors")),
+            },
+            DROPLET_CHUNKS: {"steps": 20, "cfg": 1.0, "quality": ""},
+            PLAN: {"num_frames": DROPLET_FRAMES, "chunk_frames": DROPLET_CHUNK},
+            VIDEO: {"width": DROPLET_SIZE, "height": DROPLET_SIZE},
+        },
+        adapt=text_of_text_model,
+        footage=Footage("example.png", DROPLET_VIDEO),
+        label=droplet_label,
+        size=DROPLET_SIZE,
+    ),
     "measure_video": Recipe(
         inputs={"StreamingT2VVideoReport": {"chunks": f"{CHUNK},{CHUNK - OVERLAP}"}},
         video_of="streamingsvd_image_to_video",
@@ -309,7 +351,7 @@ def make_output(server: HostServer, name: str) -> Path:
     """Runs a template after its recipe on a server that has the demo models; its video, or a report's image."""
     recipe, inputs = RECIPES[name], server.base / "input"
     if recipe.footage is not None:
-        recipe.footage.write(inputs)
+        recipe.footage.write(inputs, recipe.size)
     if recipe.video_of is not None:
         shutil.copy(make_output(server, recipe.video_of), inputs / "video.mp4")
     report = server.run(make_prompt(name, server.object_info()), timeout=1800).check()
