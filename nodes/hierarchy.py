@@ -16,7 +16,7 @@ from .host.runs.videos import RunVideo
 from .plan import chunk_inputs, length_inputs, length_of, plan_outputs, script_of
 from .types import CATEGORY, ChunkPlan, ChunkSampler, FrameStream, InterpModel
 
-MOST_STRIDE, MOST_LEVELS = 64, 4
+MOST_STRIDE, MOST_LEVELS = 256, 4
 
 
 def level_inputs(tooltip: str) -> list:

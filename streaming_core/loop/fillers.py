@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LONGEST_CALL = 8
 """A model call has at most this many frames for each one that is kept."""
-_STRIDES = range(2, 65)
+_STRIDES = range(2, 257)
 
 
 def gap_length(sampler: ChunkSampler, stride: int) -> int:

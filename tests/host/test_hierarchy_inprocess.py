@@ -337,6 +337,19 @@ def test_one_gap_is_in_memory_at_a_time(root):
     assert most == 1 and widest <= MOST_FRAMES
 
 
+def test_a_rerolled_keyframe_finds_its_unnamed_run_again(root):
+    sampler = Both()
+    keyframes = videos.make_video(sampler, videos.plan_video(num_frames=13, seed=0, anchor_frame=0, **SIZES), "keys")
+    stream = fill(keyframes, sampler, name="")
+    other = reroll.reroll(sampler, "keys", reroll.RerollRequest((0,), "new", 1, reroll.SCOPES[0]))
+    same = [torch.equal(*pair) for pair in zip(read(keyframes), read(other), strict=True)]
+    assert same == [False] * 8 + [True] * 5
+    sampler.made.clear()
+    again = fill(other, sampler, name="")
+    assert again.run_name == stream.run_name and sampler.made == list(range(8))
+    assert fill(other, sampler, name="", seed=6).run_name != stream.run_name
+
+
 def test_levels_have_other_noise():
     """With ends that are alike, two levels with the same noise would show the same frames."""
     video = read(fill(frames(1).expand(3, -1, -1, -1), stride=2, levels=2))

@@ -107,7 +107,7 @@ def test_strides_that_fit_are_named():
     with pytest.raises(SettingsError, match="use stride 10 or 16 or 20$"):
         SampledGaps(Filling(80, 81), 3)
     with pytest.raises(SettingsError, match="use an interpolation model"):
-        SampledGaps(Filling(1000, 1001), 3)
+        SampledGaps(Filling(4000, 4001), 3)
 
 
 class Unable(Filling):

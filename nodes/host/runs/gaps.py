@@ -146,9 +146,16 @@ def fill_between(keyframes: FrameStream, filler: Filler, request: FillRequest) -
     stream, name = keyframes, request.run_name.strip()
     for plan in plans:
         job = GapJob.of(filler, plan, stream)
-        name = name or f"{filler.kind.replace(' ', '_')}_{job.hashes[0][:10]}"
+        name = name or _own_name(job)
         stream = _fill_level(job, level_names(name, request.levels)[plan.level - 1], progress)
     return stream
+
+
+def _own_name(job: GapJob) -> str:
+    """A name for a run without one: after the run of its keyframes, whichever takes that shows, else its first gap."""
+    source = getattr(job.keyframes, "run_name", "")
+    of_run = settings_hash({"run": job.identity, "keyframes": source, "seed": job.plan.seed})
+    return f"{job.filler.kind.replace(' ', '_')}_{(of_run if source else job.hashes[0])[:10]}"
 
 
 def level_names(run_name: str, levels: int) -> tuple[str, ...]:
