@@ -14,7 +14,6 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +54,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base", type=Path, help="a model in SVD's or StreamingSVD's layout, for its VAE, and for cam its UNet"
     )
+    parser.add_argument("--stride", type=int, help="lvdm stages: latents of a video between those of a clip")
     parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
     parser.add_argument(
         "--start",
@@ -90,26 +90,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def make_task(args: argparse.Namespace) -> Task:
     """The stage's task, from what earlier stages left in the folder."""
-    return STAGES[args.stage].make(args)
-
-
-def encode_videos(args: argparse.Namespace, stopped: Callable[[], bool]) -> int:
-    """The stage that trains nothing."""
-    import torch
-
-    from .configs import DEMO_SVD
-    from .diffusion import Encoder
-    from .layout import read_base
-    from .pool import FILE, make_pool, write_pool
-
-    base, device = read_base(args.out, args.base), torch.device(args.device)
-    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO_SVD.cam.unet.vector_width, device)
-    pool = make_pool(encoder, args.size, args.videos, args.pool_videos, args.frames, stopped)
-    if pool is None:
-        return 3
-    write_pool(pool, args.out, args.size, args.videos)
-    print(f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames")
-    return 0
+    make = STAGES[args.stage].make
+    assert make is not None, args.stage
+    return make(args)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,8 +109,11 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
     try:
-        if STAGES[args.stage].make is None:
-            return encode_videos(args, lambda: bool(signals))
+        encode = STAGES[args.stage].encode
+        if encode is not None:
+            written = encode(args, lambda: bool(signals))
+            print(written or "stopped; nothing is written before the last video")
+            return 0 if written else 3
         run = Run(make_task(args), args.out, Recipe(args.rate, args.matrix_rate, seed=args.seed))
         began, first = time.monotonic(), run.progress.step
         print(f"{args.stage}: from step {first}", flush=True)

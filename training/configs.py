@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from streaming_core.models.ema_vfi.config import standard_config
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
+from streaming_core.models.lvdm.config import NOISE_LEVELS, LvdmConfig, VideoAutoencoderConfig
 from streaming_core.models.modelscope.config import (
     ImageProjectorConfig,
     MixerConfig,
@@ -74,3 +75,10 @@ DEMO_ENHANCER = I2VGenXLConfig(
 
 DEMO_VFI = replace(standard_config(8, (1, 1, 1, 2, 2)), flow_channels=(64, 64), refine_channels=8)
 """Half as wide as `ours_small`, with more of it in the flow heads and less in the refinement."""
+
+DEMO_LVDM_AE = VideoAutoencoderConfig(base_channels=16, scales=(2, 4, 4))
+"""One level fewer than the published one: a latent stands for two frames."""
+
+DEMO_LVDM = LvdmConfig(width=64, multipliers=(1, 2), blocks_per_level=1, attention=(False, True), temporal_length=4)
+DEMO_LVDM_PREDICTION = replace(DEMO_LVDM, in_channels=5, labels=NOISE_LEVELS + 1)
+DEMO_LVDM_INTERPOLATION = replace(DEMO_LVDM_PREDICTION, temporal_length=5)

@@ -14,13 +14,14 @@ if TYPE_CHECKING:
     from .layout import Weights
     from .task import Clips, Task
 
-VARIETIES = ("narrow", "paced", "slow", "wide")
+VARIETIES = ("narrow", "paced", "slow", "calm", "wide")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table. `make` is None for the stage that trains nothing; `batch` too.
+    """One row of the table. `make` is None for stages that train nothing, which `encode` instead; `batch` too.
 
+    `encode` gets a function that tells whether to stop, and returns what it wrote, in words, or None if it stopped.
     `takes`: the options --base, --start and --clips that are for it. `overlap`: how many frames of a clip are control
     frames.
     """
@@ -33,6 +34,7 @@ class Stage:
     frames: int = 8
     overlap: int | None = None
     takes: tuple[str, ...] = ("base", "start")
+    encode: Callable[[argparse.Namespace, Callable[[], bool]], str | None] | None = None
 
 
 def _everywhere(args: argparse.Namespace) -> dict[str, Any]:
@@ -59,6 +61,33 @@ def _vae(args: argparse.Namespace) -> Task:
     from .vae import VaeTask
 
     return VaeTask(args.size, args.videos, args.batch, **_everywhere(args))
+
+
+def _pool(args: argparse.Namespace, stopped: Callable[[], bool]) -> str | None:
+    import torch
+
+    from .configs import DEMO_SVD
+    from .diffusion import Encoder
+    from .layout import read_base
+    from .pool import FILE, make_pool, write_pool
+
+    base, device = read_base(args.out, args.base), torch.device(args.device)
+    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO_SVD.cam.unet.vector_width, device)
+    pool = make_pool(encoder, args.size, args.videos, args.pool_videos, args.frames, stopped)
+    if pool is None:
+        return None
+    write_pool(pool, args.out, args.size, args.videos)
+    return f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames"
+
+
+def _lvdm_pool(args: argparse.Namespace, stopped: Callable[[], bool]) -> str | None:
+    from .lvdm_pool import FILE, make_pool, trained_autoencoder, write_pool
+
+    pool = make_pool(trained_autoencoder(args.out), args.size, args.videos, args.pool_videos, args.frames, stopped)
+    if pool is None:
+        return None
+    write_pool(pool, args.out, args.size, args.videos)
+    return f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames"
 
 
 def _vfi(args: argparse.Namespace) -> Task:
@@ -105,6 +134,21 @@ def _ms_cam(args: argparse.Namespace) -> Task:
     return ModelscopeCamTask(base, unet, clips, args.overlap, start=_start(args), **_everywhere(args))
 
 
+def _lvdm_ae(args: argparse.Namespace) -> Task:
+    from .lvdm_ae import LvdmAeTask
+
+    return LvdmAeTask(args.size, args.videos, args.batch, args.frames, **_everywhere(args))
+
+
+def _lvdm_unet(args: argparse.Namespace) -> Task:
+    from .lvdm_pool import read_pool, trained_autoencoder
+    from .lvdm_unet import LvdmUnetTask
+
+    pool, autoencoder = read_pool(args.out, args.size, args.videos), trained_autoencoder(args.out)
+    clips = {"size": args.size, "variety": args.videos, "batch": args.batch, "stride": args.stride}
+    return LvdmUnetTask(args.stage, pool, autoencoder, start=_start(args), **clips, **_everywhere(args))
+
+
 def _enhancer(args: argparse.Namespace) -> Task:
     from .enhancer import EnhancerTask
     from .layout import read_base, read_stage
@@ -117,7 +161,10 @@ STAGES = {
     stage.name: stage
     for stage in (
         Stage("vae", "the VAE of all families", _vae, minutes=20, batch=6, frames=1, takes=()),
-        Stage("pool", "no training: videos encoded by the VAE, for later stages", None, frames=33, takes=("base",)),
+        Stage(
+            "pool", "no training: videos encoded by the VAE, for later stages", None, frames=33, takes=("base",),
+            encode=_pool,
+        ),
         Stage("unet", "SVD's video UNet, after pool", _unet, minutes=75, batch=3),
         Stage(
             "cam", "StreamingSVD's CAM, after unet, or for a video model of your own", _cam,
@@ -126,6 +173,23 @@ STAGES = {
         Stage("ms_unet", "StreamingModelscope's base text-to-video UNet, after pool", _ms_unet, minutes=35, batch=3),
         Stage("ms_cam", "StreamingModelscope's CAM and APM, after ms_unet", _ms_cam, minutes=18, batch=3, overlap=4),
         Stage("enhancer", "a small I2VGen-XL, after ms_unet", _enhancer, minutes=25, batch=3),
+        Stage("lvdm_ae", "LVDM's 3D autoencoder", _lvdm_ae, minutes=12, batch=4, takes=()),
+        Stage(
+            "lvdm_pool", "no training: videos encoded by lvdm_ae, for later stages", None, frames=64, takes=(),
+            encode=_lvdm_pool,
+        ),
+        Stage(
+            "lvdm_short", "LVDM's model of short videos, after lvdm_pool", _lvdm_unet,
+            minutes=12, batch=8, takes=("start",),
+        ),
+        Stage(
+            "lvdm_pred", "LVDM's prediction model, after lvdm_pool", _lvdm_unet,
+            minutes=20, batch=8, takes=("start",),
+        ),
+        Stage(
+            "lvdm_interp", "LVDM's interpolation model, after lvdm_pool", _lvdm_unet,
+            minutes=15, batch=8, takes=("start",),
+        ),
         Stage("vfi", "EMA-VFI frame interpolation, on its own", _vfi, minutes=15, batch=4, frames=3, takes=()),
     )
 }  # fmt: skip
