@@ -64,7 +64,7 @@ class Architecture:
         """What to say of the file `source` with `keys`, which is not of this architecture."""
         keys = list(keys)
         absent = ", ".join(f"{prefix}* ({self.required[prefix]})" for prefix in self.missing(keys) or self.required)
-        article = "an" if self.name.startswith(("A", "E", "I", "O", "MS-")) else "a"
+        article = "an" if self.name.startswith(("A", "E", "I", "O", "MS-", "LVDM")) else "a"
         message = f"{source} is not {article} {self.name} checkpoint: no {absent} among its {len(keys)} keys"
         for prefixes, description in self.looks_like:
             if all(any(key.startswith(prefix) for key in keys) for prefix in prefixes):

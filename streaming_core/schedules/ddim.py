@@ -28,6 +28,11 @@ def cosine_betas(timesteps: int = TRAIN_TIMESTEPS, max_beta: float = 0.999) -> T
     return torch.tensor([min(1 - ratio, max_beta) for ratio in ratios], dtype=torch.float32)
 
 
+def scaled_linear_betas(start: float, end: float, timesteps: int = TRAIN_TIMESTEPS) -> Tensor:
+    """Noise added per level, `[timesteps]` float64, whose roots rise linearly ("scaled linear")."""
+    return torch.linspace(start**0.5, end**0.5, timesteps, dtype=torch.float64) ** 2
+
+
 def zero_terminal_snr(betas: Tensor) -> Tensor:
     """Betas whose last level holds no signal at all (Lin et al., arXiv:2305.08891, algorithm 1)."""
     # Single-precision roots are rounded differently from processor to processor, and one unit in the last place is

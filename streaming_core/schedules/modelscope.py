@@ -8,15 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .ddim import TRAIN_TIMESTEPS, leading_timesteps
+from .ddim import leading_timesteps, scaled_linear_betas
 
 BETA_START, BETA_END = 0.00085, 0.012
 
 
 def published_alphas_cumprod() -> Tensor:
-    """Signal variance at each of the 1000 levels, float64: betas whose roots rise linearly ("scaled linear")."""
-    roots = torch.linspace(BETA_START**0.5, BETA_END**0.5, TRAIN_TIMESTEPS, dtype=torch.float64)
-    return (1 - roots**2).cumprod(0)
+    """Signal variance at each of the 1000 levels, float64."""
+    return (1 - scaled_linear_betas(BETA_START, BETA_END)).cumprod(0)
 
 
 def modelscope_sigmas(steps: int) -> Tensor:
