@@ -22,6 +22,7 @@ from training.lvdm_pool import LatentPool, encoded, make_pool, read_pool, traine
 from training.lvdm_unet import MIXTURES, LvdmUnetTask, new_unet, noised
 from training.videos import make_video
 
+pytestmark = pytest.mark.slow
 SIZE = 32
 RATES = {"lvdm_ae": 5e-4, "lvdm_short": 1e-4, "lvdm_pred": 5e-4, "lvdm_interp": 5e-4}
 RECIPES = {stage: Recipe(rate, warmup_steps=3, average_decay=0.8, seed=5) for stage, rate in RATES.items()}
