@@ -12,6 +12,7 @@ MODULES = (
     "cam",
     "modelscope",
     "dropletvideo",
+    "lvdm",
     "native",
     "stream",
     "drift",

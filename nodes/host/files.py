@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -117,11 +117,23 @@ def open_network(path: str, *architectures: Architecture, wanted: Architecture |
     Raises `WrongCheckpointError`, worded by `wanted` (else by the first of them), when the file has none.
     """
     source = os.path.basename(path)
-    try:
+    with errors_named(source):
         weights = named_weights(read_weights(path), architectures, source, wanted or architectures[0])
-        for reason, keys in weights.ignored.items():
-            log.info("%s: %d keys are not read: %s (first %s)", source, len(keys), reason, keys[0])
+        log_ignored(source, weights.ignored)
         yield weights
+
+
+def log_ignored(source: str, ignored: Mapping[str, Sequence[str]]) -> None:
+    """Say in the log which keys of the file `source` are not read, by reason."""
+    for reason, keys in ignored.items():
+        log.info("%s: %d keys are not read: %s (first %s)", source, len(keys), reason, keys[0])
+
+
+@contextmanager
+def errors_named(source: str) -> Iterator[None]:
+    """Let every error of weights that is raised inside of the `with` be a `CheckpointError` that names the file."""
+    try:
+        yield
     except CheckpointError as error:
         if source in str(error):
             raise

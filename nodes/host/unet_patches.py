@@ -69,6 +69,17 @@ def check_patches(transformer_options: Mapping[str, Any], network: UNet3D, calle
             raise SettingsError(f"a node before sets {kind!r} of the model, which {called} does not have; {out}")
 
 
+def refuse_patches(transformer_options: Mapping[str, Any], called: str) -> None:
+    """Raise `SettingsError` for any patch, for networks whose blocks no node knows."""
+    for kind in ("patches", "patches_replace"):
+        for name, patches in transformer_options.get(kind, {}).items():
+            if patches:
+                raise SettingsError(
+                    f"a node before patches {name!r} of the model, which {called} does not have; connect the model "
+                    "from before that node"
+                )
+
+
 class PatchHooks(Hooks):
     """Runs the patches of one pass; `options` is the `transformer_options` of this pass alone, and is written to.
 

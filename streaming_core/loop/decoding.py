@@ -39,8 +39,10 @@ def official_groups(num_frames: int, first: int) -> list[DecodeGroup]:
     return [DecodeGroup(start, stop, max(start, first), stop) for start, stop in groups if stop > first]
 
 
-def overlapping_groups(num_frames: int, first: int) -> list[DecodeGroup]:
-    """Groups of `GROUP_FRAMES` that keep their center: a kept frame has `CONTEXT_FRAMES` neighbors where there are.
+def overlapping_groups(
+    num_frames: int, first: int, size: int = GROUP_FRAMES, context: int = CONTEXT_FRAMES
+) -> list[DecodeGroup]:
+    """Groups of `size` that keep their center: a kept frame has `context` neighbors on each side where there are.
 
     Only groups that frames from `first` on need are made; the last moves back to be whole.
     """
@@ -48,10 +50,10 @@ def overlapping_groups(num_frames: int, first: int) -> list[DecodeGroup]:
     groups: list[DecodeGroup] = []
     kept = first
     while kept < num_frames:
-        start = max(0, kept - CONTEXT_FRAMES)
-        stop = min(start + GROUP_FRAMES, num_frames)
-        start = max(0, stop - GROUP_FRAMES)
-        keep_stop = num_frames if stop == num_frames else stop - CONTEXT_FRAMES
+        start = max(0, kept - context)
+        stop = min(start + size, num_frames)
+        start = max(0, stop - size)
+        keep_stop = num_frames if stop == num_frames else stop - context
         groups.append(DecodeGroup(start, stop, kept, keep_stop))
         kept = keep_stop
     return groups

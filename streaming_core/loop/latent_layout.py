@@ -27,12 +27,14 @@ class LatentLayout:
     """How the latents of a model stand for frames.
 
     Attributes:
-        frames_per_latent: frames of every latent but the first of a video, which has one.
+        frames_per_latent: frames of every latent but the first of a video.
         axis: dimension of latents that counts them, 0 for `[F, C, h, w]`, 2 for `[1, C, F, h, w]`.
+        first_frames: frames of the first latent; one with causal autoencoders.
     """
 
     frames_per_latent: int
     axis: int
+    first_frames: int = 1
 
     @property
     def context(self) -> int:
@@ -41,7 +43,7 @@ class LatentLayout:
 
     def frames(self, latents: int) -> int:
         """Frames of that many latents, decoded together."""
-        return 1 + (latents - 1) * self.frames_per_latent
+        return self.first_frames + (latents - 1) * self.frames_per_latent
 
     def latents(self, frames: int) -> int:
         """Latents of a chunk of that many frames.
@@ -49,24 +51,29 @@ class LatentLayout:
         Raises `SettingsError`, naming the nearest lengths, where no number of latents has this length.
         """
         below = self.valid_below(frames)
-        if frames < 1 or below != frames:
+        first = self.first_frames
+        if frames < first or below != frames:
+            above = max(below, first - self.frames_per_latent) + self.frames_per_latent
             raise SettingsError(
-                f"this model makes chunks of {self.words}, not of {frames} frames; "
-                f"{max(below, 1)} and {max(below, 1 - self.frames_per_latent) + self.frames_per_latent} are nearest"
+                f"this model makes chunks of {self.words}, not of {frames} frames; {max(below, first)} and {above} are "
+                "nearest"
             )
-        return 1 + (frames - 1) // self.frames_per_latent
+        return 1 + (frames - first) // self.frames_per_latent
 
     @property
     def words(self) -> str:
-        return "any length" if self.frames_per_latent == 1 else f"{self.frames_per_latent}n+1 frames"
+        if self.frames_per_latent == 1:
+            return "any length"
+        rest = self.first_frames % self.frames_per_latent
+        return f"{self.frames_per_latent}n{f'+{rest}' if rest else ''} frames"
 
     def valid_below(self, frames: int) -> int:
         """The longest valid length of at most `frames`."""
-        return frames - (frames - 1) % self.frames_per_latent
+        return frames - (frames - self.first_frames) % self.frames_per_latent
 
     def nearest(self, frames: int) -> int:
         """The nearest valid length; the longer one of two."""
-        below = self.valid_below(max(1, frames))
+        below = self.valid_below(max(self.first_frames, frames))
         above = below + self.frames_per_latent
         return below if frames - below < above - frames else above
 

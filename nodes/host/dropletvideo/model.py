@@ -30,6 +30,7 @@ from ....streaming_core.models.layers import Device
 from ....streaming_core.schedules.ddim import noise_per_signal
 from ....streaming_core.schedules.dropletvideo import DEFAULT_SCHEDULE, DropletSchedule
 from ..patchers import HostNetwork, choose_dtype, load_model, parameter_count, stored_dtype
+from ..unet_patches import refuse_patches
 
 INPAINT = "streamingt2v_droplet_inpaint"
 """Key of a CONDITIONING's options: mask and known latents `[1, 17, latents, h, w]`, scaled; zeros when absent."""
@@ -45,13 +46,7 @@ class HostDropletVideo(HostNetwork, DropletVideo):  # type: ignore[misc]  # the 
 
     def check(self, transformer_options: Mapping[str, Any]) -> None:
         """Raise `SettingsError` for patches: its blocks are not those of any network that other nodes patch."""
-        for kind in ("patches", "patches_replace"):
-            for name, patches in transformer_options.get(kind, {}).items():
-                if patches:
-                    raise SettingsError(
-                        f"a node before patches {name!r} of the model, which DropletVideo does not have; connect the "
-                        "model from before that node"
-                    )
+        refuse_patches(transformer_options, self.called)
 
     def _run(
         self,

@@ -1,4 +1,4 @@
-"""The host's CLIP and VAE of a StreamingModelscope checkpoint, and safetensors copies of such files."""
+"""The host's CLIP and VAE of checkpoints that bring their own, and safetensors copies of such files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.sd import CLIP, VAE
+from comfy.sd1_clip import SD1Tokenizer
 from comfy.text_encoders.sd2_clip import SD2Tokenizer
 from torch import Tensor
 
@@ -41,21 +42,28 @@ def write_safetensors_copy(path: str, tensors: Mapping[str, Tensor]) -> str | No
 
 def build_kl_vae(tensors: Mapping[str, Tensor], config: VaeConfig) -> VAE:
     """VAE from a KL autoencoder in the diffusers layout, loaded strictly."""
-    levels = len(config.channel_multipliers)
-    renamed = rename_vae(tensors, levels)
+    return build_image_vae(rename_vae(tensors, len(config.channel_multipliers)), config)
+
+
+def build_image_vae(tensors: Mapping[str, Tensor], config: VaeConfig) -> VAE:
+    """VAE from a KL autoencoder in the layout of Stable Diffusion, loaded strictly."""
     params = {"ddconfig": autoencoder_params(config), "embed_dim": config.latent_channels}
     expected = AutoencoderKL(**params).state_dict()
-    compare_keys(shapes_of(expected), shapes_of(renamed), "the VAE")
-    vae = comfy.sd.VAE(sd=renamed, config={"params": params})
+    compare_keys(shapes_of(expected), shapes_of(tensors), "the VAE")
+    vae = comfy.sd.VAE(sd=dict(tensors), config={"params": params})
     vae.latent_channels = config.latent_channels
-    vae.downscale_ratio = vae.upscale_ratio = 2 ** (levels - 1)
+    vae.downscale_ratio = vae.upscale_ratio = 2 ** (len(config.channel_multipliers) - 1)
     return vae
 
 
-def text_tower_class(config: TextEncoderConfig) -> type[comfy.sd1_clip.SD1ClipModel]:
-    """The host's CLIP model class for `config`: last hidden state after the final norm, padded with token 0."""
+def text_tower_class(config: TextEncoderConfig, openai: bool = False) -> type[comfy.sd1_clip.SD1ClipModel]:
+    """The host's CLIP model class for `config`: last hidden state after the final norm.
+
+    openai: OpenAI's tower, with its own activation and padded with the token of the end, instead of OpenCLIP's, padded
+        with token 0.
+    """
     described = {
-        "hidden_act": "gelu",
+        "hidden_act": "quick_gelu" if openai else "gelu",
         "hidden_size": config.width,
         "intermediate_size": config.mlp_width,
         "num_attention_heads": config.heads,
@@ -79,7 +87,7 @@ def text_tower_class(config: TextEncoderConfig) -> type[comfy.sd1_clip.SD1ClipMo
                 max_length=config.max_tokens,
                 layer="last",
                 textmodel_json_config=dict(described),
-                special_tokens={"start": 49406, "end": 49407, "pad": 0},
+                special_tokens={"start": 49406, "end": 49407, "pad": 49407 if openai else 0},
                 model_options=model_options or {},
             )
 
@@ -91,21 +99,22 @@ def text_tower_class(config: TextEncoderConfig) -> type[comfy.sd1_clip.SD1ClipMo
             model_options: dict[str, Any] | None = None,
         ) -> None:
             options = model_options or {}
-            super().__init__(device, dtype, options, clip_name="h", clip_model=TextTower)
+            super().__init__(device, dtype, options, clip_name="l" if openai else "h", clip_model=TextTower)
 
     return TextModel
 
 
-def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig) -> CLIP:
-    """CLIP from a text tower in the transformers layout, loaded strictly.
+def build_text_encoder(tensors: Mapping[str, Tensor], config: TextEncoderConfig, openai: bool = False) -> CLIP:
+    """CLIP from a text tower in the transformers layout, loaded strictly; `openai`: see `text_tower_class`.
 
-    Stable Diffusion 2's tower without its last layer, whose output officially goes through the final norm: what the
-    host does with all layers and "penultimate", this does with the layers that the file has.
+    StreamingModelscope's is Stable Diffusion 2's tower without its last layer, whose output officially goes through
+    the final norm: what the host does with all layers and "penultimate", this does with the layers that the file has.
     """
-    target = comfy.supported_models_base.ClipTarget(SD2Tokenizer, text_tower_class(config))
+    tokenizer = SD1Tokenizer if openai else SD2Tokenizer
+    target = comfy.supported_models_base.ClipTarget(tokenizer, text_tower_class(config, openai))
     parameters = parameter_count(tensors)
     clip = comfy.sd.CLIP(target, embedding_directory=folder_paths.get_folder_paths("embeddings"), parameters=parameters)
-    tower = clip.cond_stage_model.clip_h.transformer
+    tower = (clip.cond_stage_model.clip_l if openai else clip.cond_stage_model.clip_h).transformer
     tensors = {key: tensor for key, tensor in tensors.items() if not key.endswith("position_ids")}
     expected = {key: tensor for key, tensor in tower.state_dict().items() if not key.startswith("text_projection.")}
     compare_keys(shapes_of(expected), shapes_of(tensors), "the text encoder")

@@ -18,9 +18,9 @@ class RelativePositions(nn.Module):
     def __init__(self, head_width: int, length: int, dtype: torch.dtype | None = None, device: Device = None):
         super().__init__()
         self.length = length
-        self.embeddings_table = nn.Parameter(torch.empty(2 * length + 1, head_width, dtype=dtype, device=device))
-        if not self.embeddings_table.is_meta:
-            nn.init.xavier_uniform_(self.embeddings_table)
+        # Drawn in float32: not every type that a host stores weights in can be drawn in.
+        table = nn.init.xavier_uniform_(torch.empty(2 * length + 1, head_width, device=device))
+        self.embeddings_table = nn.Parameter(table.to(dtype or table.dtype))
 
     def forward(self, count: int, like: Tensor) -> Tensor:
         """`[count, count, head_width]`: how far the second index is from the first; type and device of `like`."""

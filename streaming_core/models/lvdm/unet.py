@@ -87,7 +87,8 @@ class LvdmUNet(nn.Module):
                 "this LVDM model was not trained to be told the noise level of known latents; use a prediction or "
                 "interpolation model"
             )
-        return embedding + self.label_emb(labels).to(dtype)
+        told = (labels >= 0).unsqueeze(1).to(dtype)
+        return embedding + told * self.label_emb(labels.clamp(min=0)).to(dtype)
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Call `denoise`; subclasses of hosts have arguments of their own."""
@@ -108,7 +109,7 @@ class LvdmUNet(nn.Module):
                 of known latents reads a mask as last channel: 1 where a latent is known.
             timesteps: `[B]`, 0 to 999.
             context: encoded text `[B, tokens, context_width]`, for a model of text.
-            labels: `[B]` int64, noise level of the known latents; None where nothing is known.
+            labels: `[B]` int64, noise level of the known latents, or -1 for one that is not told; None for all such.
             compute: kernels; default torch's own.
 
         Raises:
