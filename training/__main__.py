@@ -14,7 +14,6 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +54,7 @@ def parser_of_all() -> argparse.ArgumentParser:
     parser.add_argument(
         "--base", type=Path, help="a model in SVD's or StreamingSVD's layout, for its VAE, and for cam its UNet"
     )
+    parser.add_argument("--stride", type=int, help="lvdm stages: latents of a video between those of a clip")
     parser.add_argument("--rounds", type=int, default=5, help="cam: continuations that clips come from (default 5)")
     parser.add_argument(
         "--start",
@@ -73,13 +73,13 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--minutes and --steps exclude each other")
     if args.size % 32:
         parser.error(f"--size is a multiple of 32, got {args.size}")
-    for option in ("base", "clips", "start"):
-        path = getattr(args, option)
-        if path and option not in stage.takes:
+    for option in ("base", "clips", "start", "stride"):
+        given = getattr(args, option)
+        if given and option not in stage.takes:
             others = ", ".join(name for name, other in STAGES.items() if option in other.takes)
             parser.error(f"--{option} is for --stage {others}, not for {stage.name}")
-        if path and not path.exists():
-            parser.error(f"there is no {path}")
+        if isinstance(given, Path) and not given.exists():
+            parser.error(f"there is no {given}")
     if args.minutes is None and args.steps is None:
         args.minutes = stage.minutes
     args.batch = args.batch or stage.batch
@@ -91,26 +91,9 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 def make_task(args: argparse.Namespace) -> Task:
     """The stage's task, from what earlier stages left in the folder."""
-    return STAGES[args.stage].make(args)
-
-
-def encode_videos(args: argparse.Namespace, stopped: Callable[[], bool]) -> int:
-    """The stage that trains nothing."""
-    import torch
-
-    from .configs import DEMO_SVD
-    from .diffusion import Encoder
-    from .layout import read_base
-    from .pool import FILE, make_pool, write_pool
-
-    base, device = read_base(args.out, args.base), torch.device(args.device)
-    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO_SVD.cam.unet.vector_width, device)
-    pool = make_pool(encoder, args.size, args.videos, args.pool_videos, args.frames, stopped)
-    if pool is None:
-        return 3
-    write_pool(pool, args.out, args.size, args.videos)
-    print(f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames")
-    return 0
+    make = STAGES[args.stage].make
+    assert make is not None, args.stage
+    return make(args)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -127,8 +110,11 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: signals.append(number))
     try:
-        if STAGES[args.stage].make is None:
-            return encode_videos(args, lambda: bool(signals))
+        encode = STAGES[args.stage].encode
+        if encode is not None:
+            written = encode(args, lambda: bool(signals))
+            print(written or "stopped; nothing is written before the last video")
+            return 0 if written else 3
         run = Run(make_task(args), args.out, Recipe(args.rate, args.matrix_rate, seed=args.seed))
         began, first = time.monotonic(), run.progress.step
         print(f"{args.stage}: from step {first}", flush=True)

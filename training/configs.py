@@ -10,6 +10,7 @@ from dataclasses import replace
 from streaming_core.models.dropletvideo.config import CausalVaeConfig, DropletConfig
 from streaming_core.models.ema_vfi.config import standard_config
 from streaming_core.models.i2vgenxl.detect import I2VGenXLConfig
+from streaming_core.models.lvdm.config import NOISE_LEVELS, LvdmConfig, VideoAutoencoderConfig
 from streaming_core.models.modelscope.config import (
     ImageProjectorConfig,
     MixerConfig,
@@ -83,3 +84,10 @@ DEMO_DROPLET = DropletConfig(
     width=128, head_width=32, layers=6, text_width=WIDTH, embedding_width=64, feed_forward_width=512
 )
 """Its text is that of StreamingModelscope's demo: the host builds a T5 XXL in full size whatever the file holds."""
+
+DEMO_LVDM_AE = VideoAutoencoderConfig(base_channels=16, scales=(2, 4, 4))
+"""One level fewer than the published one: a latent stands for two frames."""
+
+DEMO_LVDM = LvdmConfig(width=64, multipliers=(1, 2), blocks_per_level=1, attention=(False, True), temporal_length=4)
+DEMO_LVDM_PREDICTION = replace(DEMO_LVDM, in_channels=5, labels=NOISE_LEVELS + 1)
+DEMO_LVDM_INTERPOLATION = replace(DEMO_LVDM_PREDICTION, temporal_length=5)

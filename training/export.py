@@ -3,6 +3,7 @@
 python -m training.export --out DIR                     # StreamingSVD: vae, unet and cam as one file
 python -m training.export --out DIR --base FILE         # the same, with CAM trained on a file of your own
 python -m training.export --out DIR --stage ms_cam      # StreamingModelscope, and its base text-to-video UNet
+python -m training.export --out DIR --stage lvdm_pred   # LVDM's prediction model, autoencoder included; others likewise
 python -m training.export --out DIR --stage enhancer    # that network alone, which is a whole file; vfi likewise
 python -m training.export --out DIR --stage droplet     # DropletVideo: transformer, and VAE with its config.json
 """
@@ -21,6 +22,9 @@ FILES = {
     "ms_cam": ("demo_streamingmodelscope.safetensors", "demo_modelscope_t2v.safetensors"),
     "enhancer": ("demo_i2vgenxl.safetensors",),
     "droplet": ("demo_dropletvideo.safetensors", "demo_dropletvideo/demo_dropletvideo_vae.safetensors"),
+    "lvdm_short": ("demo_lvdm_short.safetensors",),
+    "lvdm_pred": ("demo_lvdm_prediction.safetensors",),
+    "lvdm_interp": ("demo_lvdm_interpolation.safetensors",),
     "vfi": ("demo_ema_vfi_t.safetensors",),
 }
 """By stage, the files that it ends in. Load EMA-VFI tells weights for any time by the _t. A config.json is read for

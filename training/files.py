@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from streaming_core.models.lvdm.config import LATENT_SCALES
+from streaming_core.models.lvdm.detect import detect, detect_autoencoder
+from streaming_core.models.lvdm.weights import FIRST_STAGE, UNET, parts_of
 from streaming_core.models.modelscope import detect as modelscope
 from streaming_core.models.modelscope.weights import refuse_unread
 from streaming_core.models.registry import shapes_of
@@ -42,6 +46,24 @@ def streamingmodelscope(base: Base, unet: Mapping[str, Tensor], cam_and_apm: Map
     return tensors
 
 
+def lvdm(unet: Mapping[str, Tensor], autoencoder: Mapping[str, Tensor]) -> Weights:
+    """A whole LVDM file, without the second names and the moving average that official ones have besides.
+
+    Raises `CheckpointError` where the loader would.
+    """
+    tensors = {
+        **{UNET + key: tensor for key, tensor in unet.items()},
+        **{FIRST_STAGE + key: tensor for key, tensor in autoencoder.items()},
+        "scale_factor": torch.tensor(LATENT_SCALES["sky"].scale),
+        "shift_factor": torch.tensor(LATENT_SCALES["sky"].shift),
+    }
+    parts = parts_of(tensors)
+    parts.check_known("the joined file")
+    detect(shapes_of(parts.unet), "the joined file")
+    detect_autoencoder(shapes_of(parts.first_stage), "the joined file")
+    return tensors
+
+
 def narrowed(tensors: Mapping[str, Tensor]) -> Weights:
     return {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
@@ -55,6 +77,8 @@ def files_of(folder: Path, stage: str, base: Path | None = None) -> tuple[Weight
         return streamingmodelscope(read_base(folder, base), unet, read_stage(folder, "ms_cam")), unet
     if stage == "droplet":
         return read_stage(folder, "droplet"), read_stage(folder, "droplet_vae")
+    if stage.startswith("lvdm_"):
+        return (lvdm(read_stage(folder, stage), read_stage(folder, "lvdm_ae")),)
     return (read_stage(folder, stage),)
 
 

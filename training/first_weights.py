@@ -14,21 +14,25 @@ PIXEL_SIZE = 0.5
 
 
 @torch.no_grad()
-def enter_in_pairs(conv: nn.Conv2d, values: int) -> None:
-    """The first `values` inputs of a 3x3 convolution come out as pairs x, -x in front; other channels stay."""
+def enter_in_pairs(conv: nn.Conv2d | nn.Conv3d, values: int) -> None:
+    """The first `values` inputs of an odd kernel come out as pairs x, -x in front; other channels stay."""
     for value in range(values):
         for channel, sign in ((2 * value, 1.0), (2 * value + 1, -1.0)):
             conv.weight[channel] = 0.0
-            conv.weight[channel, value, 1, 1] = sign
+            conv.weight[(channel, value, *_middle(conv))] = sign
 
 
 @torch.no_grad()
-def leave_from_pairs(conv: nn.Conv2d, values: int, scale: float = 1.0) -> None:
-    """The first `values` outputs of a 3x3 convolution are `scale` times the pairs in front."""
+def leave_from_pairs(conv: nn.Conv2d | nn.Conv3d, values: int, scale: float = 1.0) -> None:
+    """The first `values` outputs of an odd kernel are `scale` times the pairs in front."""
     for value in range(values):
         conv.weight[value] = 0.0
-        conv.weight[value, 2 * value, 1, 1] = scale
-        conv.weight[value, 2 * value + 1, 1, 1] = -scale
+        conv.weight[(value, 2 * value, *_middle(conv))] = scale
+        conv.weight[(value, 2 * value + 1, *_middle(conv))] = -scale
+
+
+def _middle(conv: nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
+    return tuple(side // 2 for side in conv.kernel_size)
 
 
 @torch.no_grad()

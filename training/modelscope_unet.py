@@ -119,18 +119,18 @@ def clip_batch(encoder: Encoder, clips: list[Clip]) -> ClipBatch:
 SIGMAS = ((1 - published_alphas_cumprod()) / published_alphas_cumprod()).sqrt().float()
 
 
-def nearest_timesteps(sigmas: Tensor) -> Tensor:
-    """Timesteps 0..999 of the published levels nearest to `sigmas`, in the logarithm, as the host rounds."""
-    return (sigmas.log()[:, None] - SIGMAS.log()).abs().argmin(dim=1)
+def nearest_timesteps(sigmas: Tensor, levels: Tensor = SIGMAS) -> Tensor:
+    """Timesteps 0..999 of the `levels` nearest to `sigmas`, in the logarithm, as the host rounds."""
+    return (sigmas.log()[:, None] - levels.log()).abs().argmin(dim=1)
 
 
-def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """`[count]`: ln sigma ~ N(1, 1.1) for 75 %, uniform over the logarithms of the published levels for the rest."""
+def draw_timesteps(count: int, generator: torch.Generator, levels: Tensor = SIGMAS) -> Tensor:
+    """`[count]`: ln sigma ~ N(1, 1.1) for 75 %, uniform over the logarithms of the `levels` for the rest."""
     usual = 1.0 + 1.1 * torch.randn(count, generator=generator)
-    low, high = math.log(0.1), math.log(float(SIGMAS[-1]))
+    low, high = math.log(0.1), math.log(float(levels[-1]))
     spread = low + (high - low) * torch.rand(count, generator=generator)
     chosen = torch.rand(count, generator=generator) < 0.75
-    return nearest_timesteps(torch.where(chosen, usual, spread).exp())
+    return nearest_timesteps(torch.where(chosen, usual, spread).exp(), levels)
 
 
 def run_base(unet: VideoUNet, memory: Tensor, x: Tensor, timesteps: Tensor, merge: Merge | None = None) -> Tensor:

@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from .layout import Weights
     from .task import Clips, Task
 
-VARIETIES = ("narrow", "paced", "slow", "wide")
+VARIETIES = ("narrow", "paced", "slow", "calm", "wide")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One row of the table. `make` is None for the stage that trains nothing; `batch` too.
+    """One row of the table. `make` is None for stages that train nothing, which `encode` instead; `batch` too.
 
-    `takes`: the options --base, --start and --clips that are for it. `overlap`: how many frames of a clip are control
+    `encode` gets a function that tells whether to stop, and returns what it wrote, in words, or None if it stopped.
+    `takes`: the options --base, --start, --clips and --stride that are for it. `overlap`: how many frames of a clip are control
     frames. `pool_videos`: how many are encoded before training.
     """
 
@@ -34,6 +35,7 @@ class Stage:
     overlap: int | None = None
     pool_videos: int | None = None
     takes: tuple[str, ...] = ("base", "start")
+    encode: Callable[[argparse.Namespace, Callable[[], bool]], str | None] | None = None
 
 
 def _everywhere(args: argparse.Namespace) -> dict[str, Any]:
@@ -60,6 +62,33 @@ def _vae(args: argparse.Namespace) -> Task:
     from .vae import VaeTask
 
     return VaeTask(args.size, args.videos, args.batch, **_everywhere(args))
+
+
+def _pool(args: argparse.Namespace, stopped: Callable[[], bool]) -> str | None:
+    import torch
+
+    from .configs import DEMO_SVD
+    from .diffusion import Encoder
+    from .layout import read_base
+    from .pool import FILE, make_pool, write_pool
+
+    base, device = read_base(args.out, args.base), torch.device(args.device)
+    encoder = Encoder(base.vae(device), base.clip_vision(), DEMO_SVD.cam.unet.vector_width, device)
+    pool = make_pool(encoder, args.size, args.videos, args.pool_videos, args.frames, stopped)
+    if pool is None:
+        return None
+    write_pool(pool, args.out, args.size, args.videos)
+    return f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames"
+
+
+def _lvdm_pool(args: argparse.Namespace, stopped: Callable[[], bool]) -> str | None:
+    from .lvdm_pool import FILE, make_pool, trained_autoencoder, write_pool
+
+    pool = make_pool(trained_autoencoder(args.out), args.size, args.videos, args.pool_videos, args.frames, stopped)
+    if pool is None:
+        return None
+    write_pool(pool, args.out, args.size, args.videos)
+    return f"{args.out / FILE}: {args.pool_videos} videos of {args.frames} frames"
 
 
 def _vfi(args: argparse.Namespace) -> Task:
@@ -106,6 +135,21 @@ def _ms_cam(args: argparse.Namespace) -> Task:
     return ModelscopeCamTask(base, unet, clips, args.overlap, start=_start(args), **_everywhere(args))
 
 
+def _lvdm_ae(args: argparse.Namespace) -> Task:
+    from .lvdm_ae import LvdmAeTask
+
+    return LvdmAeTask(args.size, args.videos, args.batch, args.frames, **_everywhere(args))
+
+
+def _lvdm_unet(args: argparse.Namespace) -> Task:
+    from .lvdm_pool import read_pool, trained_autoencoder
+    from .lvdm_unet import LvdmUnetTask
+
+    pool, autoencoder = read_pool(args.out, args.size, args.videos), trained_autoencoder(args.out)
+    clips = {"size": args.size, "variety": args.videos, "batch": args.batch, "stride": args.stride}
+    return LvdmUnetTask(args.stage, pool, autoencoder, start=_start(args), **clips, **_everywhere(args))
+
+
 def _enhancer(args: argparse.Namespace) -> Task:
     from .enhancer import EnhancerTask
     from .layout import read_base, read_stage
@@ -140,7 +184,7 @@ STAGES = {
         Stage("vae", "the VAE of all families", _vae, minutes=20, batch=6, frames=1, takes=()),
         Stage(
             "pool", "no training: videos encoded by the VAE, for later stages", None,
-            frames=33, pool_videos=224, takes=("base",),
+            frames=33, pool_videos=224, takes=("base",), encode=_pool,
         ),
         Stage("unet", "SVD's video UNet, after pool", _unet, minutes=75, batch=3),
         Stage(
@@ -154,6 +198,23 @@ STAGES = {
         Stage(
             "droplet", "DropletVideo's transformer, after droplet_vae", _droplet,
             minutes=45, batch=16, frames=17, pool_videos=3200, takes=("start",),
+        ),
+        Stage("lvdm_ae", "LVDM's 3D autoencoder", _lvdm_ae, minutes=12, batch=4, takes=()),
+        Stage(
+            "lvdm_pool", "no training: videos encoded by lvdm_ae, for later stages", None,
+            frames=64, pool_videos=400, takes=(), encode=_lvdm_pool,
+        ),
+        Stage(
+            "lvdm_short", "LVDM's model of short videos, after lvdm_pool", _lvdm_unet,
+            minutes=12, batch=8, takes=("start", "stride"),
+        ),
+        Stage(
+            "lvdm_pred", "LVDM's prediction model, after lvdm_pool", _lvdm_unet,
+            minutes=20, batch=8, takes=("start", "stride"),
+        ),
+        Stage(
+            "lvdm_interp", "LVDM's interpolation model, after lvdm_pool", _lvdm_unet,
+            minutes=15, batch=8, takes=("start", "stride"),
         ),
         Stage("vfi", "EMA-VFI frame interpolation, on its own", _vfi, minutes=15, batch=4, frames=3, takes=()),
     )

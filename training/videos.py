@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 Option = TypeVar("Option")
-Variety = Literal["narrow", "paced", "slow", "wide"]
-VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "slow", "wide")
+Variety = Literal["narrow", "paced", "slow", "calm", "wide"]
+VARIETIES: tuple[Variety, ...] = ("narrow", "paced", "slow", "calm", "wide")
 SHAPES = ("ball", "square", "triangle")
 TEXTURES = ("plain", "stripes", "dots")
 COLORS = {"red": 0.0, "yellow": 1 / 6, "green": 1 / 3, "cyan": 1 / 2, "blue": 2 / 3, "magenta": 5 / 6}
@@ -34,7 +34,7 @@ HELD_OUT = 2**40
 """Seeds from here on are never drawn for training."""
 NARROW_SPEED = 3.5 / 64
 """Frame sizes per frame; a video of this speed has motion bucket 127."""
-PACES: dict[Variety, tuple[float, float]] = {"paced": (0.25, 2.0), "slow": (0.1, 1.2)}
+PACES: dict[Variety, tuple[float, float]] = {"paced": (0.25, 2.0), "slow": (0.1, 1.2), "calm": (0.05, 0.3)}
 """Slowest and fastest of the videos that are narrow but for their speeds, in narrow speeds."""
 
 
@@ -243,9 +243,9 @@ class _Dice:
 def make_video(seed: int, size: int = 128, variety: Variety = "narrow") -> Video:
     """The video of a seed, `size` pixels squared.
 
-    "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "paced" and "slow":
-    the same at a speed within `PACES`, which no single frame tells. "wide": one or two sprites of all shapes, textures
-    and speeds, bouncing or turning, one passing before the other, on colorful backgrounds that may slide.
+    "narrow": one large plain ball of six hues at one speed on a dark, calm, standing background. "paced", "slow" and
+    "calm": the same at a speed within `PACES`, which no single frame tells. "wide": one or two sprites of all shapes,
+    textures and speeds, bouncing or turning, one passing before the other, on colorful backgrounds that may slide.
     """
     if variety not in VARIETIES:
         raise ValueError(f"variety is one of {', '.join(VARIETIES)}, got {variety!r}")

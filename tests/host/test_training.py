@@ -168,9 +168,8 @@ def test_a_run_can_begin_with_what_another_one_wrote(trained, loaded, tmp_path):
     """With its own file, or with the whole one that was exported, whose VAE then makes the pool, too."""
     folder, whole = trained["cam"].folder, loaded[1]
     words = ["--out", str(tmp_path), "--size", str(SIZE), "--base", str(whole), "--frames", "14"]
-    assert (
-        command.encode_videos(command.arguments(["--stage", "pool", *words, "--pool-videos", "2"]), lambda: False) == 0
-    )
+    encode = STAGES["pool"].encode
+    assert encode(command.arguments(["--stage", "pool", *words, "--pool-videos", "2"]), lambda: False)
     own = make_pool(encoder_of(folder), SIZE, "narrow", 2, 14).latents
     torch.testing.assert_close(read_pool(tmp_path, SIZE, "narrow").latents, own, atol=0.05, rtol=0.02)
     words = ["--stage", "cam", *words[:-1], "4", "--overlap", "2"]

@@ -232,8 +232,8 @@ def test_a_folder_source_draws_from_video_files(tmp_path):
         FolderSource.open(tmp_path, 32, shortest=30)
 
 
-@pytest.mark.parametrize("variety, slowest, fastest", (("paced", 32, 254), ("slow", 13, 152)))
-def test_paced_and_slow_videos_differ_in_speed_only_from_narrow_ones(variety, slowest, fastest):
+@pytest.mark.parametrize("variety, slowest, fastest", (("paced", 32, 254), ("slow", 13, 152), ("calm", 6, 38)))
+def test_paced_slow_and_calm_videos_differ_in_speed_only_from_narrow_ones(variety, slowest, fastest):
     buckets = [make_video(seed, SIZE, variety).motion_bucket_id for seed in range(60)]
     assert slowest <= min(buckets) < slowest + 20 and fastest - 35 < max(buckets) <= fastest
     assert {make_video(seed, SIZE).motion_bucket_id for seed in range(20)} == {127}
