@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,12 @@ from comfyui_streamingt2v.nodes.host.lvdm import family, load, model, sampler, v
 from comfyui_streamingt2v.nodes.host.modelscope.ddim import Ddim  # noqa: E402
 from comfyui_streamingt2v.nodes.host.remedies.guidance import against_previous  # noqa: E402
 from comfyui_streamingt2v.nodes.host.remedies.steps import SigmaRange  # noqa: E402
-from comfyui_streamingt2v.nodes.host.runs import videos  # noqa: E402
+from comfyui_streamingt2v.nodes.host.runs import preflight, videos  # noqa: E402
 from comfyui_streamingt2v.streaming_core.errors import CheckpointError, SettingsError  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.chunk import Chunk  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.fillers import SampledGaps  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.hierarchy import GapPlan  # noqa: E402
+from comfyui_streamingt2v.streaming_core.loop.plan import VideoPlan  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.remedies import Perturbation, PreviousGuidance  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.script import Cue, Script  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.steps import start_video, video_chunks  # noqa: E402
@@ -542,6 +546,35 @@ def test_a_gap_is_filled_from_both_ends(loaded):
         assert not torch.allclose(frames[count // 2], changed[count // 2], atol=1e-3)
     with pytest.raises(SettingsError, match="cannot fill a gap"):
         chunk_sampler(loaded).fill(first, last, Chunk(0, 0, 5, 5, 1, seed=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "interpolation", "calls"), [("sky_prediction", True, 8), ("short_sky", False, 2), ("t2v", False, 2)]
+)
+def test_preflight_counts_its_steps(loaded, name, interpolation, calls):
+    chosen = chunk_sampler(loaded, name, interpolation)
+    lengths = (100, 52, 4) if interpolation else (28, 16, 4)
+    said = preflight.preflight(chosen, VideoPlan(*lengths, 0, Fraction(8)), SIZE[1], SIZE[0])
+    assert said.steps == 2 * calls and said.num_chunks == 2
+
+
+def test_hierarchies_of_any_stride_can_be_filled(loaded):
+    chosen = chunk_sampler(loaded, interpolation=True)
+    ends = torch.rand(2, 1, 3, *SIZE, generator=torch.Generator().manual_seed(2))
+    for stride in (2, 3, 4, 16):
+        filler = SampledGaps(chosen, stride)
+        plan = GapPlan(num_frames=2 * stride + 1, stride=stride, model_frames=filler.model_frames)
+        filler.accept(plan, SIZE)
+        assert filler.fill(*ends, plan.chunk(1)).shape == (stride - 1, 3, *SIZE)
+    with pytest.raises(SettingsError, match="cannot fill"):
+        SampledGaps(chunk_sampler(loaded), 4)
+
+
+def test_what_a_model_has_no_use_for_is_no_part_of_its_identity(loaded):
+    unused = {"noise_level": 7, "previous_guidance": PreviousGuidance(0.5), "whole_mask": True}
+    for name, values in (("short_sky", unused | {"cfg": 3.0}), ("t2v", unused), ("sky_prediction", {"cfg": 3.0})):
+        assert chunk_sampler(loaded, name).identity() == chunk_sampler(loaded, name, **values).identity()
+    assert chunk_sampler(loaded, "t2v").identity() != chunk_sampler(loaded, "t2v", cfg=3.0).identity()
 
 
 def test_a_prompt_of_the_plan_changes_its_chunks_only(loaded, run_root):

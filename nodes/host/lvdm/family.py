@@ -42,3 +42,9 @@ def check_family(model: ModelPatcher, vae: Any, interpolation: ModelPatcher | No
         )
     if model.model.latent_format.scale != interpolation.model.latent_format.scale:
         raise SettingsError("prediction and interpolation model scale latents in different ways; load both alike")
+
+
+def unused_settings(config: LvdmConfig) -> tuple[str, ...]:
+    """Settings of the chunk sampler that a model of this kind has no use for, so that they decide nothing."""
+    known = ("noise_level", "previous_guidance", "whole_mask", "perturbation")
+    return (() if config.kind == "conditional" else known) + (() if config.kind == "text" else ("cfg", "negative"))

@@ -39,7 +39,7 @@ from ..pixels import core_to_images
 from ..remedies.guidance import against_previous
 from ..remedies.steps import SigmaRange, check_steps
 from .draws import Draws, draw
-from .family import check_family, config_of
+from .family import check_family, config_of, unused_settings
 from .model import no_text, schedule_of, untold, with_known
 from .vae import CONTEXT_LATENTS, LvdmVae, decode_frames, encode_frames
 
@@ -122,7 +122,7 @@ class LvdmChunkSampler(ChunkSampler):
 
     def identity(self) -> dict[str, Any]:
         # Prompts decide single chunks: `chunk_identity`.
-        return fields_identity(self, "prompts", "clip", "progress")
+        return fields_identity(self, "prompts", "clip", "progress", *unused_settings(self.config))
 
     def chunk_identity(self, chunk: Chunk) -> dict[str, Any]:
         if self.config.kind != "text":
