@@ -22,8 +22,8 @@ class Stage:
     """One row of the table. `make` is None for stages that train nothing, which `encode` instead; `batch` too.
 
     `encode` gets a function that tells whether to stop, and returns what it wrote, in words, or None if it stopped.
-    `takes`: the options --base, --start, --clips and --stride that are for it. `overlap`: how many frames of a clip are control
-    frames. `pool_videos`: how many are encoded before training.
+    `takes`: the options --base, --start, --clips and --stride that are for it. `overlap`: how many frames of a
+    clip are control frames. `pool_videos`: how many are encoded before training.
     """
 
     name: str

@@ -375,7 +375,8 @@ def test_a_stage_says_which_one_comes_before(tmp_path):
         (["--size", "100"], "multiple of 32"),
         (["--clips", "."], "--clips is for --stage cam, not for vae"),
         (["--base", "."], "--base is for --stage pool, unet, cam, ms_unet, ms_cam, enhancer, not for vae"),
-        (["--start", "."], "--start is for --stage unet, cam, ms_unet, ms_cam, enhancer, droplet, not for vae"),
+        (["--start", "."], "droplet, lvdm_short, lvdm_pred, lvdm_interp, not for vae"),
+        (["--stride", "1"], "--stride is for --stage lvdm_short, lvdm_pred, lvdm_interp, not for vae"),
     ],
 )
 def test_wrong_arguments_are_refused(words, problem, capsys):
