@@ -32,6 +32,7 @@ ENHANCE = "StreamingT2VEnhanceVideo"
 TEXT_CHUNKS, DDIM = "StreamingT2VModelscopeChunkSampler", "StreamingT2VModelscopeDdim"
 LOAD_TEXT = "StreamingT2VLoadStreamingModelscope"
 LOAD_UNET, LVDM_CHUNKS = "StreamingT2VLoadModelscope", "StreamingT2VLvdmChunkSampler"
+KEYFRAMES = "StreamingT2VKeyframePlan"
 DROPLET_CHUNKS, PLAN = "StreamingT2VDropletVideoChunkSampler", "StreamingT2VChunkPlan"
 MODELSCOPE = (LOAD_TEXT, LOAD_UNET, TEXT_CHUNKS, VIDEO)
 
@@ -141,6 +142,15 @@ def native_chunks(prompt: Prompt, demo: Mapping) -> None:
         prompt[node]["inputs"][name] = source
 
 
+def native_keyframes(prompt: Prompt, demo: Mapping) -> None:
+    """Gaps by the demo's EMA-VFI, as the note in the template says: its video UNet takes a first frame only."""
+    native_chunks(prompt, demo)
+    prompt["vfi"] = {"class_type": EMA_VFI, "inputs": widgets(demo, EMA_VFI)}
+    [gaps] = nodes_of(prompt, "StreamingT2VFillBetween")
+    del prompt[gaps]["inputs"]["chunk_sampler"]
+    prompt[gaps]["inputs"]["interp_model"] = ["vfi", 0]
+
+
 def native_windows(prompt: Prompt, demo: Mapping) -> None:
     video_model(prompt, demo)
     replace_node(prompt, "EmptyHunyuanLatentVideo", ("conditioning", 2))
@@ -229,7 +239,7 @@ OWN_FRAMES = 14
 RECIPES: dict[str, Recipe] = {
     "demo_image_to_video": Recipe(inputs={VIDEO: {"num_frames": FRAMES}}),
     "demo_text_to_video": Recipe(),
-    "hierarchical_video_any_model": Recipe(),
+    "demo_hierarchical_video": Recipe(),
     "streamingsvd_image_to_video": Recipe(
         SVD, STREAMING_SVD, {VIDEO: {"num_frames": FRAMES}}, footage=Footage("example.png", 2)
     ),
@@ -268,6 +278,14 @@ RECIPES: dict[str, Recipe] = {
         (VIDEO,),
         {VIDEO: {"num_frames": FRAMES, "anchor_frame": 0}},
         adapt=native_chunks,
+        footage=Footage("example.png", 5),
+    ),
+    "hierarchical_video_any_model": Recipe(
+        SVD,
+        (VIDEO,),
+        {KEYFRAMES: {"num_frames": 69, "stride": 4, "chunk_frames": CHUNK, "overlap_frames": OVERLAP}}
+        | {VIDEO: {"anchor_frame": 0}},
+        adapt=native_keyframes,
         footage=Footage("example.png", 5),
     ),
     "randomized_blending_any_model": Recipe(SVD, adapt=native_windows, footage=Footage("example.png", 6)),
