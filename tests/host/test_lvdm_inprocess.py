@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hosting.inprocess import import_host, import_pack
+from tests.lvdm_oracle import guided, overwritten
 from tiny_models.lvdm import (
     TINY,
     TINY_INTERPOLATION,
@@ -48,10 +49,8 @@ from comfyui_streamingt2v.streaming_core.loop.remedies import Perturbation, Prev
 from comfyui_streamingt2v.streaming_core.loop.script import Cue, Script  # noqa: E402
 from comfyui_streamingt2v.streaming_core.loop.steps import start_video, video_chunks  # noqa: E402
 from comfyui_streamingt2v.streaming_core.models.lvdm.conditioning import (  # noqa: E402
-    guided,
     known_places,
     mask_channel,
-    overwritten,
     perturbed,
 )
 from comfyui_streamingt2v.streaming_core.models.lvdm.config import LATENT_SCALES  # noqa: E402

@@ -15,11 +15,9 @@ from streaming_core.errors import CheckpointError, FrameError, SettingsError
 from streaming_core.models.lvdm.attention import RelativePositions, attend_over_time
 from streaming_core.models.lvdm.autoencoder import VideoAutoencoder
 from streaming_core.models.lvdm.conditioning import (
-    guided,
     known_places,
     mask_channel,
     nearest_level,
-    overwritten,
     perturbed,
 )
 from streaming_core.models.lvdm.config import LATENT_SCALES, LatentScale, LvdmConfig, VideoAutoencoderConfig
@@ -31,6 +29,7 @@ from streaming_core.models.lvdm.weights import averaged, check_autoencoder, chec
 from streaming_core.models.registry import IncompleteCheckpointError, WrongCheckpointError, load_strict, shapes_of
 from streaming_core.schedules.lvdm import TEXT_SCHEDULE, VIDEO_SCHEDULE, ddim_sigmas, ddim_timesteps, ddpm_sigmas
 from streaming_core.schedules.modelscope import modelscope_sigmas
+from tests.lvdm_oracle import guided, overwritten
 from tiny_models.lvdm import (
     TINY,
     TINY_AUTOENCODER,

@@ -36,15 +36,3 @@ def mask_channel(places: Tensor, like: Tensor) -> Tensor:
     """1 at the `places` `[T]` and 0 elsewhere, `[B, 1, T, h, w]` with type and device of latents `like`."""
     row = places.to(like).reshape(1, 1, -1, 1, 1)
     return row.expand(like.shape[0], 1, -1, *like.shape[-2:])
-
-
-def overwritten(x: Tensor, known: Tensor, places: Tensor) -> Tensor:
-    """`x` `[B, C, T, h, w]` with the latents at `places` replaced by `known` `[B, C, n, h, w]`, in their order."""
-    out = x.clone()
-    out[:, :, places.to(x.device)] = known.to(x)
-    return out
-
-
-def guided(told: Tensor, untold: Tensor, weight: float) -> Tensor:
-    """Away from what the model says without known latents; 0 leaves `told` as it is ("cfg_original")."""
-    return told + weight * (told - untold)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from streaming_core.models.lvdm.autoencoder import VideoAutoencoder
-from streaming_core.models.lvdm.conditioning import guided, known_places, mask_channel, overwritten, perturbed
+from streaming_core.models.lvdm.conditioning import known_places, mask_channel, perturbed
 from streaming_core.models.lvdm.config import LatentScale, VideoAutoencoderConfig
 from streaming_core.models.lvdm.detect import detect, detect_autoencoder
 from streaming_core.models.lvdm.layout import checkpoint_shapes, video_autoencoder_shapes
@@ -23,6 +23,7 @@ from streaming_core.models.towers import VaeConfig, detect_vae
 from streaming_core.schedules.ddim import add_noise
 from streaming_core.schedules.lvdm import LvdmSchedule, ddim_sigmas, ddim_timesteps, ddpm_sigmas
 from streaming_core.schedules.modelscope import ddim_eta_step, signal_scale
+from tests.lvdm_oracle import guided, overwritten
 
 from ..cases import Case
 from ..manifests import KeyList, manifest
