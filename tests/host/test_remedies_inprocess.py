@@ -49,6 +49,7 @@ from tiny_models.modelscope import tiny_weights  # noqa: E402
 from tiny_models.streamingsvd import TINY, random_weights, write  # noqa: E402
 
 FRAMES_FAMILIES, LATENT_FAMILIES = ("svd", "modelscope", "droplet"), ("wan", "ltx", "svd without CAM")
+pytestmark = pytest.mark.slow
 NAMES = FRAMES_FAMILIES + LATENT_FAMILIES
 NATIVE = {"wan": tiny.WAN, "wan from an image": tiny.WAN_I2V, "ltx": tiny.LTX, "svd without CAM": tiny.SVD}
 every_family = pytest.mark.parametrize("family", NAMES, indirect=True)
