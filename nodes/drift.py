@@ -179,8 +179,8 @@ class PerturbTail(io.ComfyNode):
                     max=1.0,
                     step=0.01,
                     tooltip="Standard deviation of the noise, for frames from 0 to 1. With Any Model Chunk Sampler it "
-                    "sets held_noise. Replaces the level of a Perturb Tail in front; 0: off. The models were not "
-                    "trained with it: 0.01 to 0.05 is plenty.",
+                    "sets held_noise, with LVDM Chunk Sampler noise_level (0.455 is level 100). Replaces the level of "
+                    "a Perturb Tail in front; 0: off. Other models were not trained with it: 0.01 to 0.05 is plenty.",
                 ),
                 *schedule_inputs("level", 0.001, "0.4: later steps see the clean frames."),
             ],
@@ -208,7 +208,7 @@ class PreviousChunkGuidance(io.ComfyNode):
             inputs=[
                 ChunkSampler.Input(
                     "chunk_sampler",
-                    tooltip="Chunk sampler of StreamingSVD, StreamingModelscope, DropletVideo or Any Model.",
+                    tooltip="Chunk sampler of StreamingSVD, StreamingModelscope, DropletVideo, LVDM or Any Model.",
                 ),
                 io.Float.Input(
                     "weight",
@@ -217,8 +217,8 @@ class PreviousChunkGuidance(io.ComfyNode):
                     max=5.0,
                     step=0.01,
                     tooltip="Weight of the guidance, 0 to 5: this share of what the previous chunk makes different "
-                    "is added once more. 0: off; 0.05 to 0.2 is usual. With Any Model Chunk Sampler it sets "
-                    "previous_guidance. Replaces the weight of a Previous Chunk Guidance in front.",
+                    "is added once more. 0: off; 0.05 to 0.2 is usual. With Any Model and LVDM Chunk Sampler it "
+                    "sets previous_guidance. Replaces the weight of a Previous Chunk Guidance in front.",
                 ),
                 *schedule_inputs("weight", 0.005, "0.4: later steps need no further model call."),
             ],
