@@ -322,7 +322,7 @@ class DropletChunkSampler(FrameRemedies):
             self._encoded[text] = encode_text(self.clip, text)
         return self._encoded[text]
 
-    def _sample(self, chunk: Chunk, size: Size, start: ShownTail | None, end: Tensor | None) -> Tensor:
+    def _sample(self, chunk: Chunk, size: Size, start: ShownTail | None, end: Tensor | None = None) -> Tensor:
         """Unscaled latents of a chunk that begins with the frames of `start` `[m, 3, H, W]` and ends with `end`."""
         generator = chunk.generator()
         noise = torch.randn(self._latent_shape(chunk, size), generator=generator)
