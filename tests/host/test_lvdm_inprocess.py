@@ -59,6 +59,7 @@ from comfyui_streamingt2v.streaming_core.models.lvdm.weights import averaged, pa
 from comfyui_streamingt2v.streaming_core.schedules.lvdm import ddim_sigmas, ddim_timesteps  # noqa: E402
 from comfyui_streamingt2v.streaming_core.schedules.modelscope import ddim_eta_step, signal_scale  # noqa: E402
 
+pytestmark = pytest.mark.slow
 SIZE = (16, 32)
 LATENT = (2, 4)
 FILES = {

@@ -30,6 +30,7 @@ from comfyui_streamingt2v.nodes.host.runs import gaps, handed_out  # noqa: E402
 from tiny_models import native as tiny  # noqa: E402
 from tiny_models.native_vae import plain_vae, wan_vae  # noqa: E402
 
+pytestmark = pytest.mark.slow
 ABLE = {tiny.WAN_I2V: "images", tiny.WAN_FLF: "images", tiny.WAN_VACE: "control", tiny.LTX: "guides"}
 able = pytest.mark.parametrize("kind", ABLE, ids=lambda kind: kind.name)
 LENGTH = {"ltx": 17}
