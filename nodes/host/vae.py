@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.model_management as mm
 import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.sd import VAE
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...streaming_core.models.registry import compare_keys, shapes_of
 from ...streaming_core.models.towers import VaeConfig
+from .patchers import managed
 from .progress import check_cancel
 
 
@@ -40,3 +44,23 @@ def decode_clip(vae: VAE, latents: Tensor) -> Tensor:
     with torch.inference_mode():
         frames = vae.first_stage_model.decode(latents.to(device=vae.device, dtype=vae.vae_dtype))
         return ((frames.float() + 1) / 2).clamp(0, 1).to(vae.output_device)
+
+
+class NetworkVae(VAE):
+    """The host's VAE around a network that the host does not know, which `adopt` gives it."""
+
+    def __init__(self) -> None:
+        # The host's constructor chooses types and devices, which other constructors do in other ways on each host; the
+        # network that it wants meanwhile is a tiny one.
+        stand_in = {**autoencoder_params(VaeConfig(32, (1,), 1, 1, temporal=False)), "resolution": 8}
+        params = {"ddconfig": stand_in, "embed_dim": 1}
+        super().__init__(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
+        self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+        self.vae_dtype = mm.vae_dtype(self.device, self.working_dtypes)
+
+    def adopt(self, network: nn.Module, tensors: Mapping[str, Tensor], called: str) -> None:
+        """Load `tensors` into `network`, strictly. Raises `IncompleteCheckpointError` where they are not its own."""
+        compare_keys(shapes_of(network.state_dict()), shapes_of(tensors), called)
+        network.load_state_dict(dict(tensors))
+        self.first_stage_model = network.requires_grad_(False).eval()
+        self.patcher = managed(self.first_stage_model, self.device, mm.vae_offload_device())

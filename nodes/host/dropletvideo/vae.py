@@ -7,9 +7,7 @@ from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
-import comfy.sd
 import torch
-from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor
 
 from ....streaming_core.models.dropletvideo.config import (
@@ -20,22 +18,8 @@ from ....streaming_core.models.dropletvideo.config import (
     latent_count,
 )
 from ....streaming_core.models.dropletvideo.vae import CausalVae
-from ....streaming_core.models.registry import compare_keys, shapes_of
-from ..patchers import managed
 from ..progress import check_cancel
-
-_STAND_IN = {
-    "double_z": True,
-    "z_channels": 1,
-    "resolution": 8,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
+from ..vae import NetworkVae
 
 
 class _Network(CausalVae):
@@ -50,32 +34,23 @@ class _Network(CausalVae):
         return super().decode(latents, check_cancel=check_cancel)
 
 
-class DropletVae(comfy.sd.VAE):
+class DropletVae(NetworkVae):
     """The host's VAE around the causal one. Make it with `build_vae`."""
 
     def __init__(self, config: CausalVaeConfig, tensors: Mapping[str, Tensor]) -> None:
-        # The host's constructor chooses types and devices, which other constructors do in other ways on each host; the
-        # network that it wants meanwhile is a tiny one.
-        params = {"ddconfig": _STAND_IN, "embed_dim": 1}
-        super().__init__(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
+        super().__init__()
         self.config = config
         self.latent_channels, self.latent_dim = config.latent_channels, 3
         self.upscale_ratio = (decoded_frames, SPATIAL_SCALE, SPATIAL_SCALE)
         self.downscale_ratio = (_latents_of, SPATIAL_SCALE, SPATIAL_SCALE)
         self.upscale_index_formula = self.downscale_index_formula = (TEMPORAL_SCALE, SPATIAL_SCALE, SPATIAL_SCALE)
-        self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
-        self.vae_dtype = mm.vae_dtype(self.device, self.working_dtypes)
         widest = config.channels[0]
         # Measured on the decoder's finest level: it holds some ten maps of four frames at a time.
         self.memory_used_decode = lambda shape, dtype: (
             40 * widest * shape[3] * shape[4] * SPATIAL_SCALE**2 * mm.dtype_size(dtype)
         )
         self.memory_used_encode = lambda shape, dtype: 30 * widest * shape[3] * shape[4] * mm.dtype_size(dtype)
-        network = _Network(config, comfy.ops.disable_weight_init, self.vae_dtype)
-        compare_keys(shapes_of(network.state_dict()), shapes_of(tensors), "the VAE")
-        network.load_state_dict(dict(tensors))
-        self.first_stage_model = network.requires_grad_(False).eval()
-        self.patcher = managed(self.first_stage_model, self.device, mm.vae_offload_device())
+        self.adopt(_Network(config, comfy.ops.disable_weight_init, self.vae_dtype), tensors, "the VAE")
 
 
 def build_vae(tensors: Mapping[str, Tensor], config: CausalVaeConfig) -> DropletVae:

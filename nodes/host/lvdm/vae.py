@@ -7,35 +7,19 @@ from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
-import comfy.sd
 import torch
-from comfy.ldm.models.autoencoder import AutoencoderKL
 from torch import Tensor
 
 from ....streaming_core.loop.decoding import overlapping_groups
 from ....streaming_core.models.lvdm.autoencoder import VideoAutoencoder
 from ....streaming_core.models.lvdm.config import VideoAutoencoderConfig
-from ....streaming_core.models.registry import compare_keys, shapes_of
-from ..patchers import managed
 from ..progress import check_cancel
+from ..vae import NetworkVae
 
 CONTEXT_LATENTS = 2
 """Latents on each side that a decoded one is shown with, where there are (reference: lvdm, section 3)."""
 GROUP_LATENTS = 12
 """Latents that are decoded together. Norms see all of a group, so the number belongs to the result."""
-
-_STAND_IN = {
-    "double_z": True,
-    "z_channels": 1,
-    "resolution": 8,
-    "in_channels": 3,
-    "out_ch": 3,
-    "ch": 32,
-    "ch_mult": [1],
-    "num_res_blocks": 1,
-    "attn_resolutions": [],
-    "dropout": 0.0,
-}
 
 
 class _Network(VideoAutoencoder):
@@ -63,22 +47,17 @@ def decoded_groups(decode: Callable[[Tensor], Tensor], latents: Tensor, first: i
         yield frames[:, :, start:stop]
 
 
-class LvdmVae(comfy.sd.VAE):
+class LvdmVae(NetworkVae):
     """The host's VAE around the 3-D autoencoder. Make it with `build_vae`."""
 
     def __init__(self, config: VideoAutoencoderConfig, tensors: Mapping[str, Tensor]) -> None:
-        # The host's constructor chooses types and devices, which other constructors do in other ways on each host; the
-        # network that it wants meanwhile is a tiny one.
-        params = {"ddconfig": _STAND_IN, "embed_dim": 1}
-        super().__init__(sd=AutoencoderKL(**params).state_dict(), config={"params": params})
+        super().__init__()
         self.config = config
         unit, rows, columns = config.scales
         self.latent_channels, self.latent_dim = config.latent_channels, 3
         self.upscale_ratio = (lambda latents: latents * unit, rows, columns)
         self.downscale_ratio = (lambda frames: max(frames // unit, 1), rows, columns)
         self.upscale_index_formula = self.downscale_index_formula = config.scales
-        self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
-        self.vae_dtype = mm.vae_dtype(self.device, self.working_dtypes)
         base = config.base_channels
         # Counted: at its finest level, twice `base` wide, the decoder holds 6.6 maps of all frames of a group; the
         # encoder 2.7 of `base`.
@@ -94,11 +73,7 @@ class LvdmVae(comfy.sd.VAE):
             * mm.dtype_size(dtype)
         )
         self.memory_used_encode = lambda shape, dtype: 3 * base * shape[2] * shape[3] * shape[4] * mm.dtype_size(dtype)
-        network = _Network(config, comfy.ops.disable_weight_init, self.vae_dtype)
-        compare_keys(shapes_of(network.state_dict()), shapes_of(tensors), "the autoencoder")
-        network.load_state_dict(dict(tensors))
-        self.first_stage_model = network.requires_grad_(False).eval()
-        self.patcher = managed(self.first_stage_model, self.device, mm.vae_offload_device())
+        self.adopt(_Network(config, comfy.ops.disable_weight_init, self.vae_dtype), tensors, "the autoencoder")
 
 
 def build_vae(tensors: Mapping[str, Tensor], config: VideoAutoencoderConfig) -> LvdmVae:

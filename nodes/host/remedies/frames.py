@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,9 +36,9 @@ class FrameRemedies(ChunkSampler):
     perturbation: Perturbation = Perturbation()
     guidance: PreviousGuidance = PreviousGuidance()
 
+    @abstractmethod
     def remedied(self) -> tuple[ModelPatcher, Tensor]:
         """MODEL and SIGMAS of chunks that have a tail."""
-        raise NotImplementedError
 
     def with_perturbed_tail(self, perturbation: Perturbation) -> FrameRemedies:
         return replace(self, perturbation=perturbation)
