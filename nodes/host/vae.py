@@ -49,6 +49,8 @@ def decode_clip(vae: VAE, latents: Tensor) -> Tensor:
 class NetworkVae(VAE):
     """The host's VAE around a network that the host does not know, which `adopt` gives it."""
 
+    first_stage_model: Any
+
     def __init__(self) -> None:
         # The host's constructor chooses types and devices, which other constructors do in other ways on each host; the
         # network that it wants meanwhile is a tiny one.
